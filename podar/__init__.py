@@ -1,0 +1,63 @@
+"""podar makes a trained PyTorch network smaller and faster: the public verbs, each loaded when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Graph",
+    "Plan",
+    "apply",
+    "distill",
+    "export",
+    "finetune",
+    "load",
+    "mask",
+    "measure",
+    "plan",
+    "prune",
+    "save",
+    "trace",
+]
+
+if TYPE_CHECKING:
+    from podar.exporters import export
+    from podar.graph import Graph, trace
+    from podar.measuring import measure
+    from podar.plans import Plan
+    from podar.pruning import plan, prune
+    from podar.recover import distill, finetune
+    from podar.saving import load, save
+    from podar.surgery import apply, mask
+
+# Importing podar must not import torch: `podar --help` and shell completion answer at once.
+_HOME = {
+    "Graph": "podar.graph",
+    "Plan": "podar.plans",
+    "apply": "podar.surgery",
+    "distill": "podar.recover",
+    "export": "podar.exporters",
+    "finetune": "podar.recover",
+    "load": "podar.saving",
+    "mask": "podar.surgery",
+    "measure": "podar.measuring",
+    "plan": "podar.pruning",
+    "prune": "podar.pruning",
+    "save": "podar.saving",
+    "trace": "podar.graph",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'podar' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value  # the next access finds it here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

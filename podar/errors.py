@@ -1,0 +1,67 @@
+"""The two errors that podar raises, optional packages, and "did you mean"."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class PodarError(ValueError):
+    """Something could not be done. The message is one sentence: what was wrong, where, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(PodarError):
+    """The caller asked for something that makes no sense, such as a target of 1.5."""
+
+    exit_code = 2
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional package, or say how to install it.
+
+    **Arguments:**
+
+    - `module`: the import name, e.g. `"onnxruntime"`.
+    - `extra`: podar's extra that brings it, e.g. `"onnx"`.
+
+    **Returns:** the module.
+
+    **Raises:** `PodarError` when the package is missing, or installed and broken.
+
+    ```python
+    >>> require("json", extra="none").loads("[1]")
+    [1]
+
+    ```
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]
+        raise PodarError(
+            f'this needs the package {missing}, which is not installed: run pip install "podar[{extra}]".'
+        ) from error
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise PodarError(
+            f"the package {module} is installed but cannot be imported ({reason}): "
+            f'reinstall it with pip install --force-reinstall "podar[{extra}]".'
+        ) from error
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice most like `word`, or None where nothing comes near. Case does not count.
+
+    ```python
+    >>> nearest("resnet81", ["resnet18", "vit_b_16"])
+    'resnet18'
+
+    ```
+    """
+    by_lowercase = {choice.lower(): choice for choice in choices}
+    matches = difflib.get_close_matches(word.lower(), by_lowercase, n=1, cutoff=0.6)
+    return by_lowercase[matches[0]] if matches else None
