@@ -1,0 +1,293 @@
+"""Units that are interchangeable, and which families must lose in step: identity ties become count ties here."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podar.graph.labels import INNER, OUTER, Ids, Labels, Solution
+from podar.graph.sizes import (
+    Attribute,
+    Constraint,
+    Equality,
+    Expr,
+    Grid,
+    SizeConflict,
+    Solver,
+    Term,
+    attributes_of,
+    axes_in,
+)
+
+SEED = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Interchangeable units: they occur on the same parameter axes, equally often, in the same part of each.
+
+    Attributes:
+        units: unit numbers in the order of the axis.
+        kin: number shared by families that differ only in the part of an axis they lie on.
+        role: 0, OUTER (heads) or INNER (dimensions within a head).
+    """
+
+    units: Ids
+    kin: int
+    role: int
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """Families that must lose the same share; `steps` is how many equal moves that allows."""
+
+    families: tuple[int, ...]
+    steps: int
+
+
+class Ties:
+    """Finds families and clusters, and freezes what no attribute can follow."""
+
+    def __init__(
+        self,
+        labels: Labels,
+        solution: Solution,
+        layouts: dict[str, dict[int, Ids]],
+        constraints: list[Constraint],
+        ties: list[tuple[Ids, ...]],
+        dense: dict[Attribute, int],
+    ) -> None:
+        self.labels, self.solution, self.constraints, self.ties, self.dense = labels, solution, constraints, ties, dense
+        self.random = np.random.default_rng(SEED)
+        self.units_by_array: dict[int, tuple[Ids, Ids]] = {}
+        self.families = self._families(layouts)
+        self.family_of = np.full(solution.units + 1, -1)
+        for k, family in enumerate(self.families):
+            self.family_of[family.units] = k
+        self.members = [self._members(c) for c in constraints]
+        self.reason: dict[int, str] = {}
+        self.nested = self._nested()
+
+    def units(self, ids: Ids) -> Ids:
+        """(*ids.shape, k) units under labels, remembered by array."""
+        found = self.units_by_array.get(id(ids))
+        if found is None:
+            found = (ids, self.solution.units_of(ids).reshape(*ids.shape, -1))
+            self.units_by_array[id(ids)] = found
+        return found[1]
+
+    def families_in(self, ids: Ids) -> set[int]:
+        """Families that some index of `ids` depends on."""
+        return set(np.unique(self.family_of[self.units(ids)]).tolist()) - {-1}
+
+    def along(self, ids: Ids, axis: int) -> set[int]:
+        """Families whose units differ along one axis of a block."""
+        if ids.ndim == 1:
+            return self.families_in(ids)
+        units = np.moveaxis(self.units(ids), axis, 0)
+        differs = (units != units[:1]).any(axis=0)
+        return set(np.unique(self.family_of[units[:, differs]]).tolist()) - {-1}
+
+    # Families
+
+    def _families(self, layouts: dict[str, dict[int, Ids]]) -> list[Family]:
+        count = self.solution.units
+        kin, row = np.zeros(count + 1, dtype=np.uint64), np.zeros(count + 1, dtype=np.uint64)
+        arrays = [ids for dims in layouts.values() for ids in dims.values()]
+        weights = self._draw(len(arrays))
+        if arrays:
+            sizes = [ids.size for ids in arrays]
+            every = self.solution.units_of(np.concatenate([ids.ravel() for ids in arrays]))
+            np.add.at(kin, every, np.repeat(weights, sizes)[:, None])
+            for ids, units in zip(arrays, np.split(every, np.cumsum(sizes)[:-1])):
+                self.units_by_array[id(ids)] = (ids, units.reshape(*ids.shape, -1))
+        partial = [self._rows(g, row) for g in self.constraints if isinstance(g, Grid) and g.ids.ndim > 1]
+        kin[:count] += self.solution.role.astype(np.uint64) * np.uint64(SEED)
+        used = kin[:count] != self.solution.role.astype(np.uint64) * np.uint64(SEED)
+        _, kin_of = np.unique(kin[:count], return_inverse=True)
+        _, family_of = np.unique(np.stack([kin[:count], row[:count]]), axis=1, return_inverse=True)
+        family_of = family_of.ravel()
+        order = np.argsort(family_of, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(family_of[order])) + 1) if count else []
+        parts = sorted((p for p in parts if used[p[0]]), key=lambda p: p[0])
+        self._partial = [p for p in partial if len(p)]
+        return [Family(p, int(kin_of[p[0]]), int(self.solution.role[p[0]])) for p in parts]
+
+    def _draw(self, n: int) -> NDArray[np.uint64]:
+        return self.random.integers(1, 2**63, size=n, dtype=np.uint64)
+
+    def _rows(self, grid: Grid, row: NDArray[np.uint64]) -> Ids:
+        """Mark units that lie in some rows of a block only; they are the ones whose counts the rows must share."""
+        units = self.units(grid.ids)
+        touched = []
+        for level in range(1, grid.ids.ndim):
+            rows = math.prod(grid.ids.shape[:level])
+            flat = units.reshape(rows, -1, units.shape[-1])
+            width = flat.shape[1]
+            where = np.broadcast_to(np.arange(rows)[:, None, None], flat.shape)
+            key, counts = np.unique(flat.ravel() * rows + where.ravel(), return_counts=True)
+            unit, at = key // rows, key % rows
+            real = unit < self.solution.units
+            unit, at, counts = unit[real], at[real], counts[real]
+            spread = np.bincount(unit, minlength=self.solution.units + 1)
+            even = spread[unit] == rows
+            lowest = np.full(self.solution.units + 1, width)
+            np.minimum.at(lowest, unit, counts)
+            highest = np.zeros(self.solution.units + 1, dtype=np.int64)
+            np.maximum.at(highest, unit, counts)
+            even &= lowest[unit] == highest[unit]
+            part = ~even & (counts < width)
+            weights = self._draw(rows)
+            np.add.at(row, unit[part], weights[at[part]] * counts[part].astype(np.uint64))
+            touched.append(np.unique(unit[part]))
+        return np.concatenate(touched) if touched else np.zeros(0, dtype=np.int64)
+
+    def _nested(self) -> list[tuple[int, int]]:
+        """(outer family, inner family) that index one axis together."""
+        support = self.solution.support
+        rows = support[(support < self.solution.units).sum(axis=1) > 1]
+        pairs: set[tuple[int, int]] = set()
+        for a in range(rows.shape[1]):
+            for b in range(rows.shape[1]):
+                if a == b or not len(rows):
+                    continue
+                x, y = rows[:, a], rows[:, b]
+                real = (x < self.solution.units) & (y < self.solution.units)
+                fa, fb = self.family_of[x[real]], self.family_of[y[real]]
+                for p, q in np.unique(np.stack([fa, fb]), axis=1).T.tolist() if len(fa) else []:
+                    if p >= 0 and q >= 0 and self._rank(p) < self._rank(q):
+                        pairs.add((p, q))
+        return sorted(pairs)
+
+    def _rank(self, family: int) -> tuple[int, int]:
+        role = self.families[family].role
+        return ({OUTER: 0, 0: 1, INNER: 2}[role], int(self.families[family].units[0]))
+
+    # Clusters
+
+    def _members(self, constraint: Constraint) -> set[int]:
+        arrays = [constraint.ids] if isinstance(constraint, Grid) else []
+        exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
+        arrays += [a.ids for e in exprs for a in axes_in(e)]
+        return set().union(*(self.families_in(ids) for ids in arrays)) if arrays else set()
+
+    def held(self, inner: Iterable[int] = (), frozen: Iterable[int] = ()) -> set[int]:
+        """Families that stay because another one on the same axis goes: heads go, or inner dims if one head is left."""
+        chosen, frozen = set(inner), set(frozen) | self.reason.keys()
+        held: set[int] = set()
+        for outer, within in self.nested:
+            if within in chosen:
+                held.add(outer)
+            elif outer not in frozen and len(self.families[outer].units) > 1 and outer not in held:
+                held.add(within)
+        return held - chosen
+
+    def clusters(self, inner: Iterable[int] = (), frozen: dict[int, str] | None = None) -> list[Cluster]:
+        """Families that lose in step. What cannot be solved is frozen, its reason kept in `reason`."""
+        for family, why in (frozen or {}).items():
+            self.reason.setdefault(family, why)
+        inner = set(inner)
+        while True:
+            held = self.held(inner)
+            active = {k for k in range(len(self.families)) if k not in held and k not in self.reason}
+            joined = self._joined(active)
+            clusters, before = [], len(self.reason)
+            for members in joined:
+                conflict = self._check(members)
+                if conflict is None:
+                    steps = math.gcd(*(len(self.families[k].units) for k in members))
+                    clusters.append(Cluster(tuple(sorted(members)), steps))
+                else:
+                    blamed, why = conflict
+                    for k in blamed:
+                        self.reason[k] = why
+            if len(self.reason) == before:
+                return clusters
+
+    def _joined(self, active: set[int]) -> list[set[int]]:
+        """Unite active families that rows, attributes or sizes of other axes tie."""
+        parent = {k: k for k in active}
+
+        def root(k: int) -> int:
+            while parent[k] != k:
+                parent[k] = parent[parent[k]]
+                k = parent[k]
+            return k
+
+        def unite(families: Iterable[int]) -> None:
+            roots = [root(k) for k in families if k in active]
+            for r in roots[1:]:
+                parent[root(r)] = root(roots[0])
+
+        for units in self._partial:
+            unite(set(self.family_of[units].tolist()) - {-1})
+        for tie in self.ties:
+            sides = [self.families_in(ids) & active for ids in tie]
+            if all(sides):
+                unite(set().union(*sides))
+        named: dict[Attribute, set[int]] = {}
+        sized = [(e, g.ids, k) for g in self.constraints if isinstance(g, Grid) for k, e in enumerate(g.exprs)]
+        for expr, ids, axis in sized:
+            if isinstance(expr, Attribute):
+                named.setdefault(expr, set()).update(self.along(ids, axis) & active)
+        for families in named.values():
+            unite(families)
+        for expr, ids, axis in sized:
+            if isinstance(expr, Term) or axes_in(expr):
+                unite(self.along(ids, axis) | self._in(expr, named))
+        for c in self.constraints:
+            if isinstance(c, Equality):
+                unite(self._in(c.left, named) | self._in(c.right, named))
+        found: dict[int, set[int]] = {}
+        for k in active:
+            found.setdefault(root(k), set()).add(k)
+        return sorted(found.values(), key=min)
+
+    def _in(self, expr: Expr | None, named: dict[Attribute, set[int]]) -> set[int]:
+        found = [self.along(a.ids, a.axis) for a in axes_in(expr)]
+        found += [named.get(a, set()) for a in attributes_of(expr)]
+        return set().union(*found) if found else set()
+
+    def _check(self, members: set[int]) -> tuple[set[int], str] | None:
+        """Remove a random share of a cluster and see whether every size can still be solved."""
+        sizes = [len(self.families[k].units) for k in members]
+        steps = math.gcd(*sizes)
+        if steps == 1:
+            why = (
+                "nothing else like it could stay"
+                if len(members) == 1
+                else "axes tied to it in number have no common step"
+            )
+            return members, why
+        relevant = self.relevant(members)
+        if not relevant:
+            return None
+        for step in {1, steps // 2}:
+            gone = np.zeros(self.solution.units + 1, dtype=bool)
+            for k in members:
+                units = self.families[k].units
+                gone[self.random.permutation(units)[: step * (len(units) // steps)]] = True
+            try:
+                Solver(relevant, self.dense).solve(lambda ids: np.logical_not(gone[self.units(ids)].any(axis=-1)))  # noqa: B023
+            except SizeConflict as conflict:
+                k = next(i for i, c in enumerate(self.constraints) if c is conflict.constraint)
+                return (self.members[k] & members) or members, conflict.why
+        return None
+
+    def relevant(self, members: set[int]) -> list[Constraint]:
+        """Constraints on these families, and those that share an attribute with them."""
+        own = [k for k, m in enumerate(self.members) if m & members]
+        names = set().union(*(self._names(self.constraints[k]) for k in own)) if own else set()
+        more = [k for k, c in enumerate(self.constraints) if k not in own and self._names(c) & names]
+        return [self.constraints[k] for k in sorted(own + more)]
+
+    @staticmethod
+    def _names(constraint: Constraint) -> set[Attribute]:
+        exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
+        return set().union(*(attributes_of(e) for e in exprs))

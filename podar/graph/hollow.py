@@ -1,0 +1,264 @@
+"""Runs operators without computing them: right shapes, types and strides, no values. A forward pass costs milliseconds.
+
+Labels need shapes, not numbers, so tensors that depend on parameters or on the floating-point inputs are *hollow*:
+allocated, never filled. Whatever depends on constants only (index tables, masks, positions) is computed for real.
+An operator that asks a hollow tensor for its values raises `NeedsValues`, and the trace starts again with real ones.
+"""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Shaper = Callable[..., Any]
+SHAPERS: dict[str, Shaper] = {}
+
+
+class NeedsValues(Exception):
+    """The model looks at the values of its activations (data-dependent control flow)."""
+
+
+VALUE_READERS = {
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "bincount",
+    "repeat_interleave",
+}
+
+_SAME = """abs acos alias_copy asin atan celu ceil clamp clamp_max clamp_min cos dropout elu erf exp expm1 floor gelu
+hardsigmoid hardswish hardtanh leaky_relu log log1p log_sigmoid logit masked_fill mish neg native_dropout pow reciprocal
+relu roll round rsqrt selu sigmoid sign silu sin softplus sqrt square tan tanh threshold flip _softmax _log_softmax
+""".split()
+_IN_PLACE = """add_ sub_ mul_ div_ relu_ relu6_ silu_ gelu_ hardswish_ hardsigmoid_ hardtanh_ leaky_relu_ elu_ celu_
+selu_ mish_ sigmoid_ tanh_ clamp_ clamp_min_ clamp_max_ neg_ exp_ sqrt_ rsqrt_ pow_ masked_fill_ copy_ fill_ zero_
+addcmul_ addcdiv_ threshold_ softplus_ erf_ square_ reciprocal_ lerp_ abs_ log_ floor_ round_
+""".split()
+_BROADCAST = "add sub rsub mul div maximum minimum where atan2 addcmul addcdiv lerp".split()
+
+
+def shaper(*names: str) -> Callable[[Shaper], Shaper]:
+    """Register how the results of these ATen operators look."""
+
+    def register(function: Shaper) -> Shaper:
+        SHAPERS.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@shaper(*_SAME)
+def same(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@shaper(*_IN_PLACE)
+def in_place(x: Tensor, *others: Any, **_: Any) -> Tensor:
+    for other in others:
+        if isinstance(other, Tensor) and other.shape != x.shape:
+            torch.broadcast_shapes(other.shape, x.shape)
+    return x
+
+
+@shaper(*_BROADCAST)
+def broadcast(*args: Any, **_: Any) -> Tensor:
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    first = tensors[0]
+    if all(t.shape == first.shape and t.dtype == first.dtype for t in tensors[1:]):
+        return torch.empty_like(first)
+    shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+    floats = [t for t in tensors if t.is_floating_point() and t.dim()] or [t for t in tensors if t.is_floating_point()]
+    dtype = floats[0].dtype if floats else tensors[-1].dtype
+    for t in floats[1:]:
+        dtype = torch.promote_types(dtype, t.dtype)
+    model = next((t for t in tensors if t.shape == shape), None)
+    if model is not None:
+        return torch.empty_like(model, dtype=dtype)
+    return torch.empty(shape, dtype=dtype, device=first.device)
+
+
+@shaper("clone", "_to_copy")
+def copied(x: Tensor, *, memory_format: Any = None, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=memory_format or torch.preserve_format, dtype=dtype, device=device)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _spread(values: Sequence[int], rank: int) -> list[int]:
+    return [int(values[0])] * rank if len(values) == 1 else [int(v) for v in values]
+
+
+@shaper("convolution")
+def convolution(
+    x: Tensor, w: Tensor, _b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, extra: Any, groups: int
+) -> Tensor:
+    rank = w.dim() - 2
+    stride, padding, dilation, extra = (_spread(v, rank) for v in (stride, padding, dilation, extra))
+    kernel, size = w.shape[2:], x.shape[x.dim() - rank :]
+    if transposed:
+        spatial = [
+            (s - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + extra[i] + 1
+            for i, s in enumerate(size)
+        ]
+        channels = w.shape[1] * groups
+    else:
+        spatial = [
+            (s + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i, s in enumerate(size)
+        ]
+        channels = w.shape[0]
+    if x.shape[x.dim() - rank - 1] != w.shape[0 if transposed else 1] * (1 if transposed else groups):
+        raise RuntimeError(f"convolution of weight {tuple(w.shape)} in {groups} groups got input {tuple(x.shape)}")
+    shape = (*x.shape[: x.dim() - rank - 1], channels, *spatial)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+
+
+@shaper("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_native_batch_norm_legit")
+def batch_norm(x: Tensor, *statistics: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _per_channel(x, statistics[:4])
+    nothing = x.new_empty(0)
+    return torch.empty_like(x), nothing, nothing
+
+
+@shaper("native_layer_norm")
+def layer_norm(x: Tensor, normalized_shape: Sequence[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if tuple(x.shape[x.dim() - len(normalized_shape) :]) != tuple(normalized_shape):
+        raise RuntimeError(f"layer norm over {tuple(normalized_shape)} got input {tuple(x.shape)}")
+    nothing = x.new_empty(0)
+    return torch.empty_like(x, memory_format=torch.contiguous_format), nothing, nothing
+
+
+@shaper("native_group_norm")
+def group_norm(x: Tensor, *affine: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _per_channel(x, affine[:2])
+    nothing = x.new_empty(0)
+    return torch.empty_like(x), nothing, nothing
+
+
+def _per_channel(x: Tensor, vectors: Sequence[Any]) -> None:
+    for vector in vectors:
+        if isinstance(vector, Tensor) and len(vector) != x.shape[1]:
+            raise RuntimeError(f"a norm over {len(vector)} channels got input {tuple(x.shape)}")
+
+
+@shaper("mm")
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    _meet(a, b)
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+@shaper("addmm")
+def addmm(_: Tensor, a: Tensor, b: Tensor, **__: Any) -> Tensor:
+    _meet(a, b)
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+@shaper("bmm")
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    _meet(a, b)
+    return a.new_empty(a.shape[0], a.shape[1], b.shape[2])
+
+
+@shaper("baddbmm")
+def baddbmm(_: Tensor, a: Tensor, b: Tensor, **__: Any) -> Tensor:
+    return bmm(a, b)
+
+
+def _meet(a: Tensor, b: Tensor) -> None:
+    if a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
+        raise RuntimeError(f"matrices of shape {tuple(a.shape)} and {tuple(b.shape)} do not fit")
+
+
+@shaper("scaled_dot_product_attention")
+def attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Laid out as the fused kernels do it: positions before heads."""
+    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise RuntimeError(f"attention got q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}")
+    lead = torch.broadcast_shapes(q.shape[:-3], k.shape[:-3], v.shape[:-3])
+    if q.dim() < 4:
+        return q.new_empty(*q.shape[:-1], v.shape[-1])
+    return q.new_empty(*lead, q.shape[-2], q.shape[-3], v.shape[-1]).transpose(-2, -3)
+
+
+@shaper("max_pool2d_with_indices")
+def max_pool(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Any:
+    out = _pool(x, kernel, stride, padding, dilation, ceil)
+    return out, torch.empty_like(out, dtype=torch.int64)
+
+
+@shaper("avg_pool2d")
+def avg_pool(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, ceil: bool = False, *_: Any) -> Tensor:
+    return _pool(x, kernel, stride, padding, 1, ceil)
+
+
+def _pool(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil: bool) -> Tensor:
+    kernel, padding, dilation = ([v, v] if isinstance(v, int) else _spread(v, 2) for v in (kernel, padding, dilation))
+    stride = kernel if not isinstance(stride, int) and not len(stride) else stride
+    stride = [stride, stride] if isinstance(stride, int) else _spread(stride, 2)
+    spatial = []
+    for i, size in enumerate(x.shape[-2:]):
+        span = size + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1
+        steps = -(-span // stride[i]) if ceil else span // stride[i]
+        if ceil and steps * stride[i] >= size + padding[i]:
+            steps -= 1
+        spatial.append(steps + 1)
+    shape = (*x.shape[:-2], *spatial)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+
+
+@shaper("_adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
+def resized(x: Tensor, size: Sequence[int] | None, *_: Any, **__: Any) -> Any:
+    if size is None:
+        return NotImplemented
+    shape = (*x.shape[:-2], *(int(s) for s in size))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+
+
+@shaper("mean")
+def mean(x: Tensor, dims: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    if not isinstance(dims, Sequence) or not dims:
+        return NotImplemented
+    gone = {d % x.dim() for d in dims}
+    shape = [1 if d in gone else n for d, n in enumerate(x.shape) if keepdim or d not in gone]
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device)
+
+
+@shaper("cat")
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    first = tensors[0]
+    if any(t.dim() != first.dim() or t.dtype != first.dtype for t in tensors):
+        return NotImplemented
+    shape = list(first.shape)
+    for t in tensors[1:]:
+        if any(a != b for d, (a, b) in enumerate(zip(t.shape, first.shape)) if d != dim % first.dim()):
+            raise RuntimeError(f"tensors of shape {tuple(t.shape)} and {tuple(first.shape)} do not join along {dim}")
+    shape[dim] = sum(t.shape[dim] for t in tensors)
+    return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=_layout(first))
+
+
+@shaper("stack")
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    shape = list(tensors[0].shape)
+    shape.insert(dim % (len(shape) + 1), len(tensors))
+    return tensors[0].new_empty(shape)
+
+
+@shaper("constant_pad_nd")
+def pad(x: Tensor, amounts: Sequence[int], *_: Any) -> Tensor:
+    shape = list(x.shape)
+    for k in range(len(amounts) // 2):
+        shape[-1 - k] += int(amounts[2 * k]) + int(amounts[2 * k + 1])
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))

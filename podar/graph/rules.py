@@ -1,0 +1,495 @@
+"""One short rule per ATen operator that computes: how labels pass through it, and what it costs."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from podar.graph.labels import INNER, Ids
+from podar.graph.trace import ATTENTION, Block, Blocks, Tracer, rule
+
+ZERO_STAYS_ZERO = """abs alias_copy asin atan ceil celu clone copy detach dropout elu erf expm1 floor gelu hardswish
+hardtanh leaky_relu log1p mish neg native_dropout relu relu6 round selu sign silu sin sqrt square tan tanh _to_copy
+lift_fresh positive contiguous
+""".split()
+ZERO_MOVES = """acos cos erfc exp hardsigmoid log log2 log10 log_sigmoid log_sigmoid_forward logit reciprocal rsqrt
+sigmoid softplus bitwise_not logical_not isnan isinf isfinite threshold bernoulli
+""".split()
+SUMS = "add sub rsub where maximum minimum lerp addcmul addcdiv fmod remainder".split()
+PRODUCTS = "mul div floor_divide bitwise_and logical_and true_divide".split()
+COMPARISONS = "eq ne lt le gt ge atan2 bitwise_or logical_or logical_xor bitwise_xor masked_fill".split()
+
+
+def _both(names: Sequence[str]) -> list[str]:
+    return [*names, *(f"{n}_" for n in names)]
+
+
+@rule(*_both(ZERO_STAYS_ZERO))
+def unary(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
+    """f(0) = 0: a removed channel stays zero."""
+    out = out[0] if isinstance(out, tuple) else out
+    tracer.put(out, tracer.blocks(x), tracer.mark(x).zero)
+
+
+@rule(*_both(ZERO_MOVES), "cumsum_on_free")
+def moving(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
+    """f(0) ≠ 0: a removed channel would become a constant."""
+    out = out[0] if isinstance(out, tuple) else out
+    tracer.put(out, tracer.blocks(x))
+
+
+@rule(*_both(["clamp", "clamp_min", "clamp_max"]))
+def clamp(tracer: Tracer, out: Tensor, x: Tensor, low: Any = None, high: Any = None) -> None:
+    """Keeps zero where zero lies within the bounds."""
+    numbers = not isinstance(low, Tensor) and not isinstance(high, Tensor)
+    inside = numbers and (low is None or low <= 0) and (high is None or high >= 0)
+    tracer.put(out, tracer.blocks(x), tracer.mark(x).zero and bool(inside))
+
+
+@rule(*_both(["pow"]))
+def power(tracer: Tracer, out: Tensor, x: Any, exponent: Any) -> None:
+    """x² is remembered: its mean is the statistic of an RMS norm."""
+    if not isinstance(x, Tensor) or isinstance(exponent, Tensor):
+        elementwise(tracer, out, x, exponent)
+        return
+    tracer.put(out, tracer.blocks(x), tracer.mark(x).zero and exponent > 0)
+    tracer.mark(out).squared = exponent == 2
+
+
+@rule(*_both(SUMS), *_both(PRODUCTS), *_both(COMPARISONS))
+def elementwise(tracer: Tracer, out: Tensor, *args: Any, **_: Any) -> None:
+    """Tensors that meet index by index go together; broadcast axes of size 1 have no labels to meet."""
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    blocks = join(tracer, out, tensors)
+    covering = {d for dims, _ in blocks for d in dims}
+    zeros = []
+    for t in tensors:
+        shift = out.dim() - t.dim()
+        own = {d + shift for dims, _ in tracer.blocks(t) for d in dims}
+        zeros.append(tracer.mark(t).zero and covering <= own)
+    name = tracer.operator.rstrip("_")
+    scalars = any(isinstance(a, (int, float)) and a != 0 for a in args[1:]) and name != "masked_fill"
+    if name in PRODUCTS:
+        zero = any(zeros) if name == "mul" else zeros[0] and isinstance(args[0], Tensor)
+    elif name in ("add", "sub", "rsub", "where", "maximum", "minimum"):
+        zero = all(zeros[1:] if name == "where" else zeros) and (len(tensors) > 1 and not scalars)
+        zero = zero and (name != "where" or len(tensors) == 3)
+    elif name == "masked_fill":
+        zero = zeros[0] and not isinstance(args[2], Tensor) and args[2] == 0
+    else:
+        zero = False
+    tracer.put(out, blocks, bool(zero))
+    if name == "mul" and len(tensors) == 2 and tensors[0] is tensors[1]:
+        tracer.mark(out).squared = True
+
+
+def join(tracer: Tracer, out: Tensor, tensors: Sequence[Tensor]) -> Blocks:
+    """The blocks of tensors that are broadcast together into the shape of `out`."""
+    rank = out.dim()
+    found: list[Block] = []
+    for t in tensors:
+        mine = tracer.blocks(t)
+        if not mine:
+            continue
+        shift = rank - t.dim()
+        shifted = tuple((tuple(d + shift for d in dims), ids) for dims, ids in mine) if shift else mine
+        if not found:
+            found = list(shifted)
+            continue
+        if len(found) == len(shifted) and all(a[0] == b[0] for a, b in zip(found, shifted)):
+            for a, b in zip(found, shifted):
+                tracer.equal(a[1], b[1])
+            continue
+        found = _meet(tracer, found, t, shift)
+    if not found:
+        return ()
+    for t in tensors:
+        shift = rank - t.dim()
+        own = {d + shift for dims, _ in tracer.blocks(t) for d in dims}
+        for dims, ids in found:
+            for k, d in enumerate(dims):
+                local = d - shift
+                if d in own or local < 0 or t.shape[local] == 1 or out.shape[d] == 1:
+                    continue
+                if not tracer.uniform(t, local):
+                    axis = ids if ids.ndim == 1 else ids.reshape(-1)
+                    tracer.freeze(axis, "meets values that cannot change at" if k == 0 else "meets fixed values at")
+    return tuple(sorted(found, key=lambda b: b[0]))
+
+
+def _meet(tracer: Tracer, found: list[Block], t: Tensor, shift: int) -> list[Block]:
+    """Join blocks that do not lie over the same dimensions: joint blocks that clash are factored first."""
+    for dims, _ in list(tracer.blocks(t)):
+        shifted = tuple(d + shift for d in dims)
+        clash = [b for b in found if set(b[0]) & set(shifted) and b[0] != shifted]
+        if clash and len(dims) > 1:
+            tracer.split(t, dims)
+    for dims, ids in tracer.blocks(t):
+        shifted = tuple(d + shift for d in dims)
+        clash = [b for b in found if set(b[0]) & set(shifted) and b[0] != shifted]
+        for block in clash:
+            found.remove(block)
+            found += tracer.factors(block)
+        same = next((b for b in found if b[0] == shifted), None)
+        if same is not None:
+            tracer.equal(same[1], ids)
+        else:
+            found.append((shifted, ids))
+    return found
+
+
+@rule("convolution")
+def convolution(
+    tracer: Tracer,
+    out: Tensor,
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    extra: Any,
+    groups: int,
+) -> None:
+    """Output channels are the filters; input channels meet the weight's second axis, group by group."""
+    rank = w.dim() - 2
+    channel = x.dim() - rank - 1
+    name = tracer.named.get(id(w))
+    cin = tracer.axis(x, channel)
+    inner, outer = (0, 1) if transposed else (1, 0)  # which weight axis lists inputs, which outputs
+    per_in, per_out = x.shape[channel] // groups, out.shape[channel] // groups
+    fresh = tracer.mark(w).fresh
+    grouped = groups > 1 and per_in > 1 and not transposed
+    if fresh and name is not None:
+        # Kernel positions are no candidates: only rows and columns get atoms.
+        if grouped and cin is not None:
+            tracer.record.layouts.setdefault(name, {})[1] = cin.reshape(groups, per_in)
+        rows = [d for d in range(1 if grouped and cin is not None else 2) if w.shape[d] > 1]
+        tracer.put(w, tuple(((d,), tracer.layout(name, d, w.shape[d])) for d in rows), zero=True)
+        tracer.mark(w).hollow = True
+    if groups == 1:
+        tracer.equal(cin, tracer.axis(w, inner))
+        cout = tracer.axis(w, outer)
+    elif per_in == 1 or transposed:
+        # Depthwise: output o belongs to input o // multiplier. (A grouped transposed weight lists inputs first.)
+        cout = _grouped_outputs(tracer, w, groups, transposed)
+        if per_in == 1 and per_out >= 1 and cin is not None and cout is not None:
+            tracer.labels.equal(np.repeat(cin, per_out), cout)
+        else:
+            _whole_groups(tracer, cin, cout, groups)
+        if per_in == 1:
+            _count(tracer, cin if cin is not None else cout, groups)
+    else:
+        if not fresh or cin is None:
+            _shared_inputs(tracer, w, cin, groups, name)
+        cout = tracer.axis(w, 0)
+        for ids in (cin, cout):
+            if ids is not None:
+                tracer.balanced(ids, groups)
+    if bias is not None:
+        tracer.equal(cout, tracer.axis(bias, 0))
+    for k in range(2, w.dim()):
+        tracer.freeze(tracer.axis(w, k), "kernel positions of")
+    for d in range(channel + 1, x.dim()):
+        tracer.freeze(tracer.axis(x, d), "positions of")
+    blocks = tuple(b for b in tracer.blocks(x) if max(b[0]) < channel)
+    if cout is not None and len(cout) > 1:
+        blocks += (((channel,), cout),)
+    tracer.put(out, blocks, zero=True)
+    kernel = math.prod(w.shape[2:])
+    places = math.prod(x.shape[channel + 1 :]) if transposed else math.prod(out.shape[channel + 1 :])
+    batch = math.prod(x.shape[:channel])
+    count = batch * places * kernel * per_in * out.shape[channel]
+    tracer.macs(count, cout, cin if per_in > 1 else None)
+
+
+def _grouped_outputs(tracer: Tracer, w: Tensor, groups: int, transposed: bool) -> Ids | None:
+    if not transposed:
+        tracer.freeze(tracer.axis(w, 1), "the inputs of one group at")
+        return tracer.axis(w, 0)
+    rows = tracer.axis(w, 0)
+    tracer.freeze(rows, "grouped transposed") if w.shape[1] > 1 or w.shape[0] != groups else None
+    tracer.freeze(tracer.axis(w, 1), "grouped transposed")
+    return rows if w.shape[1] == 1 else None
+
+
+def _whole_groups(tracer: Tracer, cin: Ids | None, cout: Ids | None, groups: int) -> None:
+    for ids in (cin, cout):
+        tracer.freeze(ids, f"{groups} groups of")
+
+
+def _shared_inputs(tracer: Tracer, w: Tensor, cin: Ids | None, groups: int, name: str | None) -> None:
+    """A weight that is computed or used twice: every group loses the same input positions."""
+    layout = tracer.record.layouts.get(name, {}).get(1) if name else None
+    if layout is not None and layout.ndim == 2 and cin is not None:
+        tracer.labels.equal(layout, cin.reshape(layout.shape))
+        return
+    inner = tracer.axis(w, 1)
+    if cin is None or inner is None:
+        tracer.equal(cin, inner if inner is None else np.tile(inner, groups))
+        return
+    tracer.labels.equal(cin, np.tile(inner, groups))
+
+
+def _count(tracer: Tracer, ids: Ids | None, groups: int) -> None:
+    """A depthwise convolution's `groups` is its number of channels: the attribute behind it follows."""
+    if ids is None:
+        return
+    written: Any = groups
+    if tracer.call is not None:
+        _, args, kwargs = tracer.call
+        written = kwargs.get("groups", args[6] if len(args) > 6 else groups)
+    tracer.sizes.grid(ids, (tracer.sizes.expr(written),), tracer.where)
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm")
+def batch_norm(tracer: Tracer, out: Any, x: Tensor, weight: Any, bias: Any, *args: Any, **_: Any) -> None:
+    """Everything a channel has goes with it."""
+    vectors = [a for a in (weight, bias, *args[:2]) if isinstance(a, Tensor)]
+    ids = tracer.axis(x, 1)
+    for vector in vectors:
+        tracer.equal(ids, tracer.axis(vector, 0))
+    training = any(a is True for a in args[:3])
+    if training:
+        for dims, other in tracer.blocks(x):
+            if dims != (1,):
+                tracer.freeze(other, "a statistic over this axis at")
+    tracer.put(out[0], tracer.blocks(x), zero=weight is not None and bias is not None)
+
+
+@rule("native_layer_norm", "_fused_rms_norm", "rms_norm")
+def layer_norm(tracer: Tracer, out: Any, x: Tensor, shape: Sequence[int], *affine: Any) -> None:
+    """Statistics run over what remains; scale and shift go with their index."""
+    y = out[0] if isinstance(out, tuple) else out
+    first = x.dim() - len(shape)
+    vectors = [a for a in affine if isinstance(a, Tensor)]
+    for d in range(first, x.dim()):
+        ids = tracer.axis(x, d)
+        for vector in vectors:
+            tracer.equal(ids, tracer.axis(vector, d - first))
+        if ids is not None:
+            written = _written_shape(tracer, len(shape))
+            expr = None if written is None else tracer.sizes.expr(written[d - first])
+            tracer.sizes.grid(ids, (expr,), tracer.where)
+            tracer.record.statistics.append((tracer.where, ids))
+    tracer.put(y, tracer.blocks(x), zero=bool(vectors))
+
+
+def _written_shape(tracer: Tracer, rank: int) -> Sequence[int] | None:
+    if tracer.call is None:
+        return None
+    _, args, kwargs = tracer.call
+    written = kwargs.get("normalized_shape", args[1] if len(args) > 1 else None)
+    return written if isinstance(written, (tuple, list)) and len(written) == rank else None
+
+
+@rule("native_group_norm")
+def group_norm(
+    tracer: Tracer, out: Any, x: Tensor, w: Any, b: Any, n: int, c: int, hw: int, groups: int, eps: float
+) -> None:
+    """Each group keeps equally many channels."""
+    ids = tracer.axis(x, 1)
+    for vector in (w, b):
+        if vector is not None:
+            tracer.equal(ids, tracer.axis(vector, 0))
+    if ids is not None:
+        tracer.balanced(ids, groups)
+        tracer.record.statistics.append((tracer.where, ids))
+    tracer.put(out[0], tracer.blocks(x), zero=w is not None and b is not None)
+
+
+@rule("mm")
+def mm(tracer: Tracer, out: Tensor, a: Tensor, b: Tensor) -> None:
+    """The contracted axes meet; rows come from a, columns from b."""
+    contract(tracer, a, 1, b, 0)
+    rows, inner, columns = tracer.axis(a, 0), tracer.axis(a, 1), tracer.axis(b, 1)
+    tracer.put(out, _axes({0: rows, 1: columns}), zero=(tracer.mark(a).zero and tracer.mark(b).zero) or rows is None)
+    tracer.macs(a.shape[0] * a.shape[1] * b.shape[1], rows, inner, columns)
+
+
+@rule("addmm")
+def addmm(tracer: Tracer, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> None:
+    """A linear layer."""
+    mm(tracer, out, a, b)
+    product = tracer.blocks(out)
+    d = 1 - (out.dim() - bias.dim())
+    tracer.equal(tracer.axis(out, 1), tracer.axis(bias, d))
+    tracer.put(out, product, zero=tracer.mark(out).zero)
+
+
+@rule("addmv", "mv", "dot")
+def vectors(tracer: Tracer, out: Tensor, *args: Any, **_: Any) -> None:
+    """Rare: freeze rather than reason."""
+    for t in args:
+        if isinstance(t, Tensor):
+            for _dims, ids in tracer.blocks(t):
+                tracer.freeze(ids, "no rule for the operator")
+
+
+@rule("bmm")
+def bmm(tracer: Tracer, out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Batch axes meet, contracted axes meet."""
+    batch = (tracer.axis(a, 0), tracer.axis(b, 0))
+    tracer.equal(*batch)
+    contract(tracer, a, 2, b, 1)
+    rows, inner, columns = tracer.axis(a, 1), tracer.axis(a, 2), tracer.axis(b, 2)
+    za, zb = tracer.mark(a).zero, tracer.mark(b).zero
+    zero = (batch[0] is None or za or zb) and (rows is None or za) and (columns is None or zb)
+    tracer.put(out, _axes({0: batch[0], 1: rows, 2: columns}), zero=zero)
+    tracer.macs(a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2], batch[0], rows, inner, columns)
+
+
+@rule("baddbmm")
+def baddbmm(tracer: Tracer, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> None:
+    bmm(tracer, out, a, b)
+    mark = tracer.mark(out)
+    tracer.put(out, join(tracer, out, [out, bias]), zero=mark.zero and not tracer.labelled(bias))
+
+
+def contract(tracer: Tracer, a: Tensor, da: int, b: Tensor, db: int) -> None:
+    """Unify a contracted axis. Where no parameter's slice goes with it, an index must be zero in one factor to go."""
+    ia, ib = tracer.axis(a, da), tracer.axis(b, db)
+    tracer.equal(ia, ib)
+    if ia is not None and not tracer.mark(a).zero and not tracer.mark(b).zero:
+        tracer.freeze(ia, "a removed index would not be zero at")
+
+
+def _axes(axes: dict[int, Ids | None]) -> Blocks:
+    return tuple(((d,), ids) for d, ids in sorted(axes.items()) if ids is not None)
+
+
+@rule(ATTENTION)
+def attention(
+    tracer: Tracer,
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> None:
+    """Heads meet, q and k meet inside, v decides the width; without `scale` the width of q sets it."""
+    rank = q.dim()
+    kept: dict[int, Ids | None] = {}
+    for d in range(rank - 2):
+        kept[d] = tracer.axis(q, d)
+        for other in (k, v):
+            if other.shape[d] > 1:
+                theirs = tracer.axis(other, d)
+                tracer.equal(kept[d], _shared_heads(tracer, theirs, q.shape[d] // other.shape[d]))
+        local = d - rank + attn_mask.dim() if attn_mask is not None else -1
+        if attn_mask is not None and local >= 0 and attn_mask.shape[local] > 1:
+            meets = tracer.axis(attn_mask, local)
+            if meets is not None or not tracer.uniform(attn_mask, local):
+                tracer.equal(kept[d], meets)
+    contract(tracer, q, rank - 1, k, rank - 1)
+    inner, value = tracer.axis(q, rank - 1), tracer.axis(v, rank - 1)
+    for t in (q, k, v):
+        tracer.freeze(tracer.axis(t, rank - 2), "positions of")
+    if attn_mask is not None:
+        for d in range(max(attn_mask.dim() - 2, 0), attn_mask.dim()):
+            tracer.freeze(tracer.axis(attn_mask, d), "positions of")
+    if inner is not None:
+        if scale is None:
+            tracer.record.scales.append((tracer.stack[-1], inner))
+        if value is not None and len(value) == len(inner):
+            # One width for q, k and v keeps the fused kernel.
+            tracer.record.ties.append((inner, value))
+    tracer.put(out, _axes({**kept, rank - 1: value}), zero=tracer.mark(v).zero)
+    pairs = math.prod(q.shape[:-1]) * k.shape[-2]
+    tracer.macs(pairs * q.shape[-1], *kept.values(), inner)
+    tracer.macs(pairs * v.shape[-1], *kept.values(), value)
+
+
+def _shared_heads(tracer: Tracer, heads: Ids | None, queries: int) -> Ids | None:
+    """Grouped-query attention: `queries` heads of q share one of k and v; a place among them may go in every group."""
+    if queries == 1 or heads is None:
+        return heads
+    key = (id(heads), "queries", queries)
+    if key not in tracer.rows:
+        places = tracer.labels.fresh(queries, INNER)
+        tracer.rows[key] = (heads, tracer.labels.outer(heads, places).ravel())
+    return tracer.rows[key][1]
+
+
+@rule("_softmax", "_log_softmax", "_safe_softmax")
+def softmax(tracer: Tracer, out: Tensor, x: Tensor, dim: int, *_: Any) -> None:
+    tracer.freeze(tracer.axis(x, dim), "normalised over this axis by")
+    tracer.put(out, tracer.blocks(x))
+
+
+@rule("glu")
+def glu(tracer: Tracer, out: Tensor, x: Tensor, dim: int = -1) -> None:
+    """The two halves go together."""
+    dim %= x.dim()
+    ids = tracer.axis(x, dim)
+    half = x.shape[dim] // 2
+    blocks = tuple(b for b in tracer.blocks(x) if dim not in b[0])
+    if ids is not None:
+        tracer.labels.equal(ids[:half], ids[half:])
+        blocks = tuple(sorted((*blocks, ((dim,), ids[:half]))))
+    tracer.put(out, blocks, tracer.mark(x).zero)
+
+
+@rule("mean", "sum", "amax", "amin", "var", "var_mean", "std", "linalg_vector_norm", "max", "min", "argmax", "argmin",
+      "any", "all", "prod", "logsumexp", "norm", "median", "nanmean", "std_mean", "count_nonzero")  # fmt: skip
+def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
+    """Axes that stay keep their labels. A sum over zeros may lose them; other statistics over channels may not."""
+    outs = [o for o in (out if isinstance(out, tuple) else (out,)) if isinstance(o, Tensor)]
+    place = 1 if tracer.operator in ("linalg_vector_norm", "norm") else 0
+    dims = kwargs.get("dim", args[place] if len(args) > place else None)
+    if isinstance(dims, bool) or dims is None or (isinstance(dims, (list, tuple)) and not dims):
+        dims = range(x.dim())
+    gone = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)} if x.dim() else set()
+    mark = tracer.mark(x)
+    for d in sorted(gone):
+        ids = tracer.axis(x, d)
+        if ids is None:
+            continue
+        if mark.squared and tracer.operator == "mean":
+            tracer.record.statistics.append((tracer.where, ids))
+        elif not (mark.zero and tracer.operator in ("sum", "linalg_vector_norm", "norm")):
+            tracer.freeze(ids, "a statistic over this axis at")
+    for o in outs:
+        if o.dim() == x.dim():
+            kept = tuple(b for b in tracer.blocks(x) if not gone & set(b[0]))
+        else:
+            place_of = {d: i for i, d in enumerate(d for d in range(x.dim()) if d not in gone)}
+            kept = tuple(
+                (tuple(place_of[d] for d in dims), ids) for dims, ids in tracer.blocks(x) if not gone & set(dims)
+            )
+        tracer.put(o, kept, mark.zero and tracer.operator in ("mean", "sum", "amax", "max"))
+
+
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "avg_pool1d", "max_pool2d",
+      "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "upsample_nearest1d", "upsample_nearest2d",
+      "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d",
+      "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad2d",
+      "reflection_pad1d", "replication_pad2d", "replication_pad1d", "im2col_on_free", "grid_sampler_2d")  # fmt: skip
+def spatial(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
+    """Works on positions; channels pass."""
+    rank = {"1": 1, "3": 3}.get(tracer.operator.removesuffix("_with_indices")[-2:-1], 2)
+    for d in range(x.dim() - rank, x.dim()):
+        tracer.freeze(tracer.axis(x, d), "positions of")
+    kept = tuple(b for b in tracer.blocks(x) if max(b[0]) < x.dim() - rank)
+    for o in out if isinstance(out, tuple) else (out,):
+        tracer.put(o, kept, tracer.mark(x).zero and o is (out[0] if isinstance(out, tuple) else out))
+
+
+@rule("embedding")
+def embedding(tracer: Tracer, out: Tensor, w: Tensor, index: Tensor, *_: Any) -> None:
+    """Rows are looked up and stay; columns are channels."""
+    tracer.freeze(tracer.axis(w, 0), "rows looked up by")
+    for _, ids in tracer.blocks(index):
+        tracer.freeze(ids, "positions of")
+    tracer.put(out, _axes({out.dim() - 1: tracer.axis(w, 1)}), zero=True)

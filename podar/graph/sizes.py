@@ -1,0 +1,336 @@
+"""Which module attribute, or which axis, sized which view: ints that remember where they come from."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podar.graph.labels import Ids
+
+Alive = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An int attribute of a module; `index` is its place when the attribute is a tuple or list."""
+
+    module: str
+    name: str
+    index: int | None = None
+
+    def __str__(self) -> str:
+        path = f"{self.module}.{self.name}" if self.module else self.name
+        return path if self.index is None else f"{path}[{self.index}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """The size of axis `axis` of a block of labels."""
+
+    ids: Ids
+    axis: int = 0
+
+    def __str__(self) -> str:
+        return f"the size {self.ids.shape[self.axis]} of another axis"
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Two expressions joined by an operator."""
+
+    symbol: str
+    left: Expr
+    right: Expr
+
+    def __str__(self) -> str:
+        return f"({self.left} {self.symbol} {self.right})"
+
+
+Expr = int | Attribute | Axis | Term
+
+_OPERATORS: dict[str, Callable[[Any, Any], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
+
+
+class Size(int):
+    """An int that remembers its expression through arithmetic; everything else sees a plain int.
+
+    `owner` is the trace that made it: one kept by a cache from an earlier trace counts as a literal.
+    """
+
+    expr: Expr
+    owner: Provenance
+
+    def __new__(cls, value: int, expr: Expr, owner: Provenance) -> Size:
+        self = super().__new__(cls, value)
+        self.expr = expr
+        self.owner = owner
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        same = int.__eq__(self, other)  # type: ignore[operator]
+        if same is True and type(other) is Size:
+            self.owner.equalities.append((self.expr, other.expr, f"a comparison in {self.owner.place()}"))
+        return same
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    # A formula that turns a size into a float (1 / √d, a mean) has forgotten where it came from: the size must stay.
+
+    def __float__(self) -> float:
+        self.owner.formula(self)
+        return int.__float__(self)
+
+    def __truediv__(self, other: float) -> float:
+        self.owner.formula(self)
+        return int.__int__(self) / other
+
+    def __rtruediv__(self, other: float) -> float:
+        self.owner.formula(self)
+        return other / int.__int__(self)
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        self.owner.formula(self)
+        return int.__int__(self) ** other
+
+    __hash__ = int.__hash__
+
+    def __deepcopy__(self, memo: object) -> int:
+        return int.__int__(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int.__int__(self),)
+
+
+def _arithmetic(symbol: str, name: str) -> None:
+    plain, compute = getattr(int, f"__{name}__"), _OPERATORS[symbol]
+
+    def forward(self: Size, other: object) -> Any:
+        if not isinstance(other, int):
+            return plain(self, other)
+        right = other.expr if isinstance(other, Size) else int(other)
+        return Size(plain(self, other), Term(symbol, self.expr, right), self.owner)
+
+    def reflected(self: Size, other: object) -> Any:
+        if not isinstance(other, int):
+            return getattr(int, f"__r{name}__")(self, other)
+        return Size(compute(int(other), int.__int__(self)), Term(symbol, int(other), self.expr), self.owner)
+
+    setattr(Size, f"__{name}__", forward)
+    setattr(Size, f"__r{name}__", reflected)
+
+
+for _symbol, _name in (("+", "add"), ("-", "sub"), ("*", "mul"), ("//", "floordiv"), ("%", "mod")):
+    _arithmetic(_symbol, _name)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A block of labels that must stay a block: equal counts along every axis, each sized by its expression.
+
+    `exprs[k]` is None where the size follows by itself (a −1, or computed by torch from the shape).
+    """
+
+    ids: Ids
+    exprs: tuple[Expr | None, ...]
+    where: str
+
+
+@dataclass(frozen=True, eq=False)
+class Equality:
+    """Two expressions that the model compared and found equal; they must stay so."""
+
+    left: Expr
+    right: Expr
+    where: str
+
+
+Constraint = Grid | Equality
+
+
+class Provenance:
+    """Replaces a model's int attributes by `Size` and collects what was sized by them."""
+
+    def __init__(self) -> None:
+        self.constraints: list[Constraint] = []
+        self.equalities: list[tuple[Expr, Expr, str]] = []
+        self.place: Callable[[], str] = str
+
+    def attach(self, modules: Iterable[tuple[str, Any]]) -> None:
+        """Replace ints, and ints in tuples and lists, in every module's `__dict__` (the caller restores them)."""
+        for name, module in modules:
+            attributes = module.__dict__
+            for key, value in list(attributes.items()):
+                kind = type(value)
+                if kind is int:
+                    attributes[key] = Size(value, Attribute(name, key), self)
+                elif kind in (tuple, list) and any(type(v) is int for v in value):
+                    attributes[key] = kind(
+                        Size(v, Attribute(name, key, i), self) if type(v) is int else v for i, v in enumerate(value)
+                    )
+
+    def expr(self, value: int) -> Expr:
+        """The expression behind an int: a `Size` of this trace, or a literal."""
+        return value.expr if isinstance(value, Size) and value.owner is self else int(value)
+
+    def formula(self, size: Size) -> None:
+        """A size went into a floating-point formula."""
+        self.equalities.append((size.expr, int.__int__(size), f"a formula in {self.place()}"))
+
+    def grid(self, ids: Ids, exprs: Iterable[Expr | None], where: str) -> None:
+        self.constraints.append(Grid(ids, tuple(exprs), where))
+
+    def finish(self) -> None:
+        """Turn comparisons of sizes into constraints, each once."""
+        seen: set[tuple[str, str]] = set()
+        for left, right, where in self.equalities:
+            if isinstance(left, Attribute) and left == right:
+                continue
+            key = (_key(left), _key(right))
+            if key not in seen:
+                seen.add(key)
+                self.constraints.append(Equality(left, right, where))
+
+
+def _key(expr: Expr) -> str:
+    """Text that two expressions share only where they mean the same axes and attributes."""
+    if isinstance(expr, Term):
+        return f"({_key(expr.left)}{expr.symbol}{_key(expr.right)})"
+    return f"axis {id(expr.ids)} {expr.axis}" if isinstance(expr, Axis) else repr(expr)
+
+
+class SizeConflict(Exception):
+    """A size cannot be solved; says which constraint and why."""
+
+    def __init__(self, constraint: Constraint, why: str) -> None:
+        super().__init__(why)
+        self.constraint = constraint
+        self.why = why
+
+
+def attributes_of(expr: Expr | None) -> set[Attribute]:
+    """The module attributes in an expression."""
+    if isinstance(expr, Term):
+        return attributes_of(expr.left) | attributes_of(expr.right)
+    return {expr} if isinstance(expr, Attribute) else set()
+
+
+def axes_in(expr: Expr | None) -> list[Axis]:
+    """The axes whose sizes are in an expression."""
+    if isinstance(expr, Term):
+        return axes_in(expr.left) + axes_in(expr.right)
+    return [expr] if isinstance(expr, Axis) else []
+
+
+def grid_shape(alive: Alive) -> tuple[int, ...] | None:
+    """Sizes that remain of a block, or None when its rows no longer have equal counts."""
+    shape = []
+    for axis in range(alive.ndim):
+        present = alive.any(axis=tuple(range(axis + 1, alive.ndim))) if axis + 1 < alive.ndim else alive
+        counts = present.sum(axis=axis).ravel()
+        counts = counts[counts > 0]
+        if not len(counts) or (counts != counts[0]).any():
+            return None
+        shape.append(int(counts[0]))
+    return tuple(shape)
+
+
+class Solver:
+    """Finds attribute values that make every constraint true for the labels that remain."""
+
+    def __init__(self, constraints: Iterable[Constraint], dense: dict[Attribute, int]) -> None:
+        self.constraints = list(constraints)
+        self.dense = dense
+
+    def solve(self, alive: Callable[[Ids], Alive]) -> dict[Attribute, int]:
+        """New values of the attributes that must change; `alive(ids)` says which labels remain.
+
+        Raises:
+            SizeConflict: a literal size would have to change, two uses of an attribute disagree, or rows become uneven.
+        """
+        self.alive = alive
+        self.counted: dict[int, tuple[int, ...] | None] = {}
+        equations: list[tuple[Expr, Expr, Constraint]] = []
+        for constraint in self.constraints:
+            if isinstance(constraint, Equality):
+                equations.append((constraint.left, constraint.right, constraint))
+                continue
+            shape = self.shape(constraint.ids)
+            if shape is None:
+                raise SizeConflict(constraint, f"the parts of one axis would lose unequal counts at {constraint.where}")
+            equations += [(e, n, constraint) for e, n in zip(constraint.exprs, shape) if e is not None]
+        values: dict[Attribute, int] = {}
+        # An attribute that names a size outright comes before one inside a formula, which floors can leave ambiguous.
+        waiting = sorted(equations, key=lambda e: not (isinstance(e[0], Attribute) or isinstance(e[1], Attribute)))
+        while waiting:
+            later = []
+            for left, right, constraint in waiting:
+                unknown = (attributes_of(left) | attributes_of(right)) - values.keys()
+                if len(unknown) == 1:
+                    attribute = next(iter(unknown))
+                    found = self.invert(left, right, values, attribute)
+                    if found is None:
+                        raise SizeConflict(constraint, self.complaint(left, right, constraint, values))
+                    values[attribute] = found
+                elif unknown:
+                    later.append((left, right, constraint))
+                elif self.value(left, values) != self.value(right, values):
+                    raise SizeConflict(constraint, self.complaint(left, right, constraint, values))
+            if len(later) == len(waiting):
+                # Nothing names these attributes alone: keep one as it is and go on.
+                left, right, _ = later[0]
+                keep = min(attributes_of(left) | attributes_of(right) - values.keys(), key=str)
+                values[keep] = self.dense[keep]
+            waiting = later
+        return {a: v for a, v in values.items() if v != self.dense[a]}
+
+    def shape(self, ids: Ids) -> tuple[int, ...] | None:
+        key = id(ids)
+        if key not in self.counted:
+            self.counted[key] = grid_shape(self.alive(ids))
+        return self.counted[key]
+
+    def value(self, expr: Expr, values: dict[Attribute, int]) -> int:
+        if isinstance(expr, Term):
+            right = self.value(expr.right, values)
+            if right == 0 and expr.symbol in ("//", "%"):
+                return -1
+            return _OPERATORS[expr.symbol](self.value(expr.left, values), right)
+        if isinstance(expr, Attribute):
+            return values.get(expr, self.dense[expr])
+        if isinstance(expr, Axis):
+            shape = self.shape(expr.ids)
+            return -1 if shape is None else shape[expr.axis]
+        return expr
+
+    def invert(self, left: Expr, right: Expr, values: dict[Attribute, int], unknown: Attribute) -> int | None:
+        """The value of `unknown` that makes both sides equal: its own first, so that nothing changes needlessly."""
+        if left is unknown or left == unknown:
+            return self.value(right, values)
+        if right is unknown or right == unknown:
+            return self.value(left, values)
+        dense = self.dense[unknown]
+        for candidate in (dense, *range(1, dense)):
+            trial = values | {unknown: candidate}
+            if self.value(left, trial) == self.value(right, trial):
+                return candidate
+        return None
+
+    def complaint(self, left: Expr, right: Expr, constraint: Constraint, values: dict[Attribute, int]) -> str:
+        wanted, got = self.value(right, values), self.value(left, values)
+        if isinstance(left, int):
+            return f"hard-coded size {left} at {constraint.where}"
+        return f"{left} would be {got} where {wanted} is needed, at {constraint.where}"

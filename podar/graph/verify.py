@@ -1,0 +1,122 @@
+"""After surgery, trace again and compare: every operator, every shape and every constant must be what the plan says."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from podar.errors import PodarError
+from podar.graph.graph import Graph
+from podar.graph.inputs import ExampleInputs
+from podar.graph.trace import Step, replay
+
+VIEWS = {"_unsafe_view": "view", "_reshape_alias": "view"}
+
+COPIES = {"clone", "contiguous", "detach", "lift_fresh", "alias"}
+"""Whether a reshape needs a copy depends on strides, which axes of size 1 change; the others compute nothing."""
+
+LAYOUT = {
+    "view",
+    "_unsafe_view",
+    "t",
+    "transpose",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "mm",
+    "addmm",
+    "bmm",
+    "add",
+    "add_",
+}
+"""Where a width falls to 1, torch may reach the same linear layer by other views and products."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The traced model and the units that went."""
+
+    graph: Graph
+    removed: NDArray[np.bool_]
+
+
+def verify_trace(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation) -> None:
+    """Run the pruned model and compare its operators with those of the dense one.
+
+    Raises:
+        PodarError: the model no longer runs, runs other operators, or some shape or constant is not as planned.
+    """
+    graph = expected.graph
+    try:
+        steps = replay(model, example_inputs, real=graph.record.real)
+    except Exception as error:
+        line = str(error).strip().split("\n")[0][:200]
+        raise PodarError(
+            f"after this cut the model no longer runs ({type(error).__name__}: {line}); it is left as it was"
+        ) from error
+    dense = graph.record.steps
+    for leave_out in (COPIES, COPIES | LAYOUT):
+        pairs = _paired(dense, steps, leave_out)
+        if pairs is not None:
+            break
+    else:
+        before, after = _first_difference(dense, steps)
+        raise PodarError(f"after this cut the model runs {after} where it ran {before}; it is left as it was")
+    alive = graph.solution.alive(expected.removed)
+    counts: dict[int, tuple[int, ...]] = {}
+    for before, after in pairs:
+        for shape, blocks, got in zip(before.shapes, before.blocks, after.shapes):
+            wanted = list(shape)
+            for dims, ids in blocks:
+                key = id(ids)
+                if key not in counts:
+                    left = alive[ids]
+                    counts[key] = tuple(_size(left, k) for k in range(ids.ndim))
+                for d, n in zip(dims, counts[key]):
+                    if d < len(wanted):
+                        wanted[d] = n
+            if tuple(wanted) != got:
+                raise PodarError(
+                    f"after this cut {_place(after)} gives shape {got} where {tuple(wanted)} was planned; "
+                    "the model is left as it was"
+                )
+        if any(abs(a - b) > 1e-6 * max(abs(a), abs(b)) for a, b in zip(before.constants, after.constants)):
+            raise PodarError(
+                f"the constant {before.constants} of {_place(before)} depends on a width that this cut changes; "
+                "the model is left as it was"
+            )
+
+
+def _paired(dense: Sequence[Step], pruned: Sequence[Step], leave_out: set[str]) -> list[tuple[Step, Step]] | None:
+    """Operators side by side without those in `leave_out`, or None where the two runs differ."""
+    a = [s for s in dense if s.name not in leave_out]
+    b = [s for s in pruned if s.name not in leave_out]
+    same = len(a) == len(b) and all(
+        VIEWS.get(x.name, x.name) == VIEWS.get(y.name, y.name) and x.module == y.module for x, y in zip(a, b)
+    )
+    return list(zip(a, b)) if same else None
+
+
+def _first_difference(dense: Sequence[Step], pruned: Sequence[Step]) -> tuple[str, str]:
+    left_out = COPIES | LAYOUT
+    a, b = ([s for s in steps if s.name not in left_out] for steps in (dense, pruned))
+    for x, y in zip(a, b):
+        if x.name != y.name or x.module != y.module:
+            return _place(x), _place(y)
+    return f"{len(a)} operators", f"{len(b)}"
+
+
+def _place(step: Step) -> str:
+    return f"{step.name} in {step.module}" if step.module else step.name
+
+
+def _size(left: NDArray[np.bool_], axis: int) -> int:
+    others = tuple(k for k in range(left.ndim) if k > axis)
+    present = left.any(axis=others) if others else left
+    return int(present.sum(axis=axis).max())

@@ -1,0 +1,152 @@
+"""The oracle, apart from surgery: the pruned model computes what the dense one does with the same slices zeroed."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from podar.graph.inputs import call, named_tensors
+
+
+def redraw(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Fresh weights hide wrong slices: give every scale, shift and statistic values of its own."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(shape: torch.Size, low: float, high: float) -> Tensor:
+        return torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low
+
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if not p.is_floating_point():
+                continue
+            constant = p.numel() > 1 and bool((p == p.flatten()[0]).all())
+            if p.dim() == 1 or constant or p.abs().max() < 1e-3:
+                low, high = (-0.5, 0.5) if name.endswith("bias") else (0.5, 1.5)
+                p.copy_(uniform(p.shape, low, high))
+    return model
+
+
+def refill(model: nn.Module, inputs: Any) -> None:
+    """Give batch norms the statistics of one pass: random ones would drown the signal of a deep network."""
+
+    def fill(module: Any, arguments: Any) -> None:
+        x = arguments[0].transpose(0, 1).flatten(1)
+        if x.shape[1] > 1:
+            module.running_mean.copy_(x.mean(1))
+            module.running_var.copy_(x.var(1).clamp_min(1e-2))
+
+    norms = [m for m in model.modules() if getattr(m, "running_mean", None) is not None]
+    hooks = [m.register_forward_pre_hook(fill) for m in norms]
+    try:
+        with torch.no_grad():
+            call(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def difference(
+    build: Callable[[], nn.Module], inputs: Any, cut: Callable[[nn.Module, Any], Any], real_inputs: Any = None
+) -> tuple[float, Any]:
+    """Largest difference, relative to the largest output, between surgery and zeros; and what `cut` returned."""
+    model = redraw(build().eval()).double()
+    inputs = double(inputs)
+    refill(model, noise(inputs))
+    dense = copy.deepcopy(model)
+    result = cut(model, inputs)
+    real = double(noise(inputs) if real_inputs is None else real_inputs)
+    masks = {n: result.removed_mask(n) for n, _ in [*dense.named_parameters(), *dense.named_buffers()]}
+    for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]:
+        with torch.no_grad():
+            tensor[masks[name]] = 0
+    with torch.no_grad(), restricted(dense, masks):
+        wanted = [t for _, t in named_tensors(call(dense, real))]
+    with torch.no_grad():
+        got = [t for _, t in named_tensors(call(result.model, real))]
+    assert len(wanted) == len(got)
+    worst = 0.0
+    for a, b in zip(wanted, got):
+        assert a.shape == b.shape, (a.shape, b.shape)
+        if a.is_floating_point():
+            assert torch.isfinite(a).all() and torch.isfinite(b).all()
+            scale = max(a.abs().max().item(), 1e-6)
+            worst = max(worst, (a - b).abs().max().item() / scale)
+    return worst, result
+
+
+def double(inputs: Any) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs.double() if inputs.is_floating_point() else inputs
+    if isinstance(inputs, dict):
+        return {k: double(v) for k, v in inputs.items()}
+    return tuple(double(v) for v in inputs) if isinstance(inputs, (tuple, list)) else inputs
+
+
+def noise(inputs: Any, seed: int = 1) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(inputs, Tensor):
+        return (
+            torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype) if inputs.is_floating_point() else inputs
+        )
+    if isinstance(inputs, dict):
+        return {k: noise(v, seed + i) for i, (k, v) in enumerate(inputs.items())}
+    return tuple(noise(v, seed + i) for i, v in enumerate(inputs)) if isinstance(inputs, (tuple, list)) else inputs
+
+
+@contextlib.contextmanager
+def restricted(dense: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
+    """Layer, group and RMS norms of the zeroed model take their statistics over the indices that remain."""
+    kept = {id(p): ~masks[n] for n, p in dense.named_parameters() if p.dim() >= 1 and masks[n].any()}
+    layer, group = functional.layer_norm, functional.group_norm
+
+    def layer_norm(x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+        if weight is None or id(weight) not in kept:
+            return layer(x, shape, weight, bias, eps)
+        keep = kept[id(weight)]
+        index = torch.nonzero(keep).flatten()
+        assert x.shape[-1] == len(keep)
+        part = layer(
+            x.index_select(-1, index), (len(index),), weight[index], None if bias is None else bias[index], eps
+        )
+        return torch.zeros_like(x).index_copy(-1, index, part)
+
+    def group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+        if weight is None or id(weight) not in kept:
+            return group(x, groups, weight, bias, eps)
+        index = torch.nonzero(kept[id(weight)]).flatten()
+        part = group(x.index_select(1, index), groups, weight[index], None if bias is None else bias[index], eps)
+        return torch.zeros_like(x).index_copy(1, index, part)
+
+    undo = []
+    for module in dense.modules():
+        if (
+            "RMSNorm" in type(module).__name__
+            and getattr(module, "weight", None) is not None
+            and id(module.weight) in kept
+        ):
+            undo.append((module, module.forward))
+            share = kept[id(module.weight)].double().mean()
+            module.forward = _rms(module, module.forward, share)
+    functional.layer_norm, functional.group_norm = layer_norm, group_norm
+    try:
+        yield
+    finally:
+        functional.layer_norm, functional.group_norm = layer, group
+        for module, forward in undo:
+            module.forward = forward
+
+
+def _rms(module: Any, forward: Callable[..., Tensor], share: Tensor) -> Callable[..., Tensor]:
+    """mean over n indices of which n·share are alive → mean over those: x / √(Σx²/(n·share) + ε)."""
+    eps = getattr(module, "eps", None) or getattr(module, "variance_epsilon", None) or 1e-6
+
+    def run(x: Tensor) -> Tensor:
+        return module.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) / share + eps)
+
+    return run
