@@ -1,0 +1,155 @@
+"""Plan: which slices of which tensors go, and what else changes with them. Plain data, JSON in and out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Indices that go from one dimension of one tensor.
+
+    Attributes:
+        dim: the dimension.
+        removed: indices, ascending. With `groups` > 1 (the weight of a grouped convolution, dim 1) index `i` counts
+            through the input channels of all groups: it is position `i % (size // groups)` in group `i // …`.
+        size: length of the axis before, over all groups.
+        groups: parts of dim 0 that may lose different positions, equally many each.
+    """
+
+    dim: int
+    removed: tuple[int, ...]
+    size: int
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """Rows `indices` of dim 0 of a tensor are multiplied by `factor`: a width that a formula divided by has changed."""
+
+    indices: tuple[int, ...]
+    factor: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to remove from a model. Made by `podar.plan`, carried out by `podar.apply` or `podar.mask`.
+
+    Attributes:
+        cuts: for each parameter or buffer (under every tied name) its cuts.
+        attributes: new values by module and attribute; a key `name[2]` is an element of a tuple or list.
+        rescales: rows to multiply once the cuts are made.
+        shapes: shapes of the tensors cut, as the plan expects to find them.
+        earlier: plans already carried out before this one, oldest first.
+
+    Example:
+        >>> plan = podar.plan(graph, "channels=0.5")
+        >>> plan.save("plan.json"); podar.apply(model, podar.Plan.load("plan.json"))
+    """
+
+    cuts: Mapping[str, tuple[Cut, ...]] = field(default_factory=dict)
+    attributes: Mapping[str, Mapping[str, int | float]] = field(default_factory=dict)
+    rescales: Mapping[str, tuple[Rescale, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    earlier: tuple[Plan, ...] = ()
+
+    def __add__(self, later: Plan) -> Plan:
+        """This plan, then `later`, which was made for the model that this one leaves."""
+        if not isinstance(later, Plan):
+            return NotImplemented
+        steps = (*self.steps, *later.steps)
+        last = steps[-1]
+        return Plan(last.cuts, last.attributes, last.rescales, last.shapes, steps[:-1])
+
+    @property
+    def steps(self) -> tuple[Plan, ...]:
+        """The plans to carry out one after the other; the last is this one without its predecessors."""
+        return (*self.earlier, Plan(self.cuts, self.attributes, self.rescales, self.shapes))
+
+    def __bool__(self) -> bool:
+        return bool(self.cuts or self.earlier)
+
+    def to_json(self) -> str:
+        """The plan as one JSON object. Lists of indices that several tensors share are written once."""
+        sets: dict[tuple[int, ...], int] = {}
+        steps = [_encode(step, sets) for step in self.steps]
+        return json.dumps({"podar_plan": VERSION, "sets": [list(s) for s in sets], "steps": steps})
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the text is not a plan, or one of a newer format.
+        """
+        try:
+            data = json.loads(text)
+            version = data["podar_plan"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError("this is not a podar plan: a JSON object with the key 'podar_plan' is needed") from error
+        if version != VERSION:
+            raise ValueError(
+                f"this plan has format {version}, this podar reads {VERSION}; install the podar that wrote it"
+            )
+        try:
+            sets = [tuple(int(i) for i in s) for s in data["sets"]]
+            steps = [_decode(step, sets) for step in data["steps"]]
+            last = steps[-1]
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"this plan is damaged ({type(error).__name__}: {error}); save it again") from error
+        return Plan(last.cuts, last.attributes, last.rescales, last.shapes, tuple(steps[:-1]))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON, under a temporary name first."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            temporary.write_text(self.to_json())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Plan:
+        """Read a plan that `save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is not a plan.
+        """
+        try:
+            text = Path(path).read_text()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a podar plan: it is not text") from error
+        try:
+            return Plan.from_json(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:
+    def index(removed: tuple[int, ...]) -> int:
+        return sets.setdefault(removed, len(sets))
+
+    return {
+        "cuts": {n: [[c.dim, index(c.removed), c.size, c.groups] for c in cuts] for n, cuts in plan.cuts.items()},
+        "attributes": {m: dict(values) for m, values in plan.attributes.items()},
+        "rescales": {n: [[index(r.indices), r.factor] for r in rs] for n, rs in plan.rescales.items()},
+        "shapes": {n: list(s) for n, s in plan.shapes.items()},
+    }
+
+
+def _decode(data: dict[str, Any], sets: list[tuple[int, ...]]) -> Plan:
+    return Plan(
+        cuts={n: tuple(Cut(d, sets[s], size, g) for d, s, size, g in cuts) for n, cuts in data["cuts"].items()},
+        attributes={m: dict(values) for m, values in data["attributes"].items()},
+        rescales={n: tuple(Rescale(sets[s], f) for s, f in rs) for n, rs in data["rescales"].items()},
+        shapes={n: tuple(s) for n, s in data["shapes"].items()},
+    )

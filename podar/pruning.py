@@ -1,0 +1,186 @@
+"""The main verbs: score, plan, cut and check a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from podar.allocate import Allocation, allocate, parse_target
+from podar.cost import Cost
+from podar.criteria import Scorer, score
+from podar.errors import PodarError
+from podar.graph import Graph, trace
+from podar.graph.graph import Outputs
+from podar.graph.inputs import ExampleInputs
+from podar.graph.slices import plan_for
+from podar.graph.trace import no_collection
+from podar.graph.verify import Expectation, verify_trace
+from podar.plans import Plan
+from podar.reduction import unit_scores
+from podar.surgery import Undo, _apply_step, _check, remember, removed_mask
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `podar.prune` did.
+
+    Attributes:
+        model: the pruned model: the object that was passed in.
+        plan: what was removed.
+        before: cost of the model as it was passed in.
+        after: cost of the pruned model.
+        removed: for each tensor (under every tied name) and dimension the indices that went, in indices of the model
+            as it was passed in. Where groups of a convolution lose different inputs, `removed_mask` has the full story.
+        graph: the trace of the model as it was passed in.
+    """
+
+    model: nn.Module
+    plan: Plan
+    before: Cost
+    after: Cost
+    removed: dict[str, dict[int, Tensor]]
+    graph: Graph
+
+    def removed_mask(self, name: str) -> Tensor:
+        """BoolTensor of the dense shape of a parameter or buffer: True where an element was removed.
+
+        Raises:
+            PodarError: the model as passed in had no tensor of that name.
+        """
+        if name not in self.graph.shapes:
+            raise PodarError(f"the model has no parameter or buffer named {name!r}")
+        return removed_mask(self.graph.shapes[name], self.plan.cuts.get(name, ()))
+
+
+def plan(
+    graph: Graph,
+    target: str | Mapping[str, float | str],
+    *,
+    model: nn.Module | None = None,
+    scores: Mapping[str, Tensor] | None = None,
+    scope: str = "global",
+    ratios: Mapping[str, float] | None = None,
+    protect: Iterable[str] = (),
+    multiple_of: int = 1,
+) -> Plan:
+    """Decide which units go; nothing is changed yet.
+
+    Args:
+        graph: from `podar.trace`.
+        target: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M", "bytes=300k", "memory=300MB".
+        model: weights for the default importance (squared magnitude) when no scores are given.
+        scores: elementwise importance by parameter name, from `podar.criteria.score`.
+        scope: "global", "local" or "isomorphic".
+        ratios: {pattern: fraction kept}, overrides per group, layer or parameter.
+        protect: patterns of modules or parameters that keep every slice.
+        multiple_of: round widths to multiples of this.
+
+    Returns:
+        The plan: `plan.save(path)`, `podar.apply(model, plan)`, `graph.cost(plan)`.
+
+    Raises:
+        UsageError: a target, scope or pattern that makes no sense.
+        PodarError: the target cannot be reached; the message names the nearest value that can.
+
+    Example:
+        >>> graph = podar.trace(model, x)
+        >>> plan = podar.plan(graph, "macs=0.5", model=model)
+    """
+    parsed = parse_target(target)
+    if scores is None and model is not None:
+        scores = score("magnitude", model)
+    allocation = allocate(
+        graph,
+        parsed,
+        unit_scores(graph, scores or {}),
+        scope=scope,
+        ratios=ratios,
+        protect=protect,
+        multiple_of=multiple_of,
+    )
+    return plan_for(graph, allocation.removed)
+
+
+@no_collection()
+def prune(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    target: str | Mapping[str, float | str],
+    importance: str | Scorer = "magnitude",
+    scope: str = "global",
+    ratios: Mapping[str, float] | None = None,
+    protect: Iterable[str] = (),
+    multiple_of: int = 1,
+    data: Any = None,
+    loss: Any = None,
+    outputs: Outputs = None,
+    verify: bool = True,
+) -> Result:
+    """Make a model smaller, in place: trace, score, plan, cut, and check that what is left fits together.
+
+    Args:
+        model: any module.
+        example_inputs: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model and runs it.
+        target: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M".
+        importance: "magnitude" (squared L2), "magnitude-l1", "bn-scale", "taylor", "random", or a callable
+            `score(model, data, loss) → {parameter name: elementwise tensor}`.
+        scope: "global" compares all groups, "local" cuts every group alike, "isomorphic" compares like with like.
+        ratios: {pattern: fraction kept} overrides per group, layer or parameter.
+        protect: patterns of modules or parameters that keep every slice.
+        multiple_of: round widths to multiples of this.
+        data: batches of (inputs, targets) for importance criteria that need them.
+        loss: `loss(outputs, targets)` for those criteria.
+        outputs: paths of the outputs that must keep their shape, or a test of a path; None keeps all.
+        verify: trace the result and compare it with the plan; a plan that fails is undone and refused.
+
+    Returns:
+        Result: .model, .plan, .before, .after, .removed, .removed_mask(name).
+
+    Raises:
+        UsageError: a target, scope, criterion or pattern that makes no sense.
+        PodarError: the model does not run on the inputs, weights are not finite, the target cannot be reached, or the
+            result does not fit together. The model is left as it was.
+
+    Example:
+        >>> model = torchvision.models.resnet18()
+        >>> result = podar.prune(model, torch.zeros(1, 3, 224, 224), "macs=0.5")
+        >>> result.after.macs / result.before.macs
+        0.5
+    """
+    parsed = parse_target(target)
+    graph = trace(model, example_inputs, outputs=outputs)
+    scores = unit_scores(graph, score(importance, model, data, loss), fallback=model)
+    allocation: Allocation = allocate(
+        graph, parsed, scores, scope=scope, ratios=ratios, protect=protect, multiple_of=multiple_of
+    )
+    made = plan_for(graph, allocation.removed)
+    carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
+    known: dict[tuple[int, ...], Tensor] = {}
+    removed = {
+        name: {c.dim: _tensor(c.removed, known) for c in cuts if c.groups == 1} for name, cuts in made.cuts.items()
+    }
+    return Result(model, made, graph.cost(), graph.costs.cost(allocation.share), removed, graph)
+
+
+def _tensor(removed: tuple[int, ...], known: dict[tuple[int, ...], Tensor]) -> Tensor:
+    if removed not in known:
+        known[removed] = torch.tensor(removed)
+    return known[removed]
+
+
+def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:
+    """Apply one plan, and undo it when the result does not run as expected."""
+    undo = Undo(model)
+    try:
+        _check(model, made)
+        _apply_step(model, made, undo)
+        if expected is not None:
+            verify_trace(model, example_inputs, expected)
+        remember(model, made)
+    except BaseException:
+        undo.restore()
+        raise

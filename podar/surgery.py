@@ -1,0 +1,228 @@
+"""Carrying a plan out: slices removed (apply), or zeroed (mask). What fails is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from podar.errors import PodarError
+from podar.plans import Cut, Plan, Rescale
+
+PLAN_ATTRIBUTE = "podar_plan"
+"""Where a pruned model carries its plan, as a JSON string: deepcopy, pickling and other trainers keep it."""
+
+
+def apply(model: nn.Module, plan: Plan) -> nn.Module:
+    """Remove what a plan lists, in place.
+
+    Parameters stay the same objects (ties hold, names stay); their gradients are dropped, since shapes change.
+    Optimizers made before keep state of the old shapes: make them anew.
+
+    Args:
+        model: the model that the plan was made for, with the same parameter names and shapes.
+        plan: from `podar.plan`, `podar.Plan.load` or `result.plan`.
+
+    Returns:
+        The model.
+
+    Raises:
+        PodarError: a name or shape of the plan is not the model's; the model is left as it was.
+
+    Example:
+        >>> podar.apply(model, podar.Plan.load("plan.json"))
+    """
+    undo = Undo(model)
+    try:
+        for step in plan.steps:
+            _check(model, step)
+            _apply_step(model, step, undo)
+            remember(model, step)
+    except BaseException:
+        undo.restore()
+        raise
+    return model
+
+
+def mask(model: nn.Module, plan: Plan) -> nn.Module:
+    """Zero what a plan would remove, in place: the same numbers in the dense shape. Returns the model.
+
+    Raises:
+        PodarError: a name or shape of the plan is not the model's, or the plan has several steps (shapes differ).
+    """
+    if plan.earlier:
+        raise PodarError(
+            "a plan of several steps cannot be a mask: each step counts in the shapes that the last one left"
+        )
+    _check(model, plan)
+    tensors = _tensors(model)
+    with torch.no_grad():
+        for name, cuts in plan.cuts.items():
+            zero(tensors[name], cuts)
+    return model
+
+
+def zero(tensor: Tensor, cuts: tuple[Cut, ...]) -> None:
+    """Set the slices in `cuts` to zero."""
+    tensor.masked_fill_(removed_mask(tuple(tensor.shape), cuts).to(tensor.device), 0)
+
+
+def removed_mask(shape: tuple[int, ...], cuts: tuple[Cut, ...]) -> Tensor:
+    """BoolTensor of the dense shape: True where an element is removed."""
+    gone = torch.zeros(shape, dtype=torch.bool)
+    for cut in cuts:
+        index = torch.tensor(cut.removed, dtype=torch.long)
+        if cut.groups == 1:
+            gone.index_fill_(cut.dim, index, True)
+            continue
+        # (g, O/g, I, …): input channel i of all groups is position i % I in group i // I.
+        parts = gone.view(cut.groups, shape[0] // cut.groups, *shape[1:])
+        width = cut.size // cut.groups
+        parts[index // width, :, index % width] = True
+    return gone
+
+
+class Undo:
+    """Remembers tensors and attributes before they change, and puts them back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.parameters: list[tuple[nn.Parameter, Tensor, Tensor | None]] = []
+        self.buffers: list[tuple[nn.Module, str, Tensor]] = []
+        self.attributes: list[tuple[nn.Module, str, Any]] = []
+        self.plan = model.__dict__.get(PLAN_ATTRIBUTE)
+
+    def restore(self) -> None:
+        for parameter, data, grad in reversed(self.parameters):
+            parameter.data, parameter.grad = data, grad
+        for module, name, buffer in reversed(self.buffers):
+            module._buffers[name] = buffer
+        for module, name, value in reversed(self.attributes):
+            setattr(module, name, value)
+        if self.plan is None:
+            self.model.__dict__.pop(PLAN_ATTRIBUTE, None)
+        else:
+            self.model.__dict__[PLAN_ATTRIBUTE] = self.plan
+
+
+def remember(model: nn.Module, step: Plan) -> None:
+    """Let the model carry its plan, joined to what it carried before."""
+    earlier = model.__dict__.get(PLAN_ATTRIBUTE)
+    plan = Plan.from_json(earlier) + step if earlier else step
+    model.__dict__[PLAN_ATTRIBUTE] = plan.to_json()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+
+
+def _check(model: nn.Module, plan: Plan) -> None:
+    tensors = _tensors(model)
+    for name, shape in plan.shapes.items():
+        if name not in tensors:
+            raise PodarError(f"the plan cuts {name!r}, which this model does not have; was it made for another model?")
+        if tuple(tensors[name].shape) != tuple(shape):
+            raise PodarError(
+                f"the plan expects {name} of shape {tuple(shape)}, the model's is {tuple(tensors[name].shape)}; "
+                "was it carried out already, or made for another model?"
+            )
+    modules = dict(model.named_modules())
+    for name in plan.attributes:
+        if name not in modules:
+            raise PodarError(f"the plan sets attributes of {name!r}, which this model does not have")
+
+
+def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    owners = dict(_owners(modules))
+    done: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for name, cuts in plan.cuts.items():
+            module, key = owners[name]
+            if key in module._parameters:
+                parameter = module._parameters[key]
+                assert parameter is not None
+                if id(parameter) in done:
+                    continue
+                undo.parameters.append((parameter, parameter.data, parameter.grad))
+                parameter.grad = None
+                parameter.data = done[id(parameter)] = _finish(cut(parameter.data, cuts), plan.rescales.get(name, ()))
+            else:
+                buffer = module._buffers[key]
+                assert buffer is not None
+                undo.buffers.append((module, key, buffer))
+                if id(buffer) not in done:
+                    done[id(buffer)] = cut(buffer, cuts)
+                module._buffers[key] = done[id(buffer)]
+        for name in plan.rescales.keys() - plan.cuts.keys():
+            module, key = owners[name]
+            parameter = module._parameters[key]
+            assert parameter is not None
+            if id(parameter) not in done:
+                undo.parameters.append((parameter, parameter.data, parameter.grad))
+                parameter.data = done[id(parameter)] = _finish(parameter.data, plan.rescales[name])
+    for name, values in plan.attributes.items():
+        module = modules[name]
+        for key, value in values.items():
+            _set(module, key, value, undo)
+
+
+def _owners(modules: dict[str, nn.Module]) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
+    for prefix, module in modules.items():
+        for key in [*module._parameters, *module._buffers]:
+            yield (f"{prefix}.{key}" if prefix else key), (module, key)
+
+
+def cut(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
+    """What remains of a tensor."""
+    for c in sorted(cuts, key=lambda c: c.groups == 1):  # positions within groups first: groups count dense rows
+        if c.groups == 1:
+            tensor = tensor.index_select(c.dim, _kept(c.removed, c.size).to(tensor.device))
+            continue
+        kept = _kept(c.removed, c.size).numpy()
+        places: NDArray[np.int64] = (kept % (c.size // c.groups)).reshape(c.groups, -1)
+        parts = tensor.reshape(c.groups, tensor.shape[0] // c.groups, *tensor.shape[1:])
+        index = torch.from_numpy(places).to(tensor.device)
+        index = index.reshape(c.groups, 1, -1, *[1] * (tensor.dim() - 2))
+        index = index.expand(c.groups, parts.shape[1], index.shape[2], *parts.shape[3:])
+        tensor = parts.gather(2, index).reshape(tensor.shape[0], index.shape[2], *tensor.shape[2:])
+    return tensor.contiguous(memory_format=_format(tensor))
+
+
+@lru_cache(maxsize=64)
+def _kept(removed: tuple[int, ...], size: int) -> Tensor:
+    """Indices that stay; many tensors in a row lose the same ones."""
+    keep = np.ones(size, dtype=bool)
+    keep[list(removed)] = False
+    return torch.from_numpy(np.flatnonzero(keep))
+
+
+def _format(tensor: Tensor) -> torch.memory_format:
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _finish(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
+    if not rescales:
+        return tensor
+    tensor = tensor.clone()
+    for r in rescales:
+        tensor[list(r.indices)] *= r.factor
+    return tensor
+
+
+def _set(module: nn.Module, key: str, value: int | float, undo: Undo) -> None:
+    name, _, index = key.partition("[")
+    old = getattr(module, name)
+    undo.attributes.append((module, name, old))
+    if index:
+        items = list(old)
+        items[int(index[:-1])] = value
+        setattr(module, name, type(old)(items) if type(old) in (list, tuple) else items)
+    else:
+        setattr(module, name, value)
