@@ -1,0 +1,210 @@
+"""What people see in the terminal: tables of results and progress bars, drawn by rich."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_VERDICTS = {"better": "green", "worse": "yellow", "same": "dim"}
+_MOST_FROZEN = 12  # reasons listed by inspect; the rest is in --json
+
+
+def out() -> Console:
+    """The terminal's standard output; in a pipe or a file, lines stay whole."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def fail(message: str) -> None:
+    """One sentence on standard error."""
+    text = " ".join(message.split())
+    if not text.endswith((".", "!", "?")):
+        text += "."
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), text))
+
+
+def headline(summary: Mapping[str, Any]) -> Iterator[Any]:
+    """What ends a run: every headline number before and after, and what the reader should know."""
+    from podar.reports import headline
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("")
+    for name in ("before", "after", "change"):
+        table.add_column(name, justify="right")
+    for row in headline.rows(summary["before"], summary["after"]):
+        change = Text(row.change, style=_VERDICTS[row.verdict])
+        table.add_row(row.label, row.before_text, Text(row.after_text, style="bold"), change)
+    yield table
+    latency = summary["after"].get("latency_ms")
+    if latency:
+        threads = "one thread" if latency["threads"] == 1 else f"{latency['threads']} threads"
+        yield Text(f"Latency in {latency['runtime']}, {threads}, dense and pruned in turn.", style="dim")
+    for note in summary.get("notes", ()):
+        yield Text(note, style="dim")
+
+
+def measured(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """What `podar bench` measured, one row a model and runtime."""
+    from podar.reports import numbers
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("model", overflow="fold")
+    table.add_column("runtime")
+    for name in ("p50", "p95", "size", "peak memory"):
+        table.add_column(name, justify="right")
+    for line in lines:
+        if "reason" in line:
+            table.add_row(line["model"], line["runtime"], Text("–", style="dim"))
+            continue
+        latency = line["latency_ms"]
+        table.add_row(
+            line["model"],
+            latency["runtime"],
+            Text(numbers.milliseconds(latency["p50"]), style="bold"),
+            numbers.milliseconds(latency["p95"]),
+            numbers.size(line["bytes"]),
+            numbers.size(line["memory_bytes"]) if line["memory_bytes"] else "–",
+        )
+    return table
+
+
+def anatomy(inspected: Mapping[str, Any]) -> Iterator[Any]:
+    """What `podar inspect` found, piece by piece: costs, groups, frozen axes under their reasons."""
+    from podar.reports import numbers
+
+    cost = inspected["cost"]
+    yield Text.assemble(
+        (inspected["model"], "bold"),
+        f": {numbers.count(cost['params'])} parameters, {numbers.count(cost['macs'])} MACs at {inspected['inputs']}, "
+        f"{numbers.size(cost['bytes'])} of weights, {numbers.size(cost['memory_bytes'])} of activations at the peak",
+    )
+    groups: Sequence[Mapping[str, Any]] = inspected["groups"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name, justify in (("group", "left"), ("kind", "left"), ("size", "right"), ("parameters", "right")):
+        table.add_column(name, justify=justify, overflow="fold")  # pyright: ignore[reportArgumentType]
+    table.add_column("in step with", overflow="fold")
+    for group in groups:
+        stays = " (stays, its heads go)" if group["held"] else ""
+        table.add_row(
+            group["name"],
+            group["kind"] + stays,
+            str(group["size"]),
+            numbers.count(group["params"]),
+            Text(", ".join(group["tied"]), style="dim"),
+        )
+    yield table if groups else Text("Nothing in this model can be pruned.")
+    reasons = inspected["frozen_by_reason"]
+    if not reasons:
+        yield Text("Nothing is frozen.")
+        return
+    yield Text(f"{sum(len(axes) for axes in reasons.values())} axes are frozen:", style="dim")
+    for reason, axes in list(reasons.items())[:_MOST_FROZEN]:
+        more = f" and {len(axes) - 2} more" if len(axes) > 2 else ""
+        yield Text.assemble(f"  {len(axes):>4}  {reason}: ", (", ".join(axes[:2]) + more, "dim"))
+    if len(reasons) > _MOST_FROZEN:
+        yield Text(f"        and {len(reasons) - _MOST_FROZEN} more reasons (--json lists all)", style="dim")
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str, int, int, dict[str, float]], None] | None]:
+    """A `progress(stage, done, total, info)` that draws on standard error: bars with rate and time left in a terminal,
+    a line for each finished stage elsewhere, None where `quiet`."""
+    if quiet:
+        yield None
+        return
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        lines = _Lines()
+        yield lines.show
+        lines.finish()
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    with Progress(
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("[dim]{task.fields[info]}[/]"),
+        console=console,
+    ) as bars:
+        drawn = _Bars(bars)
+        yield drawn.show
+        drawn.finish()
+
+
+class _Lines:
+    """One line a finished stage, for logs."""
+
+    def __init__(self) -> None:
+        self.stage, self.began = "", time.perf_counter()
+
+    def show(self, stage: str, done: int, total: int, info: dict[str, float]) -> None:
+        if stage == self.stage:
+            return
+        self.finish()
+        self.stage, self.began = stage, time.perf_counter()
+
+    def finish(self) -> None:
+        if self.stage:
+            print(f"{self.stage}: {_clock(time.perf_counter() - self.began)}", file=sys.stderr, flush=True)
+        self.stage = ""
+
+
+class _Bars:
+    """One bar a stage; a stage is finished when the next begins."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars, self.stage = bars, ""
+        self.task: TaskID | None = None
+        self.began = time.perf_counter()
+        self.counted: tuple[float, int] | None = None  # when counting began, and at what
+
+    def show(self, stage: str, done: int, total: int, info: dict[str, float]) -> None:
+        if stage != self.stage:
+            self.finish()
+            self.stage, self.began, self.counted = stage, time.perf_counter(), None
+            if stage:
+                self.task = self.bars.add_task(stage, total=None, rate="", info="")
+        if self.task is None or not total:
+            return
+        now = time.perf_counter()
+        if self.counted is None or done < self.counted[1]:
+            self.counted = (now, done)
+        speed = (done - self.counted[1]) / (now - self.counted[0]) if now > self.counted[0] else 0.0
+        rate = f"{_per_second(speed)}, {_clock((total - done) / speed)} left" if speed else ""
+        told = "  ".join(f"{key} {_short(key, value)}" for key, value in info.items())
+        self.bars.update(self.task, completed=done, total=total, rate=rate, info=told)
+
+    def finish(self) -> None:
+        if self.task is not None:
+            task = next(t for t in self.bars.tasks if t.id == self.task)
+            whole = task.total or 1
+            self.bars.update(self.task, completed=whole, total=whole, rate=_clock(time.perf_counter() - self.began))
+        self.task = None
+
+
+def _clock(seconds: float) -> str:
+    from podar.reports import numbers
+
+    return numbers.duration(seconds)
+
+
+def _per_second(speed: float) -> str:
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+
+
+def _short(key: str, value: float) -> str:
+    if "accuracy" in key:
+        return f"{100 * value:.2f} %"
+    return f"{value:.0f}" if key == "epoch" else f"{value:.4g}"

@@ -1,0 +1,45 @@
+"""GraSP: how much the gradient flow suffers when a weight goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from podar.criteria.backward import labelled_batches, loss_of, scoring
+from podar.criteria.registry import criterion
+
+
+@criterion("grasp")
+def grasp(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
+    """weight × (Hessian · gradient): a weight whose removal would lower the gradient norm is kept (Wang et al., ICLR 2020).
+
+    Scores may be negative: removing such a weight raises the gradient norm, so they go first. Meant for networks at
+    their initialisation.
+
+    Args:
+        data: an iterable of (inputs, targets) batches; up to 8 are used (each costs two backward passes and their graph).
+        loss: `loss(outputs, targets)`; cross entropy when None.
+
+    Raises:
+        PodarError: no data, or data that do not fit the model.
+    """
+    with scoring(model) as parameters:
+        names, tensors = list(parameters), list(parameters.values())
+        batches = list(labelled_batches(data, "grasp", limit=8))
+        gradient = [torch.zeros_like(p) for p in tensors]
+        for batch in batches:
+            found = torch.autograd.grad(loss_of(model, batch, loss, "grasp"), tensors, allow_unused=True)
+            for total, g in zip(gradient, found):
+                if g is not None:
+                    total += g
+        product = [torch.zeros_like(p) for p in tensors]
+        for batch in batches:
+            value = loss_of(model, batch, loss, "grasp")
+            found = torch.autograd.grad(value, tensors, create_graph=True, allow_unused=True)
+            flow = torch.stack([(g * fixed).sum() for g, fixed in zip(found, gradient) if g is not None]).sum()
+            for total, g in zip(product, torch.autograd.grad(flow, tensors, allow_unused=True)):
+                if g is not None:
+                    total += g
+        return {n: (p.detach() * hg) for n, p, hg in zip(names, tensors, product)}

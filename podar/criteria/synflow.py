@@ -1,0 +1,44 @@
+"""SynFlow: the flow through a network of absolute weights; needs no images, only their shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from podar.criteria.backward import forward, input_batches, scoring
+from podar.criteria.registry import criterion
+from podar.errors import PodarError
+
+
+@criterion("synflow")
+def synflow(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
+    """|weight × ∂R/∂weight|, R the summed output for an all-one input with every weight made positive (Tanaka et al., 2020).
+
+    Args:
+        data: inputs or batches; only the shape of the first sample is used, never its values or labels.
+        loss: ignored.
+
+    Raises:
+        PodarError: no data, or a shape that the model does not run on.
+    """
+    sample = next(iter(input_batches(data, "synflow", limit=1)))
+    if not isinstance(sample, Tensor) or not sample.is_floating_point():
+        raise PodarError("synflow feeds the model ones in place of an image: it needs a floating-point tensor as input")
+    with scoring(model) as parameters:
+        tensors = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+        saved = [t.detach().clone() for t in tensors]
+        try:
+            # Double precision: the product of all layers' widths overflows float32 in deep networks.
+            for t in tensors:
+                t.data = t.data.double().abs()
+            ones = torch.ones_like(sample[:1], dtype=torch.float64)
+            output = forward(model, ones, "synflow")
+            total = sum(o.sum() for o in output) if isinstance(output, (tuple, list)) else output.sum()
+            found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+            scores = {n: (p.detach() * g).abs() for (n, p), g in zip(parameters.items(), found) if g is not None}
+        finally:
+            for t, values in zip(tensors, saved):
+                t.data = values
+    return scores

@@ -1,0 +1,240 @@
+"""What `podar inspect`, `export` and `bench` find out, as plain data for a table or for JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from podar.errors import PodarError, require
+
+if TYPE_CHECKING:
+    from podar.graph import Graph
+    from podar.sources import Source
+
+_FILES = (".onnx", ".xml", ".pt2")
+
+
+def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
+    """Groups, costs and frozen axes of a model.
+
+    **Returns:** plain data, and the graph itself. `params` of a group is what would go if all of it went.
+    """
+    from podar.graph import trace
+
+    inputs = source.inputs()
+    graph = trace(source.build(), inputs)
+    whole = np.ones(len(graph.ties.families))
+    total = graph.costs.value("params", whole)
+    groups = []
+    for group in graph.groups:
+        without = whole.copy()
+        without[list(group.families)] = 0
+        groups.append(
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "size": group.size,
+                "params": round(total - graph.costs.value("params", without)),
+                "tied": list(group.tied),
+                "held": group.held,
+                "members": [{"name": name, "dim": dim} for name, dim in group.members],
+            }
+        )
+    by_reason: dict[str, list[str]] = {}
+    for name, dim, reason in graph.frozen:
+        by_reason.setdefault(reason, []).append(f"{name} dim {dim}")
+    found = {
+        "model": model,
+        "inputs": _shapes(inputs),
+        "cost": graph.cost().to_json(),
+        "groups": groups,
+        "frozen": [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen],
+        "frozen_by_reason": dict(sorted(by_reason.items(), key=lambda item: -len(item[1]))),
+        "notes": list(source.notes),
+    }
+    return found, graph
+
+
+def export_file(source: Source, format: str, out: Path | None) -> dict[str, Any]:
+    """Export the model of a source; checked on test images where the source has data.
+
+    **Raises:** `UsageError` for an unknown format; `PodarError` as `podar.export`.
+    """
+    from podar.exporters import FORMATS, export
+    from podar.stages import check_format, first
+
+    check_format(format)
+    checks = None if source.data is None else first(source.data.test, 8)[0]
+    path = out or Path(source.name + FORMATS[format].suffix)
+    exported = export(source.build(), path, source.inputs(), format=format, check_inputs=checks)
+    return {
+        "file": str(exported.path),
+        "files": [str(path) for path in exported.files],
+        "format": exported.format,
+        "bytes": exported.bytes,
+        "parity": exported.parity,
+        "runtime": exported.runtime,
+        "dynamic_batch": exported.dynamic_batch,
+    }
+
+
+def bench_models(
+    names: Sequence[str],
+    *,
+    weights: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    runtimes: Sequence[str] = (),
+    threads: int = 1,
+    seconds: float = 3.0,
+    batch_size: int = 1,
+    trust: bool = False,
+) -> list[dict[str, Any]]:
+    """Measure models and files in turn, on every runtime that runs them.
+
+    **Arguments:** `names`: exported files, run folders (their dense and pruned files), or MODELs, which are run by
+    torch and, exported on the way, by the runtimes of files.
+
+    **Returns:** one mapping a model and runtime: `model`, `runtime`, and what `podar.measure` finds or the `reason` why
+    it found nothing.
+    """
+    from podar.measuring import side_by_side
+
+    with tempfile.TemporaryDirectory(prefix="podar-bench-") as scratch:
+        models: list[Any] = []
+        labels: list[str] = []
+        inputs: Any = None
+        for name in names:
+            for label, model, eaten in _opened(name, weights, dict(model_args or {}), trust, Path(scratch)):
+                labels.append(label)
+                models.append(model)
+                inputs = eaten if inputs is None else inputs
+        lines = side_by_side(
+            models, _batch(inputs, batch_size), runtimes=runtimes or None, threads=threads, seconds=seconds
+        )
+        owners = _owners([(line.model, line.runtime) for line in lines], models)
+    return [
+        {
+            "model": labels[owner],
+            "runtime": line.runtime,
+            **(line.measured.to_json() if line.measured else {"reason": line.reason}),
+        }
+        for owner, line in zip(owners, lines)
+    ]
+
+
+def _opened(
+    name: str, weights: str | None, model_args: dict[str, Any], trust: bool, scratch: Path
+) -> Iterator[tuple[str, Any, Any]]:
+    """What one name stands for: (label, file or module, example inputs)."""
+    path = Path(name)
+    if path.suffix.lower() in _FILES:
+        if not path.is_file():
+            raise PodarError(f"there is no file {name}.")
+        yield name, path, file_inputs(path)
+        return
+    exports = _exports(path)
+    if exports:
+        for label, file in exports:
+            yield label, file, file_inputs(file)
+        return
+    from podar.exporters import export
+    from podar.sources import open_source
+
+    source = open_source(name, weights=weights, model_args=model_args, trust=trust)
+    module, inputs = source.build(), source.inputs()
+    with contextlib.suppress(PodarError):  # what cannot be exported is still measured in torch
+        file = scratch / f"{len(list(scratch.iterdir()))}.onnx"
+        export(module, file, inputs)
+        yield name, file, inputs
+    yield name, module, inputs
+
+
+def _exports(folder: Path) -> list[tuple[str, Path]]:
+    """The dense and the pruned file of a run folder, if it has them."""
+    try:
+        exports = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["exports"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [
+        (f"{folder} {half}", folder / files[key])
+        for files in exports.values()
+        for half, key in (("dense", "dense_file"), ("pruned", "file"))
+    ]
+
+
+def file_inputs(path: Path) -> tuple[Tensor, ...]:
+    """Random inputs of the shapes that an exported file takes; sizes that it leaves open are 1.
+
+    **Raises:** `PodarError` for a file that its runtime cannot open.
+    """
+    try:
+        if path.suffix.lower() == ".onnx":
+            session = require("onnxruntime", extra="onnx").InferenceSession(
+                str(path), providers=["CPUExecutionProvider"]
+            )
+            return tuple(_random(i.shape, i.type) for i in session.get_inputs())
+        if path.suffix.lower() == ".xml":
+            model = require("openvino", extra="openvino").Core().read_model(str(path))
+            ports = [(port.get_partial_shape(), port.get_element_type()) for port in model.inputs]
+            return tuple(_random([d.get_length() if d.is_static else None for d in s], str(t)) for s, t in ports)
+        return tuple(_tensors(torch.export.load(path).example_inputs))
+    except PodarError:
+        raise
+    except Exception as error:  # the runtimes' errors share no base class
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise PodarError(f"{path} cannot be opened ({reason}).") from error
+
+
+def _random(shape: Sequence[Any], kind: str) -> Tensor:
+    sizes = [size if isinstance(size, int) and size > 0 else 1 for size in shape]
+    if "int" in kind or "i64" in kind or "i32" in kind:
+        return torch.ones(sizes, dtype=torch.int32 if "32" in kind else torch.int64)
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+
+
+def _batch(inputs: Any, size: int) -> Any:
+    """Example inputs of batch size 1, repeated along axis 0."""
+    if size == 1:
+        return inputs
+    if isinstance(inputs, Tensor):
+        return inputs.repeat(size, *[1] * (inputs.dim() - 1)) if inputs.dim() else inputs
+    if isinstance(inputs, Mapping):
+        return {key: _batch(value, size) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(_batch(value, size) for value in inputs)
+    return inputs
+
+
+def _tensors(inputs: Any) -> Iterator[Tensor]:
+    if isinstance(inputs, Tensor):
+        yield inputs
+    elif isinstance(inputs, (Mapping, tuple, list)):
+        for value in inputs.values() if isinstance(inputs, Mapping) else inputs:
+            yield from _tensors(value)
+
+
+def _owners(lines: Sequence[tuple[str, str]], models: Sequence[Any]) -> list[int]:
+    """To which model each line belongs: lines of one model follow each other, and it has a runtime only once."""
+    names = [str(model) if isinstance(model, Path) else type(model).__name__ for model in models]
+    owners: list[int] = []
+    at, seen = 0, set[str]()
+    for name, runtime in lines:
+        if runtime in seen:
+            at, seen = at + 1, set()
+        while names[at] != name:
+            at, seen = at + 1, set()
+        seen.add(runtime)
+        owners.append(at)
+    return owners
+
+
+def _shapes(inputs: Any) -> str:
+    return ", ".join("×".join(map(str, tensor.shape)) for tensor in _tensors(inputs))

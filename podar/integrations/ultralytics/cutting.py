@@ -1,0 +1,106 @@
+"""Prunes a YOLO: what its outputs must keep, both of its heads in step, costs before and after `fuse()`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from podar.allocate import allocate, parse_target
+from podar.cost import Cost
+from podar.criteria import Scorer, score
+from podar.graph import Graph, trace
+from podar.graph.inputs import ExampleInputs
+from podar.graph.slices import plan_for
+from podar.graph.verify import Expectation
+from podar.integrations.ultralytics.sealing import seal
+from podar.pruning import Result, carry_out
+from podar.reduction import unit_scores
+
+ONE_TO_ONE = "one2one_"  # cv2, cv3 … stand for the one-to-many head, one2one_cv2, one2one_cv3 … for the other
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    target: str | Mapping[str, float | str],
+    importance: str | Scorer = "magnitude",
+    scope: str = "global",
+    ratios: Mapping[str, float] | None = None,
+    protect: Iterable[str] = (),
+    multiple_of: int = 1,
+    data: Any = None,
+    loss: Any = None,
+    verify: bool = True,
+) -> Result:
+    """`podar.prune` for a model of Ultralytics, in place: same arguments, result and errors, with three differences.
+
+    - Class counts and box formats stay; the neck's features, which the model also returns, do not hold their widths.
+    - The one-to-many and the one-to-one head lose the same channels, so that the saving does not lie in the head that
+      `fuse()` drops anyway. A unit is worth the mean of what it is worth in both.
+    - The configuration is sealed: see `podar.integrations.ultralytics.sealing`.
+
+    ```python
+    model = YOLO("yolo26n.pt").model
+    result = prune(model, torch.zeros(1, 3, 320, 320), "macs=0.6")
+    ```
+    """
+    wanted = parse_target(target)
+    graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs))
+    values = unit_scores(graph, in_step(score(importance, model, data, loss)), fallback=model)
+    options: dict[str, Any] = {"scope": scope, "protect": protect, "multiple_of": multiple_of}
+    allocation = allocate(graph, wanted, values, ratios=ratios, **options)
+    uneven = _uneven(graph, allocation.share)
+    if uneven:  # the target was met in the middle of a pair
+        allocation = allocate(graph, wanted, values, ratios={**(ratios or {}), **uneven}, **options)
+    plan = plan_for(graph, allocation.removed)
+    carry_out(model, plan, Expectation(graph, allocation.removed) if verify else None, example_inputs)
+    seal(model)
+    removed = {
+        name: {cut.dim: torch.tensor(cut.removed) for cut in cuts if cut.groups == 1}
+        for name, cuts in plan.cuts.items()
+    }
+    return Result(model, plan, graph.cost(), graph.costs.cost(allocation.share), removed, graph)
+
+
+def kept_outputs(model: nn.Module, example_inputs: ExampleInputs) -> list[str]:
+    """Paths of the outputs that users and losses read: all but the neck's features."""
+    paths = [path for path, _ in trace(model, example_inputs, outputs=()).record.outputs]
+    return [path for path in paths if "feats" not in path.split(".")]
+
+
+def in_step(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give both heads the mean of their scores, wherever their parameters have the same shape."""
+    shared = dict(scores)
+    for name, values in scores.items():
+        twin = name.replace(ONE_TO_ONE, "")
+        if twin != name and twin in shared and shared[twin].shape == values.shape:
+            shared[name] = shared[twin] = (values + shared[twin]) / 2
+    return shared
+
+
+def uneven_heads(model: nn.Module) -> list[str]:
+    """Parameters of the one-to-one head whose shape is not that of their twin; none after `prune`."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    twins = {name: name.replace(ONE_TO_ONE, "") for name in shapes if ONE_TO_ONE in name}
+    return [name for name, twin in twins.items() if twin in shapes and shapes[twin] != shapes[name]]
+
+
+def fused_cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
+    """Cost of what is deployed: batch norms folded away and, where there are two heads, one of them dropped."""
+    fused: Any = copy.deepcopy(model).eval()
+    return trace(fused.fuse(verbose=False), example_inputs).cost()
+
+
+def _uneven(graph: Graph, share: Any) -> dict[str, float]:
+    """For pairs of groups that would lose different numbers: the lesser fraction kept, for both."""
+    kept = {group.name: float(share[list(group.families)].mean()) for group in graph.groups}
+    found: dict[str, float] = {}
+    for name, fraction in kept.items():
+        twin = name.replace(ONE_TO_ONE, "")
+        if twin != name and twin in kept and kept[twin] != fraction:
+            found[name] = found[twin] = min(fraction, kept[twin])
+    return found

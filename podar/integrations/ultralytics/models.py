@@ -1,0 +1,171 @@
+"""Models of Ultralytics by name or file: `yolo26n.yaml`, `yolo26n.pt`, a user's own best.pt."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from podar.compat.torchvision import import_torchvision
+from podar.errors import PodarError, nearest, require
+from podar.integrations import Blueprint
+from podar.integrations._builders import call_builder
+from podar.integrations._inputs import random_images
+from podar.integrations.ultralytics.checkpoint import is_checkpoint, read_checkpoint
+from podar.integrations.yolo import architectures, blueprint
+from podar.weights import read_state
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SIDE", "architectures", "blueprint", "from_checkpoint", "from_yaml", "make_ready"]
+
+SIDE = 320  # pixels; every stride of every family divides it
+# `nn.SiLU()`, `torch.nn.LeakyReLU(0.1)`: Ultralytics evaluates this field of a model's YAML as Python.
+_ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w\s=.,+-]*\)")
+
+
+def make_ready() -> None:
+    """Import Ultralytics so that it neither installs packages nor prints; later imports of its parts are plain ones.
+
+    **Raises:** `PodarError` when it is not installed.
+    """
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    os.environ.setdefault("YOLO_VERBOSE", "false")
+    import_torchvision()
+    require("ultralytics", extra="ultralytics")
+
+
+def from_yaml(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+    """An architecture by the name or path of its YAML, with random weights."""
+    make_ready()
+    from ultralytics.nn import tasks
+
+    path = Path(model).expanduser()
+    if path.is_file():
+        model = str(path.resolve())
+    elif model not in architectures():
+        near = nearest(model, architectures())
+        raise PodarError(
+            f"there is neither a file {model} nor an Ultralytics architecture of this name"
+            + (f"; did you mean {near}?" if near else ".")
+        )
+    config = _asked(tasks.yaml_model_load, model)
+    return _from_config(config, model, model_args, trust)
+
+
+def _from_config(config: Any, model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+    from ultralytics.nn import tasks
+
+    if not isinstance(config, dict) or not {"backbone", "head"} <= set(config):
+        raise PodarError(f"{model} describes no Ultralytics model: it needs the sections backbone and head.")
+    activation = str(config.get("activation", ""))
+    if activation and not trust and not _ACTIVATION.fullmatch(activation):
+        raise PodarError(
+            f"{model}: its activation {activation!r} is more than a torch.nn module with plain arguments, "
+            "and Ultralytics would run it as Python: add --trust if you know where the file comes from."
+        )
+    task = tasks.guess_model_task(config) or "detect"  # RT-DETR's head is not in the guesser's list
+    kwargs = dict(model_args)
+    if "num_classes" in kwargs:
+        kwargs["nc"] = kwargs.pop("num_classes")
+    builder = _model_class(config, task)
+    if builder is None:
+        raise PodarError(f"{model}: podar does not know how Ultralytics builds a model of the task {task!r}.")
+
+    def make() -> nn.Module:
+        built = call_builder(partial(_build, builder, config), kwargs, of=model)
+        built.task = task  # type: ignore[assignment]  # Ultralytics' own loader sets it too
+        return built
+
+    notes = (f"{model} has random weights: give trained ones with --weights FILE, or a .pt as MODEL.",)
+    return Blueprint(make, _inputs, {"model": model, "model_args": kwargs}, notes=notes, read_weights=_read_weights)
+
+
+def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
+    """A state dict or safetensors as everywhere, or the weights of a best.pt that Ultralytics trained."""
+    if path.suffix == ".pt" and is_checkpoint(path):
+        return read_checkpoint(path, trust).state_dict()
+    return read_state(path, trust)
+
+
+def _build(builder: type[nn.Module], config: dict[str, Any], **kwargs: Any) -> nn.Module:
+    return builder(copy.deepcopy(config), verbose=False, **kwargs)  # the builder writes into its configuration
+
+
+def _model_class(config: dict[str, Any], task: str) -> type[nn.Module] | None:
+    """The class that `YOLO(…)` would build: a decoder of RT-DETR, YOLOE and YOLO-World have their own."""
+    from ultralytics.nn import tasks
+
+    heads = {str(layer[2]) for layer in config["head"]}
+    for head, name in (
+        ("RTDETRDecoder", "RTDETRDetectionModel"),
+        ("WorldDetect", "WorldModel"),
+        ("YOLOEDetect", "YOLOEModel"),
+        ("YOLOESegment", "YOLOESegModel"),
+        ("YOLOESegment26", "YOLOESegModel"),
+    ):
+        if head in heads:
+            return getattr(tasks, name, None)
+    names = {
+        "classify": "ClassificationModel",
+        "detect": "DetectionModel",
+        "segment": "SegmentationModel",
+        "pose": "PoseModel",
+        "obb": "OBBModel",
+        "semantic": "SemanticSegmentationModel",
+        "depth": "DepthModel",
+    }
+    return getattr(tasks, names.get(task, ""), None)
+
+
+def from_checkpoint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+    """The model of a .pt that Ultralytics wrote."""
+    make_ready()
+    path = _find_checkpoint(model)
+    if model_args:
+        raise PodarError(
+            f"{model} is a checkpoint and brings its own architecture, so --model-arg has no meaning here: "
+            f"to change it, name an architecture and give the checkpoint as --weights {model}."
+        )
+    return Blueprint(
+        lambda: read_checkpoint(path, trust), _inputs, {"model": str(path), "model_args": {}}, trained=True
+    )
+
+
+def _find_checkpoint(model: str) -> Path:
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.resolve()
+    from ultralytics.utils import ONLINE, downloads
+
+    if model in downloads.GITHUB_ASSETS_NAMES and ONLINE:
+        found = Path(_asked(downloads.attempt_download_asset, model))
+        if found.is_file():
+            return found.resolve()
+    hint = ""
+    if model in downloads.GITHUB_ASSETS_NAMES:
+        hint = f" and it could not be downloaded; {path.stem}.yaml is its architecture with random weights"
+    else:
+        local = [p.name for p in path.parent.glob("*.pt")] if path.parent.is_dir() else []
+        near = nearest(path.name, [*local, *(downloads.GITHUB_ASSETS_NAMES if path.name == model else ())])
+        hint = f"; did you mean {path.with_name(near)}?" if near else ""
+    raise PodarError(f"there is no file {model}{hint}" + ("" if hint.endswith("?") else "."))
+
+
+def _asked(function: Any, *args: Any) -> Any:
+    try:
+        return function(*args)
+    except Exception as error:
+        raise PodarError(f"Ultralytics cannot provide {args[0]}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _inputs(model: nn.Module) -> Tensor:
+    config: Any = getattr(model, "yaml", None)
+    channels = config.get("channels", config.get("ch", 3)) if isinstance(config, dict) else 3
+    return random_images(int(channels or 3), SIDE, SIDE).sigmoid()

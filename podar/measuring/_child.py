@@ -1,0 +1,54 @@
+"""The child process of `podar.measuring.memory`: reads a request on stdin, runs one model, prints its peak memory."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+from podar.errors import PodarError
+from podar.measuring.memory import resident_peak
+from podar.measuring.runtimes import RUNTIMES, as_for_serving
+
+_RUNS = 5  # runtimes grow their arenas in the first two or three
+
+
+def main() -> int:
+    request: dict[str, Any] = json.load(sys.stdin)
+    runtime = RUNTIMES[request["runtime"]]
+    importlib.import_module(runtime.package)
+    if request.get("torchvision"):  # the model's code may import it, and it may lack operators on this machine
+        from podar.compat.torchvision import import_torchvision
+
+        import_torchvision()
+    baseline = resident_peak()
+    try:
+        model, inputs = _load(request)
+        opened = runtime.open(model, inputs, request["threads"])
+        with as_for_serving(model, request["threads"]):
+            for _ in range(_RUNS):
+                opened.run()
+    except PodarError as error:
+        print(json.dumps({"error": str(error)}))
+        return 1
+    print(json.dumps({"baseline": baseline, "peak": resident_peak()}))
+    return 0
+
+
+def _load(request: dict[str, Any]) -> tuple[Any, Any]:
+    if "arrays" in request:
+        with np.load(request["arrays"]) as stored:
+            return request["file"], {name: stored[f"arr_{i}"] for i, name in enumerate(request["names"])}
+    import torch
+
+    if "tensors" in request:
+        return request["file"], torch.load(request["tensors"], weights_only=True)
+    # Our own parent wrote this pickle a moment ago, into a folder that only this user can write to.
+    return torch.load(request["module"], weights_only=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

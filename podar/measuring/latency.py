@@ -1,0 +1,150 @@
+"""The one timing discipline: warm up until stable, then run the candidates in turn (A, B, A, B …)."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from podar.errors import UsageError
+
+# One turn lasts about this long: long against the clock and the energy counter's 1 ms steps, short against the
+# seconds over which a shared machine changes its speed.
+_TURN_SECONDS = 0.02
+_WARM_UP_SECONDS = 1.0
+_LEAST_TURNS = 10  # unless a model is so slow that they would take five times the time asked for; then 3
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one candidate showed.
+
+    - `samples_ms`: every timed run, in order.
+    - `turns_ms`: the median run of each turn. Turn *k* of every candidate lies within the same fraction of a second,
+      so `median(b.turns_ms[k] / a.turns_ms[k])` is a ratio that a shared machine's drift does not touch.
+    - `joules`: energy per run, or None without a meter.
+    """
+
+    samples_ms: tuple[float, ...]
+    turns_ms: tuple[float, ...]
+    joules: float | None = None
+
+    @property
+    def p50(self) -> float:
+        return percentile(self.samples_ms, 50)
+
+    @property
+    def p95(self) -> float:
+        return percentile(self.samples_ms, 95)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One measurement of several candidates: their figures, and the order in which their turns were run."""
+
+    timed: dict[str, Timed]
+    schedule: tuple[str, ...]
+
+
+def time_in_turn(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    seconds: float = 2.0,
+    read_joules: Callable[[], float] | None = None,
+) -> Session:
+    """Time callables against each other.
+
+    Each is first run until two successive handfuls agree within 5 % (at most one second). Then they take turns of
+    about 20 ms, one after the other; each turn begins with one run that is not counted, since the candidate before
+    it has filled the caches with its own weights (left out where a single run fills the turn).
+
+    **Arguments:**
+
+    - `runs`: name → a callable that runs the candidate once and waits for its result.
+    - `seconds`: time to spend on each candidate after the warm-up; a slow one gets ten turns all the same (three where
+      ten would take five times as long).
+    - `read_joules`: a counter of joules drawn so far (`podar.measuring.energy`).
+
+    **Returns:** a `Session`.
+
+    **Raises:** `UsageError` where there is nothing to run or no time to run it in.
+
+    ```python
+    >>> session = time_in_turn({"a": lambda: None, "b": lambda: None}, seconds=0.1)
+    >>> session.schedule[:4]
+    ('a', 'b', 'a', 'b')
+
+    ```
+    """
+    if not runs:
+        raise UsageError("nothing to measure: give at least one model.")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UsageError(f"seconds is {seconds}: give a time above 0.")
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    turns: dict[str, list[float]] = {name: [] for name in runs}
+    joules: dict[str, float] = dict.fromkeys(runs, 0.0)
+    counted: dict[str, int] = dict.fromkeys(runs, 0)
+    schedule: list[str] = []
+
+    collecting = gc.isenabled()
+    gc.disable()  # a collection in the middle of a run would be counted as the model's
+    try:
+        per_turn = {name: max(1, min(1000, round(_TURN_SECONDS / warm_up(run)))) for name, run in runs.items()}
+        start = time.perf_counter()
+        while not _enough(len(schedule) // len(runs), time.perf_counter() - start, seconds * len(runs)):
+            for name, run in runs.items():
+                count = per_turn[name]
+                if count > 1:
+                    run()
+                before = read_joules() if read_joules else 0.0
+                turn = [_seconds(run) * 1e3 for _ in range(count)]
+                joules[name] += (read_joules() if read_joules else 0.0) - before
+                counted[name] += count
+                samples[name] += turn
+                turns[name].append(statistics.median(turn))
+                schedule.append(name)
+    finally:
+        if collecting:
+            gc.enable()
+    timed = {
+        name: Timed(tuple(samples[name]), tuple(turns[name]), joules[name] / counted[name] if read_joules else None)
+        for name in runs
+    }
+    return Session(timed, tuple(schedule))
+
+
+def warm_up(run: Callable[[], object]) -> float:
+    """Run until stable; the seconds that one run then takes."""
+    run()  # the first run allocates, chooses kernels, faults pages in
+    end = time.perf_counter() + _WARM_UP_SECONDS
+    last = math.inf
+    while True:
+        handful = [_seconds(run)]
+        while len(handful) < 5 and time.perf_counter() < end:
+            handful.append(_seconds(run))
+        now = max(statistics.median(handful), 1e-7)
+        if abs(now - last) <= 0.05 * now or time.perf_counter() >= end:
+            return now
+        last = now
+
+
+def _enough(turns: int, elapsed: float, budget: float) -> bool:
+    return elapsed >= budget and (turns >= _LEAST_TURNS or (turns >= 3 and elapsed >= 5 * budget))
+
+
+def percentile(values: tuple[float, ...], percent: float) -> float:
+    """The value below which `percent` of the values lie, interpolated linearly between neighbours."""
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start) * 1e-9

@@ -1,0 +1,217 @@
+"""Recipe: which stages make a model smaller, in what order, with what options. Plain data, YAML in and out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+
+from podar.errors import PodarError, UsageError, nearest
+
+# Runtimes pad widths to their vector blocks: other widths cost what the next multiple costs, or more.
+LIKED_MULTIPLE = {"onnx": 8, "openvino": 8}
+
+
+class Stage(BaseModel):
+    """Options of one stage; `title` is its name in a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    title: ClassVar[str]
+
+
+class Prune(Stage):
+    """Cut channels, heads and units: the arguments of `podar.prune`. `multiple_of` None: what the exported file's
+    runtime likes, 1 without an export."""
+
+    title = "prune"
+    target: str
+    importance: str = "magnitude"
+    scope: str = "global"
+    ratios: dict[str, float] = {}
+    protect: tuple[str, ...] = ()
+    multiple_of: int | None = Field(default=None, ge=1)
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _target_text(cls, value: Any) -> Any:
+        """`target: {macs: 0.5}` reads better in YAML than "macs=0.5"; both are taken."""
+        if isinstance(value, Mapping) and len(value) == 1:
+            return "=".join(str(part) for part in next(iter(value.items())))
+        return value
+
+
+class Finetune(Stage):
+    """Train the cut model: the options of `podar.finetune`. `distill`: the unpruned model is the teacher."""
+
+    title = "finetune"
+    epochs: int = Field(default=5, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=128, ge=1)
+    seconds: float | None = Field(default=None, gt=0)
+    distill: bool = True
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+
+
+class Export(Stage):
+    """Write deployable files, of the dense and of the pruned model, each checked against its model."""
+
+    title = "export"
+    formats: tuple[str, ...] = Field(min_length=1)
+
+
+class Measure(Stage):
+    """Measure dense and pruned in turn: the first exported format, or torch where nothing was exported."""
+
+    title = "measure"
+    seconds: float = Field(default=3.0, gt=0)
+    threads: int = Field(default=1, ge=1)
+
+
+STAGES: dict[str, type[Stage]] = {stage.title: stage for stage in (Prune, Finetune, Export, Measure)}
+
+
+class Recipe(BaseModel):
+    """A model, its data, and the stages it goes through.
+
+    In YAML each stage is a mapping of one key, its title:
+
+    ```yaml
+    model: timm:resnet18
+    model_args: {num_classes: 10}
+    weights: resnet18.safetensors
+    data: photographs/
+    stages:
+      - prune: {target: macs=0.5, scope: isomorphic}
+      - finetune: {epochs: 10}
+      - export: {formats: [onnx]}
+      - measure: {threads: 1}
+    ```
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str | None = None
+    model: str
+    model_args: dict[str, Any] = {}
+    weights: str | None = None
+    data: str | None = None
+    image_size: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    stages: tuple[Prune | Finetune | Export | Measure, ...] = Field(min_length=1)
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _stages_by_title(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("stages is a list, such as - prune: {target: macs=0.5}")
+        return tuple(stage if isinstance(stage, Stage) else _stage(stage) for stage in value)
+
+    @model_validator(mode="after")
+    def _order(self) -> Recipe:
+        """What later stages need must come before them."""
+        titles = [stage.title for stage in self.stages]
+        for single in ("export", "measure"):
+            if titles.count(single) > 1:
+                raise ValueError(f"{single} stands twice among the stages; once is enough")
+            if single in titles and set(titles[titles.index(single) :]) & {"prune", "finetune"}:
+                raise ValueError(f"{single} comes before a stage that changes the model; move it to the end")
+        if "measure" in titles and "export" in titles[titles.index("measure") :]:
+            raise ValueError("measure comes before export; exchange them, so that the exported file is measured")
+        if "finetune" in titles and self.data is None:
+            raise ValueError("finetune needs a data set; add data: NAME (--data on the command line)")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _with_titles(self, plain: Any) -> dict[str, Any]:
+        return {**plain(self), "stages": [{stage.title: stage.model_dump(mode="json")} for stage in self.stages]}
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Names of the formats that the recipe exports, the one to measure first."""
+        return next((stage.formats for stage in self.stages if isinstance(stage, Export)), ())
+
+
+def make(data: Mapping[str, Any], of: str = "the recipe") -> Recipe:
+    """A recipe from plain data.
+
+    **Arguments:** `of`: where the data come from, for messages.
+
+    **Raises:** `UsageError` that names the first key that is wrong, what is wrong with it, and the nearest known key.
+
+    ```python
+    >>> make({"model": "timm:resnet18", "stages": [{"prune": {"target": "macs=0.5"}}]}).stages[0].target
+    'macs=0.5'
+
+    ```
+    """
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(f"{of}: {_first(error)}.") from error
+
+
+def read(path: str | os.PathLike[str]) -> Recipe:
+    """Read a recipe from a YAML file.
+
+    **Raises:** `PodarError` for a missing file or one that is not YAML; `UsageError` as `make`.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        folder = Path(path).parent
+        near = nearest(Path(path).name, [p.name for p in folder.iterdir()]) if folder.is_dir() else None
+        hint = f"; did you mean {folder / near}?" if near else "."
+        raise PodarError(f"there is no recipe {path}{hint}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise PodarError(f"the recipe {path} cannot be read: {reason}.") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"the recipe {path} is no mapping: begin with model: and stages:.")
+    return make(data, of=str(path))
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML that `read` takes, without what is left at its default."""
+    plain = recipe.model_dump(mode="json", exclude_defaults=True)
+    plain["stages"] = [{stage.title: stage.model_dump(mode="json", exclude_defaults=True)} for stage in recipe.stages]
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _stage(value: Any) -> Stage:
+    """One stage from `{title: options}`, or from its bare title where every option has a default."""
+    if isinstance(value, str):
+        value = {value: None}
+    if not isinstance(value, Mapping) or len(value) != 1:
+        raise ValueError(f"{value!r} is no stage; write its name and its options, such as prune: {{target: macs=0.5}}")
+    title, options = next(iter(value.items()))
+    if title not in STAGES:
+        near = nearest(str(title), STAGES)
+        raise ValueError(
+            f"there is no stage {title!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(STAGES)}")
+        )
+    try:
+        return STAGES[title].model_validate(options or {})
+    except ValidationError as error:
+        raise ValueError(f"{title}: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first thing that a validation found wrong, as one sentence without a full stop."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    if problem["type"] == "extra_forbidden":
+        known = {**Recipe.model_fields}
+        for stage in STAGES.values():
+            known.update(stage.model_fields)
+        near = nearest(place, known)
+        return f"{place} is no option" + (f"; did you mean {near}?" if near else "")
+    text = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return text
+    return f"{place} is {problem['input']!r}, {text[:1].lower()}{text[1:]}"

@@ -1,0 +1,259 @@
+"""MODEL and DATA, as the command line writes them, become one frozen Source: build, inputs, train, evaluate."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from podar import integrations
+from podar.errors import PodarError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from podar.data import Dataset
+    from podar.recover import History
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model and its data, ready for a run.
+
+    - `name`: short name for tables and files, e.g. `resnet18`.
+    - `build`: makes the model with its weights, in eval mode; every call makes an equal one.
+    - `dense`: makes the architecture as it was before any pruning; `podar.load` takes it as its `build`. It differs
+      from `build` where the model itself comes from a folder that podar saved.
+    - `inputs`: example inputs for it (tensor, tuple or dict of keyword arguments), batch size 1.
+    - `data`: the data set, in the shape that the model eats; None where none was named.
+    - `train(model, **options)`: fine-tunes a classifier on the data: `podar.finetune`, same options.
+    - `evaluate(model)`: `{"accuracy": fraction}` on the test split.
+    - `spec`: plain JSON data from which `open_source` builds the same dense architecture; run folders keep it as
+      source.json.
+    - `notes`: what the user should know, one sentence each: converted images, untrained weights.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    dense: Callable[[], nn.Module]
+    inputs: Callable[[], Any]
+    data: Dataset | None
+    train: Callable[..., History]
+    evaluate: Callable[[nn.Module], dict[str, float]]
+    spec: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def open_source(
+    model: str,
+    data: str | None = None,
+    *,
+    weights: str | Path | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    trust: bool = False,
+    image_size: int | None = None,
+) -> Source:
+    """Find a model and a data set by their names, and check that they belong together.
+
+    **Arguments:**
+
+    - `model`: `timm:resnet18`, `torchvision:resnet50`, `transformers:FOLDER`, `yolo26n.yaml`, `yolo26n.pt`,
+      `file.py:function`, a folder that podar saved, or `demo`.
+    - `data`: a name or path that `podar.data.load` takes, or None.
+    - `weights`: a checkpoint for the model: safetensors, a state dict that `torch.save` wrote, or a folder that
+      podar saved from this architecture.
+    - `model_args`: arguments of the model's constructor.
+    - `trust`: load pickles that hold more than tensors, and run code that a model's folder brings along.
+    - `image_size`: side in pixels to which images are brought; None: the data set's own, if the model takes it.
+
+    **Raises:** `PodarError` for anything missing, unknown, damaged, not finite, or of clashing shapes or classes.
+
+    ```python
+    source = open_source("timm:resnet18", "fashion-mnist", model_args={"num_classes": 10, "in_chans": 1})
+    model = source.build()
+    ```
+    """
+    kind = integrations.find(model)
+    if kind is None:
+        raise PodarError(_unknown(model))
+    blueprint = kind.blueprint(model, dict(model_args or {}), trust)
+    build = _with_weights(blueprint, model, weights, trust)
+    first = build()
+    notes = list(blueprint.notes) if weights is None else []  # they speak of the weights that the model came with
+    dataset = None
+    if data is not None:
+        dataset, converted = _fitting_data(first, blueprint, model, data, image_size)
+        notes += converted
+        _check_classes(first, dataset, model)
+
+    def inputs() -> Any:
+        if dataset is None:
+            return blueprint.inputs(first)
+        image: Tensor = dataset.train[0][0]
+        return image.unsqueeze(0)
+
+    def train(trained: nn.Module, **options: Any) -> History:
+        from podar.recover import finetune
+
+        return finetune(trained, _needed(dataset), **options)
+
+    def evaluate(measured: nn.Module) -> dict[str, float]:
+        from podar.recover import accuracy
+
+        return {"accuracy": accuracy(measured, _needed(dataset).test)}
+
+    dense = blueprint.dense or blueprint.make
+    return Source(_short_name(model), build, dense, inputs, dataset, train, evaluate, blueprint.spec, tuple(notes))
+
+
+def parse_model_args(pairs: Iterable[str]) -> dict[str, Any]:
+    """Turn `["num_classes=10", "act=relu"]` into `{"num_classes": 10, "act": "relu"}`: Python literals, else text.
+
+    **Raises:** `UsageError` where a pair has no name or no `=`.
+
+    ```python
+    >>> parse_model_args(["depths=(2, 2)", "pretrained=False", "act=relu"])
+    {'depths': (2, 2), 'pretrained': False, 'act': 'relu'}
+
+    ```
+    """
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--model-arg {pair}: write name=value, for example num_classes=10.")
+        try:
+            parsed[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            parsed[name] = value
+    return parsed
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Every MODEL that begins so, for shell completion; libraries that are not installed are passed over."""
+    found: list[str] = []
+    for kind in integrations.kinds():
+        try:
+            found += [name for name in kind.complete(incomplete) if name.startswith(incomplete)]
+        except PodarError:
+            continue
+    return sorted(found)
+
+
+def _with_weights(
+    blueprint: integrations.Blueprint, model: str, weights: str | Path | None, trust: bool
+) -> Callable[[], nn.Module]:
+    from podar.integrations.saved import is_saved
+    from podar.weights import check_finite, load_weights, read_state
+
+    read = blueprint.read_weights or read_state
+    replayed = weights is not None and is_saved(weights)
+    state = None if weights is None or replayed else read(Path(weights), trust)
+
+    def build() -> nn.Module:
+        if weights is not None and replayed:
+            from podar.saving import load
+
+            built = load(Path(weights), blueprint.make)
+        else:
+            built = blueprint.make()
+            if state is not None:
+                load_weights(built, state, of=str(weights))
+        check_finite(built, of=str(weights or model))
+        return built.eval()
+
+    return build
+
+
+def _fitting_data(
+    model: nn.Module, blueprint: integrations.Blueprint, name: str, spec: str, image_size: int | None
+) -> tuple[Dataset, list[str]]:
+    """Load the data in a shape that the model takes: its own, else with other channels, else in another size."""
+    import torch
+
+    from podar import data
+    from podar.integrations._inputs import random_images, runs
+
+    dataset = data.load(spec, image_size=image_size)
+    channels, height, width = dataset.shape
+    if runs(model, random_images(channels, height, width)):
+        return dataset, []
+    own = blueprint.inputs(model)
+    if isinstance(own, dict):
+        own = own.get("pixel_values")
+    if not isinstance(own, torch.Tensor) or own.dim() != 4:
+        raise PodarError(f"{name} takes no images, and {spec} is a data set of images.")
+    own_channels, own_side = own.shape[1], own.shape[3]
+    sides = [image_size] if image_size else sorted({side for side in (32, 64, 128, 224) if side > width} | {own_side})
+    shapes = [(own_channels, height, width)] if image_size is None else []
+    shapes += [(own_channels, side, side) for side in sides]
+    for shape in shapes:
+        if runs(model, random_images(*shape)):
+            side = None if shape[1:] == (height, width) else shape[1]
+            converted = data.load(spec, image_size=side, channels=shape[0])
+            was, now = ("×".join(map(str, s)) for s in (dataset.shape, converted.shape))
+            return converted, [f"the images of {spec} are {was} and go into {name} as {now}."]
+    raise PodarError(
+        f"{name} takes images of {own_channels}×{own_side}×{own_side}, and {spec} cannot be brought to that."
+    )
+
+
+def _check_classes(model: nn.Module, dataset: Dataset, name: str) -> None:
+    import torch
+
+    from podar.graph.inputs import call
+
+    with torch.no_grad():
+        outputs = call(model, dataset.train[0][0].unsqueeze(0))
+    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs
+    if isinstance(logits, (tuple, list)):
+        logits = logits[0]
+    shape = tuple(getattr(logits, "shape", ()))
+    if len(shape) != 2:
+        raise PodarError(f"{name} is no classifier (its output has the shape {shape}), and {dataset.name} has classes.")
+    if shape[1] != len(dataset.classes):
+        count = len(dataset.classes)
+        raise PodarError(
+            f"{dataset.name} has {count} classes and {name} has {shape[1]} outputs: add "
+            f"--model-arg num_classes={count}."
+        )
+
+
+def _needed(dataset: Dataset | None) -> Dataset:
+    if dataset is None:
+        raise PodarError("training and accuracy need a data set: name one with --data.")
+    return dataset
+
+
+def _short_name(model: str) -> str:
+    stem = model.rstrip("/").rpartition(":")[2]
+    path = Path(stem)
+    return path.stem if path.suffix in (".pt", ".yaml", ".yml") else path.name
+
+
+def _unknown(model: str) -> str:
+    """What to say of a MODEL that no kind accepts."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return f"the folder {model} holds no pruned model: podar looks for plan.json and model.safetensors in it."
+    if path.is_file():
+        return f"{model} is no model: give a checkpoint as --weights beside the MODEL that it belongs to."
+    prefix, colon, rest = model.partition(":")
+    prefixes = [
+        kind.form.partition(":")[0] for kind in integrations.kinds() if ":" in kind.form and "." not in kind.form
+    ]
+    if colon:
+        near = nearest(prefix, prefixes)
+        return f"there is no kind of model {prefix!r}" + (f"; did you mean {near}:{rest}?" if near else ".")
+    names = {
+        name.rpartition(":")[2]: name
+        for known in (*prefixes, "")
+        for name in complete_model(f"{known}:" if known else "yolo")
+    }
+    near = nearest(model, names)
+    if near:
+        return f"there is no model {model!r}; did you mean {names[near]}?"
+    forms = ", ".join(kind.form for kind in integrations.kinds())
+    return f"there is no model or folder {model!r}: write one of {forms}."

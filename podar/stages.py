@@ -1,0 +1,370 @@
+"""What each stage of a run does: one function a stage, from a Job to what it adds to the summary."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from podar.errors import UsageError, nearest
+from podar.files import write_atomic
+from podar.recipes import LIKED_MULTIPLE, Export, Finetune, Measure, Prune, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from podar.data import Split
+    from podar.graph import Graph
+    from podar.sources import Source
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+_PICTURES = 12  # in the report
+_SEARCHED = 1000  # test pictures among which the two networks' disagreements are looked for
+_SHOWN_SIDE = 160  # pixels
+
+
+@dataclass
+class Job:
+    """A run in the making: its parts, the model as the stages so far left it, and what they found.
+
+    - `files`: the folder of finished files, which become the run folder; `scratch`: a folder for checkpoints.
+    - `found`: the summary so far.
+    """
+
+    recipe: Recipe
+    source: Source
+    model: nn.Module
+    files: Path
+    scratch: Path
+    found: dict[str, Any]
+    progress: Progress
+    _dense: list[nn.Module] = field(default_factory=list)
+
+    @property
+    def dense(self) -> nn.Module:
+        """The model before the run; built when it is first asked for."""
+        if not self._dense:
+            self._dense.append(self.source.build())
+        return self._dense[0]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage as a run carries it out. `name` is what the user sees; `changes_model`: the model is saved after it."""
+
+    name: str
+    do: Callable[[Job], dict[str, Any]]
+    changes_model: bool = False
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse names and targets that make no sense, before anything is loaded.
+
+    **Raises:** `UsageError`.
+    """
+    from podar.allocate import SCOPES, parse_target
+    from podar.criteria import CRITERIA
+
+    for stage in recipe.stages:
+        if isinstance(stage, Prune):
+            parse_target(stage.target)
+            _known("scope", stage.scope, SCOPES)
+            _known("importance", stage.importance, CRITERIA)
+            for pattern, kept in stage.ratios.items():
+                if not 0 < kept <= 1:
+                    raise UsageError(f"ratio {pattern}={kept:g}: give the fraction to keep, above 0 and at most 1.")
+        elif isinstance(stage, Export):
+            for name in stage.formats:
+                check_format(name)
+
+
+def check_format(name: str) -> None:
+    """Refuse a name that no export format bears, with the nearest that one does.
+
+    **Raises:** `UsageError`.
+    """
+    from podar.exporters import FORMATS
+
+    _known("export format", name, FORMATS)
+
+
+def steps(recipe: Recipe) -> list[Step]:
+    """The steps of a recipe in order: its stages, and what always stands before and after them."""
+    with_data = recipe.data is not None
+    found = [Step("evaluate dense", evaluate_dense)]
+    for stage in recipe.stages:
+        if isinstance(stage, Prune):
+            found.append(Step("prune", _bound(prune, stage), changes_model=True))
+            if with_data:
+                found.append(Step("recalibrate", recalibrate, changes_model=True))
+        elif isinstance(stage, Finetune):
+            found.append(Step("fine-tune", _bound(fine_tune, stage), changes_model=True))
+    found.append(Step("evaluate", evaluate))
+    for stage in recipe.stages:
+        if isinstance(stage, Export):
+            found.append(Step("export", _bound(export, stage)))
+        elif isinstance(stage, Measure):
+            found.append(Step("measure", _bound(measure, stage)))
+    return _numbered(found)
+
+
+def evaluate_dense(job: Job) -> dict[str, Any]:
+    """Costs, accuracy and frozen axes of the model as it came."""
+    from podar.graph import trace
+
+    graph = trace(job.model, job.source.inputs())
+    before = {**_costs(graph), **_quality(job)}
+    return {
+        "before": before,
+        "frozen": [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen],
+        "points": _point("dense", "dense", before),
+        "notes": [_sentence(note) for note in job.source.notes],
+    }
+
+
+def prune(job: Job, options: Prune) -> dict[str, Any]:
+    """Cut the model to the target."""
+    from podar.pruning import prune as cut
+
+    multiple_of = options.multiple_of or max((LIKED_MULTIPLE.get(f, 1) for f in job.recipe.formats), default=1)
+    result = cut(
+        job.model,
+        job.source.inputs(),
+        options.target,
+        importance=options.importance,
+        scope=options.scope,
+        ratios=options.ratios or None,
+        protect=options.protect,
+        multiple_of=multiple_of,
+        data=None if job.source.data is None else _Batches(job.source.data.train, job.recipe.seed),
+    )
+    share = result.graph.share(result.graph.removed_units(result.plan))
+    first = {layer["name"]: layer["before"] for layer in job.found.get("layers", ())}
+    layers = [
+        {
+            "name": group.name,
+            "kind": group.kind,
+            "before": first.get(group.name, group.size),
+            "after": round(group.size * float(share[list(group.families)].mean())),
+        }
+        for group in result.graph.groups
+    ]
+    return {"layers": layers, "target": options.target, "multiple_of": multiple_of}
+
+
+def recalibrate(job: Job) -> dict[str, Any]:
+    """Let batch norms see their new inputs, and see what the cut alone costs."""
+    from podar.recover import recalibrate as renew
+
+    assert job.source.data is not None  # steps() puts this step in only where data are
+    renew(job.model, job.source.data.train)
+    from podar.graph import trace
+
+    state = {**_costs(trace(job.model, job.source.inputs())), **_quality(job)}
+    return {"points": [*job.found["points"], *_point("cut", "cut", state)]}
+
+
+def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
+    """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
+    was_cut = bool(job.found.get("layers"))
+    history = job.source.train(
+        job.model,
+        epochs=options.epochs,
+        lr=options.lr,
+        batch_size=options.batch_size,
+        seconds=options.seconds,
+        label_smoothing=options.label_smoothing,
+        teacher=job.dense if options.distill and was_cut else None,
+        checkpoint=job.scratch / "fine-tune.checkpoint",
+        seed=job.recipe.seed,
+        progress=job.progress,
+    )
+    earlier = job.found.get("history", [])
+    offset = max((epoch["epoch"] for epoch in earlier), default=0)
+    fragment: dict[str, Any] = {
+        "history": [*earlier, *({**epoch, "epoch": epoch["epoch"] + offset} for epoch in history.epochs)],
+        "precision": history.precision,
+    }
+    if history.stopped:
+        fragment["notes"] = [*job.found.get("notes", []), _sentence(f"fine-tuning stopped early: {history.stopped}")]
+    return fragment
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """Costs and accuracy of the model as the stages left it, and pictures with both models' answers."""
+    from podar.graph import trace
+
+    after = {**_costs(trace(job.model, job.source.inputs())), **_quality(job)}
+    tuned = "history" in job.found
+    points = [*job.found["points"], *_point("fine-tuned" if tuned else "pruned", "final", after)]
+    if not tuned:  # the last cut is the end of the way
+        points = [point for point in points if point["stage"] != "cut"]
+    return {"after": after, "points": points, "pictures": _pictures(job)}
+
+
+def export(job: Job, options: Export) -> dict[str, Any]:
+    """Write the pruned model in every format, and the dense one beside it for comparison."""
+    from podar.exporters import FORMATS
+    from podar.exporters import export as write
+
+    inputs, checks = job.source.inputs(), None
+    if job.source.data is not None:
+        checks, _ = first(job.source.data.test, 8)
+    files: dict[str, Any] = {}
+    for at, name in enumerate(options.formats):
+        job.progress("export", at, len(options.formats), {})
+        suffix = FORMATS[name].suffix
+        pruned = write(job.model, job.files / f"model{suffix}", inputs, format=name, check_inputs=checks)
+        dense = write(job.dense, job.files / f"dense{suffix}", inputs, format=name, check_inputs=checks)
+        files[name] = {
+            "file": pruned.path.name,
+            "dense_file": dense.path.name,
+            "parity": pruned.parity,
+            "bytes": pruned.bytes,
+            "dense_bytes": dense.bytes,
+            "runtime": pruned.runtime,
+        }
+    return {"exports": files}
+
+
+def measure(job: Job, options: Measure) -> dict[str, Any]:
+    """Latency, memory and energy of dense and pruned in turn, in the runtime that serves the file."""
+    from podar.measuring import compare, latency_ratio
+
+    files = next(iter(job.found.get("exports", {}).values()), None)
+    before, after = (job.files / files["dense_file"], job.files / files["file"]) if files else (job.dense, job.model)
+    both = compare(
+        {"before": before, "after": after}, job.source.inputs(), threads=options.threads, seconds=options.seconds
+    )
+    kept = ("bytes", "latency_ms", "memory_bytes", "memory_baseline_bytes", "energy_joules")
+    halves = {half: {k: v for k, v in m.to_json().items() if k in kept} for half, m in both.items()}
+    missing = {**both["before"].missing, **both["after"].missing}
+    notes = [
+        f"{name} was not measured: {missing[key]}"
+        for key, name in (("memory_bytes", "Memory"), ("energy_joules", "Energy"))
+        if key in missing
+    ]
+    median = {"dense": both["before"].latency_ms["p50"], "final": both["after"].latency_ms["p50"]}
+    median["cut"] = median["final"]  # the same layers with other weights
+    return {
+        **halves,
+        "latency_ratio": latency_ratio(both["before"], both["after"]),
+        "processor": both["after"].processor.to_json(),
+        "points": [{**point, "latency_ms": median.get(point["stage"])} for point in job.found["points"]],
+        "notes": [*job.found.get("notes", []), *map(_sentence, notes)],
+    }
+
+
+class _Batches:
+    """A few batches (images, labels) of the training data, for criteria that need them; read only when asked for."""
+
+    def __init__(self, train: Split, seed: int, batches: int = 8, size: int = 64) -> None:
+        self._train = train
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        self._places = order[: batches * size].split(size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self._train.batch(places) for places in self._places)
+
+
+def first(split: Split, count: int) -> tuple[Tensor, Tensor]:
+    """The first images of a split, and their classes."""
+    return split.batch(torch.arange(min(count, len(split))))
+
+
+def _costs(graph: Graph) -> dict[str, int]:
+    """Parameters and MACs; `bytes` and `memory_bytes` are the deployable file's and come from measuring it."""
+    cost = graph.cost()
+    return {"params": cost.params, "macs": cost.macs, "bytes": cost.bytes, "activation_bytes": cost.memory_bytes}
+
+
+def _quality(job: Job) -> dict[str, float]:
+    return job.source.evaluate(job.model) if job.source.data is not None else {}
+
+
+def _point(name: str, stage: str, state: dict[str, Any]) -> list[dict[str, Any]]:
+    quality = state.get("accuracy", state.get("map50_95"))
+    if quality is None:
+        return []
+    return [{"name": name, "stage": stage, "accuracy": quality, "macs": state["macs"]}]
+
+
+def _pictures(job: Job) -> list[dict[str, Any]]:
+    """A few test pictures as PNG files, with both models' answers; those on which the two disagree come first."""
+    data = job.source.data
+    if data is None:
+        return []
+    images, labels = first(data.test, _SEARCHED)
+    before, after = (_answers(model, images) for model in (job.dense, job.model))
+    differ = [i for i in range(len(images)) if before[i][0] != after[i][0]]
+    others = [i for i in range(len(images)) if before[i][0] == after[i][0]]
+    chosen = differ[: _PICTURES // 2]
+    chosen += others[: _PICTURES - len(chosen)]
+    shown = []
+    for number, i in enumerate(chosen):
+        name = f"pictures/{number:02d}.png"
+        write_atomic(job.files / name, _png(data.test.restored(images[i])))
+        shown.append({"file": name, "label": data.classes[int(labels[i])]})
+        for half, (said, confidence) in (("before", before[i]), ("after", after[i])):
+            shown[-1] |= {half: data.classes[said], f"{half}_confidence": confidence}
+    return shown
+
+
+def _answers(model: nn.Module, images: Tensor) -> list[tuple[int, float]]:
+    """Class and confidence for each image."""
+    model.eval()
+    found: list[tuple[int, float]] = []
+    with torch.no_grad():
+        for batch in images.split(128):
+            output = model(batch)
+            logits = output["logits"] if isinstance(output, dict) else getattr(output, "logits", output)
+            best = logits.float().softmax(dim=1).max(dim=1)
+            found += zip(best.indices.tolist(), best.values.tolist())
+    return found
+
+
+def _png(image: Tensor) -> bytes:
+    """A picture `(C, H, W)` of values from 0 to 1, at most `_SHOWN_SIDE` pixels wide or high."""
+    from PIL import Image
+
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    written = io.BytesIO()
+    picture.save(written, "PNG", optimize=True)
+    return written.getvalue()
+
+
+def _bound(function: Callable[..., dict[str, Any]], options: Any) -> Callable[[Job], dict[str, Any]]:
+    return lambda job: function(job, options)
+
+
+def _numbered(found: list[Step]) -> list[Step]:
+    """Steps that repeat get a number, since a run remembers its steps by name."""
+    seen: dict[str, int] = {}
+    numbered = []
+    for step in found:
+        seen[step.name] = seen.get(step.name, 0) + 1
+        again = f" {seen[step.name]}" if seen[step.name] > 1 else ""
+        numbered.append(Step(step.name + again, step.do, step.changes_model))
+    return numbered
+
+
+def _known(what: str, name: str, choices: Any) -> None:
+    if name not in choices:
+        near = nearest(name, choices)
+        raise UsageError(
+            f"there is no {what} {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(choices)}.")
+        )
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    if text.partition(" ")[0].isalpha():  # a name such as timm:resnet18 keeps its letters
+        text = text[:1].upper() + text[1:]
+    return text + ("" if text.endswith((".", "!", "?")) else ".")
