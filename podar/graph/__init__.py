@@ -1,5 +1,6 @@
 """What must go together: the traced graph of a model."""
 
+from podar.graph import composites as _composites
 from podar.graph import rules as _rules
 from podar.graph import views as _views
 from podar.graph.graph import Graph, Group, trace
@@ -7,4 +8,4 @@ from podar.graph.trace import Tracer, rule
 
 __all__ = ["Graph", "Group", "Tracer", "rule", "trace"]
 
-del _rules, _views
+del _composites, _rules, _views

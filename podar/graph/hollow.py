@@ -182,17 +182,6 @@ def _meet(a: Tensor, b: Tensor) -> None:
         raise RuntimeError(f"matrices of shape {tuple(a.shape)} and {tuple(b.shape)} do not fit")
 
 
-@shaper("scaled_dot_product_attention")
-def attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Laid out as the fused kernels do it: positions before heads."""
-    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
-        raise RuntimeError(f"attention got q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}")
-    lead = torch.broadcast_shapes(q.shape[:-3], k.shape[:-3], v.shape[:-3])
-    if q.dim() < 4:
-        return q.new_empty(*q.shape[:-1], v.shape[-1])
-    return q.new_empty(*lead, q.shape[-2], q.shape[-3], v.shape[-1]).transpose(-2, -3)
-
-
 @shaper("max_pool2d_with_indices")
 def max_pool(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Any:
     out = _pool(x, kernel, stride, padding, dilation, ceil)

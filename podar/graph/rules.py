@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from podar.graph.labels import INNER, Ids
-from podar.graph.trace import ATTENTION, Block, Blocks, Tracer, rule
+from podar.graph.labels import Ids
+from podar.graph.trace import Block, Blocks, Tracer, rule
 
 ZERO_STAYS_ZERO = """abs alias_copy asin atan ceil celu clone copy detach dropout elu erf expm1 floor gelu hardswish
 hardtanh leaky_relu log1p mish neg native_dropout relu relu6 round selu sign silu sin sqrt square tan tanh _to_copy
@@ -310,7 +310,7 @@ def mm(tracer: Tracer, out: Tensor, a: Tensor, b: Tensor) -> None:
     """The contracted axes meet; rows come from a, columns from b."""
     contract(tracer, a, 1, b, 0)
     rows, inner, columns = tracer.axis(a, 0), tracer.axis(a, 1), tracer.axis(b, 1)
-    tracer.put(out, _axes({0: rows, 1: columns}), zero=(tracer.mark(a).zero and tracer.mark(b).zero) or rows is None)
+    tracer.put(out, axes_of({0: rows, 1: columns}), zero=(tracer.mark(a).zero and tracer.mark(b).zero) or rows is None)
     tracer.macs(a.shape[0] * a.shape[1] * b.shape[1], rows, inner, columns)
 
 
@@ -342,7 +342,7 @@ def bmm(tracer: Tracer, out: Tensor, a: Tensor, b: Tensor) -> None:
     rows, inner, columns = tracer.axis(a, 1), tracer.axis(a, 2), tracer.axis(b, 2)
     za, zb = tracer.mark(a).zero, tracer.mark(b).zero
     zero = (batch[0] is None or za or zb) and (rows is None or za) and (columns is None or zb)
-    tracer.put(out, _axes({0: batch[0], 1: rows, 2: columns}), zero=zero)
+    tracer.put(out, axes_of({0: batch[0], 1: rows, 2: columns}), zero=zero)
     tracer.macs(a.shape[0] * a.shape[1] * a.shape[2] * b.shape[2], batch[0], rows, inner, columns)
 
 
@@ -361,65 +361,8 @@ def contract(tracer: Tracer, a: Tensor, da: int, b: Tensor, db: int) -> None:
         tracer.freeze(ia, "a removed index would not be zero at")
 
 
-def _axes(axes: dict[int, Ids | None]) -> Blocks:
+def axes_of(axes: dict[int, Ids | None]) -> Blocks:
     return tuple(((d,), ids) for d, ids in sorted(axes.items()) if ids is not None)
-
-
-@rule(ATTENTION)
-def attention(
-    tracer: Tracer,
-    out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> None:
-    """Heads meet, q and k meet inside, v decides the width; without `scale` the width of q sets it."""
-    rank = q.dim()
-    kept: dict[int, Ids | None] = {}
-    for d in range(rank - 2):
-        kept[d] = tracer.axis(q, d)
-        for other in (k, v):
-            if other.shape[d] > 1:
-                theirs = tracer.axis(other, d)
-                tracer.equal(kept[d], _shared_heads(tracer, theirs, q.shape[d] // other.shape[d]))
-        local = d - rank + attn_mask.dim() if attn_mask is not None else -1
-        if attn_mask is not None and local >= 0 and attn_mask.shape[local] > 1:
-            meets = tracer.axis(attn_mask, local)
-            if meets is not None or not tracer.uniform(attn_mask, local):
-                tracer.equal(kept[d], meets)
-    contract(tracer, q, rank - 1, k, rank - 1)
-    inner, value = tracer.axis(q, rank - 1), tracer.axis(v, rank - 1)
-    for t in (q, k, v):
-        tracer.freeze(tracer.axis(t, rank - 2), "positions of")
-    if attn_mask is not None:
-        for d in range(max(attn_mask.dim() - 2, 0), attn_mask.dim()):
-            tracer.freeze(tracer.axis(attn_mask, d), "positions of")
-    if inner is not None:
-        if scale is None:
-            tracer.record.scales.append((tracer.stack[-1], inner))
-        if value is not None and len(value) == len(inner):
-            # One width for q, k and v keeps the fused kernel.
-            tracer.record.ties.append((inner, value))
-    tracer.put(out, _axes({**kept, rank - 1: value}), zero=tracer.mark(v).zero)
-    pairs = math.prod(q.shape[:-1]) * k.shape[-2]
-    tracer.macs(pairs * q.shape[-1], *kept.values(), inner)
-    tracer.macs(pairs * v.shape[-1], *kept.values(), value)
-
-
-def _shared_heads(tracer: Tracer, heads: Ids | None, queries: int) -> Ids | None:
-    """Grouped-query attention: `queries` heads of q share one of k and v; a place among them may go in every group."""
-    if queries == 1 or heads is None:
-        return heads
-    key = (id(heads), "queries", queries)
-    if key not in tracer.rows:
-        places = tracer.labels.fresh(queries, INNER)
-        tracer.rows[key] = (heads, tracer.labels.outer(heads, places).ravel())
-    return tracer.rows[key][1]
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax")
@@ -492,4 +435,4 @@ def embedding(tracer: Tracer, out: Tensor, w: Tensor, index: Tensor, *_: Any) ->
     tracer.freeze(tracer.axis(w, 0), "rows looked up by")
     for _, ids in tracer.blocks(index):
         tracer.freeze(ids, "positions of")
-    tracer.put(out, _axes({out.dim() - 1: tracer.axis(w, 1)}), zero=True)
+    tracer.put(out, axes_of({out.dim() - 1: tracer.axis(w, 1)}), zero=True)

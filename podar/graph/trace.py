@@ -101,8 +101,8 @@ def rule(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return register
 
 
-ATTENTION = "scaled_dot_product_attention"
-"""Traced as one operator as Python calls it: which kernels it falls into depends on the machine."""
+WHOLE = {"scaled_dot_product_attention", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+"""Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
 CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn"} | {
     "expand",
@@ -362,7 +362,7 @@ class Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == ATTENTION:
+        if name in WHOLE:
             return self.tracer.whole(func, name, args, kwargs)
         if not self.tracer.rules:
             return func(*args, **kwargs)

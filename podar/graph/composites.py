@@ -1,0 +1,215 @@
+"""Rules for calls that are traced whole, as Python makes them: attention, einsum, recurrent layers."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from podar.graph.hollow import shaper
+from podar.graph.labels import INNER, Ids
+from podar.graph.rules import axes_of, contract
+from podar.graph.trace import Tracer, rule
+
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+@rule("scaled_dot_product_attention")
+def attention(
+    tracer: Tracer,
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> None:
+    """Heads meet, q and k meet inside, v decides the width; without `scale` the width of q sets it."""
+    rank = q.dim()
+    kept: dict[int, Ids | None] = {}
+    for d in range(rank - 2):
+        kept[d] = tracer.axis(q, d)
+        for other in (k, v):
+            if other.shape[d] > 1:
+                theirs = tracer.axis(other, d)
+                tracer.equal(kept[d], _shared_heads(tracer, theirs, q.shape[d] // other.shape[d]))
+        local = d - rank + attn_mask.dim() if attn_mask is not None else -1
+        if attn_mask is not None and local >= 0 and attn_mask.shape[local] > 1:
+            meets = tracer.axis(attn_mask, local)
+            if meets is not None or not tracer.uniform(attn_mask, local):
+                tracer.equal(kept[d], meets)
+    contract(tracer, q, rank - 1, k, rank - 1)
+    inner, value = tracer.axis(q, rank - 1), tracer.axis(v, rank - 1)
+    for t in (q, k, v):
+        tracer.freeze(tracer.axis(t, rank - 2), "positions of")
+    if attn_mask is not None:
+        for d in range(max(attn_mask.dim() - 2, 0), attn_mask.dim()):
+            tracer.freeze(tracer.axis(attn_mask, d), "positions of")
+    if inner is not None:
+        if scale is None:
+            tracer.record.scales.append((tracer.stack[-1], inner))
+        if value is not None and len(value) == len(inner):
+            # One width for q, k and v keeps the fused kernel.
+            tracer.record.ties.append((inner, value))
+    tracer.put(out, axes_of({**kept, rank - 1: value}), zero=tracer.mark(v).zero)
+    pairs = math.prod(q.shape[:-1]) * k.shape[-2]
+    tracer.macs(pairs * q.shape[-1], *kept.values(), inner)
+    tracer.macs(pairs * v.shape[-1], *kept.values(), value)
+
+
+def _shared_heads(tracer: Tracer, heads: Ids | None, queries: int) -> Ids | None:
+    """Grouped-query attention: `queries` heads of q share one of k and v; a place among them may go in every group."""
+    if queries == 1 or heads is None:
+        return heads
+    key = (id(heads), "queries", queries)
+    if key not in tracer.rows:
+        places = tracer.labels.fresh(queries, INNER)
+        tracer.rows[key] = (heads, tracer.labels.outer(heads, places).ravel())
+    return tracer.rows[key][1]
+
+
+@shaper("scaled_dot_product_attention")
+def attention_shape(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Laid out as the fused kernels do it: positions before heads."""
+    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise RuntimeError(f"attention got q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}")
+    if q.dim() < 4:
+        return q.new_empty(*q.shape[:-1], v.shape[-1])
+    lead = torch.broadcast_shapes(q.shape[:-3], k.shape[:-3], v.shape[:-3])
+    return q.new_empty(*lead, q.shape[-2], q.shape[-3], v.shape[-1]).transpose(-2, -3)
+
+
+def _letters(equation: str, operands: Sequence[Tensor]) -> tuple[list[str], str]:
+    """Letters of every operand and of the result; an ellipsis becomes capital letters that nothing else uses."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    widest = max((t.dim() - len(term) + 3 for t, term in zip(operands, terms) if "..." in term), default=0)
+    dots = "".join(spare[:widest])
+    full = []
+    for t, term in zip(operands, terms):
+        own = t.dim() - len(term) + 3
+        full.append(term.replace("...", dots[widest - own :]) if "..." in term else term)
+    if not arrow:
+        once = sorted(c for c in set("".join(terms)) - {"."} if "".join(terms).count(c) == 1)
+        return full, dots + "".join(once)
+    return full, right.replace("...", dots)
+
+
+@rule("einsum")
+def einsum(tracer: Tracer, out: Tensor, equation: str, *given: Any) -> None:
+    """Axes of one letter go together; a letter that is summed must be zero where it is removed."""
+    operands: list[Tensor] = list(given[0]) if isinstance(given[0], (list, tuple)) else list(given)
+    terms, result = _letters(equation, operands)
+    sizes: dict[str, int] = {}
+    for t, term in zip(operands, terms):
+        for c, n in zip(term, t.shape):
+            sizes[c] = max(sizes.get(c, 1), n)
+    labels: dict[str, Ids | None] = {}
+    zeros: dict[str, bool] = {}
+    for t, term in zip(operands, terms):
+        for d, c in enumerate(term):
+            if t.shape[d] < sizes[c]:
+                continue  # broadcast
+            ids = tracer.axis(t, d)
+            if c in labels:
+                tracer.equal(labels[c], ids)
+            labels[c] = ids if labels.get(c) is None else labels[c]
+            zeros[c] = zeros.get(c, False) or tracer.mark(t).zero
+    for c, ids in labels.items():
+        if c not in result and ids is not None and not zeros[c]:
+            tracer.freeze(ids, "a removed index would not be zero at")
+    kept = {d: labels.get(c) for d, c in enumerate(result)}
+    tracer.put(out, axes_of(kept), zero=all(zeros[c] for c in result if labels.get(c) is not None))
+    for n in range(1, len(operands)):  # pair by pair, from left to right
+        own = set("".join(terms[: n + 1])) if n == 1 else set(terms[n]) | set(result)
+        tracer.macs(math.prod(sizes[c] for c in own), *(labels.get(c) for c in sorted(own)))
+
+
+@shaper("einsum")
+def einsum_shape(equation: str, *given: Any) -> Any:
+    operands: list[Tensor] = list(given[0]) if isinstance(given[0], (list, tuple)) else list(given)
+    terms, result = _letters(equation, operands)
+    sizes: dict[str, int] = {}
+    for t, term in zip(operands, terms):
+        for c, n in zip(term, t.shape):
+            if n != 1 and sizes.get(c, 1) not in (1, n):
+                raise RuntimeError(f"einsum {equation} got sizes {sizes[c]} and {n} for {c}")
+            sizes[c] = max(sizes.get(c, 1), n)
+    return operands[0].new_empty([sizes[c] for c in result])
+
+
+@rule(*GATES)
+def recurrent(tracer: Tracer, out: Any, x: Tensor, *given: Any) -> None:
+    """Unit h of a layer is row h of every gate, in both weights and both biases, and column h of what reads it.
+
+    Rows of zeros keep a state that starts at zero there: sigmoid and tanh of nothing add nothing to it.
+    """
+    states, weights, layers, both = _recurrent_arguments(given)
+    directions, gates = (2 if both else 1), GATES[tracer.operator]
+    each = len(weights) // (layers * directions)
+    hidden = weights[1].shape[1]
+    reads = tracer.axis(x, x.dim() - 1)
+    shared: Ids | None = None
+    for layer in range(layers):
+        made: list[Ids] = []
+        width = weights[layer * directions * each].shape[1]
+        for direction in range(directions):
+            at = (layer * directions + direction) * each
+            own = weights[at : at + each]
+            if each in (3, 5):
+                for w in own:
+                    for d in range(w.dim()):
+                        tracer.freeze(tracer.axis(w, d), "a projected state at")
+                continue
+            units = tracer.axis(own[1], 1)
+            if units is None:
+                continue
+            for w in own:
+                rows = tracer.axis(w, 0)
+                if rows is not None:
+                    tracer.labels.equal(rows, np.tile(units, gates))
+            tracer.equal(reads, tracer.axis(own[0], 1))
+            shared = units if shared is None else shared
+            tracer.equal(shared, units)  # the states of all layers and directions are one tensor
+            made.append(units)
+            steps = math.prod(x.shape[:-1])
+            tracer.macs(steps * gates * hidden * width, units, reads)
+            tracer.macs(steps * gates * hidden * hidden, units, units)
+        reads = np.concatenate(made) if len(made) == directions else None
+    for state in states:
+        ids = tracer.axis(state, state.dim() - 1)
+        if shared is not None:
+            tracer.equal(shared, ids)
+    y, *ends = out
+    for dims, ids in tracer.blocks(x):
+        if x.dim() - 1 not in dims:
+            tracer.freeze(ids, "steps and sequences of")
+    tracer.put(y, axes_of({y.dim() - 1: reads}), zero=True)
+    for end in ends:
+        tracer.put(end, axes_of({end.dim() - 1: shared}), zero=True)
+
+
+def _recurrent_arguments(given: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor], int, bool]:
+    """States, weights, layers, whether both directions; packed sequences bring lengths."""
+    packed = isinstance(given[0], Tensor) and given[0].dtype == torch.int64
+    states, weights, _, layers, _, _, both = given[1:8] if packed else given[:7]
+    return ([states] if isinstance(states, Tensor) else list(states)), list(weights), layers, both
+
+
+@shaper(*GATES)
+def recurrent_shape(x: Tensor, *given: Any) -> Any:
+    states, weights, _, both = _recurrent_arguments(given)
+    if x.shape[-1] != weights[0].shape[1]:
+        raise RuntimeError(f"a recurrent layer for {weights[0].shape[1]} inputs got {tuple(x.shape)}")
+    width = states[0].shape[-1] * (2 if both else 1)
+    return (x.new_empty(*x.shape[:-1], width), *(torch.empty_like(s) for s in states))
