@@ -82,7 +82,7 @@ def check_labels(name: str, labels: Mapping[str, Tensor], classes: tuple[str, ..
             )
     trained = torch.bincount(labels["train"], minlength=len(classes))
     shown = torch.stack([torch.bincount(numbers, minlength=len(classes)) for numbers in labels.values()]).sum(0)
-    unseen = torch.flatnonzero(trained == 0).tolist()
+    unseen = (trained == 0).nonzero().flatten().tolist()
     if int((trained > 0).sum()) < 2:
         only = int(trained.argmax())
         raise PodarError(f"all training pictures of {name} are of one class ({classes[only]}): give two or more.")

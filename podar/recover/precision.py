@@ -1,0 +1,76 @@
+"""Which arithmetic trains fastest here: a few timed steps of each, since no rule holds on every processor."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+STEPS = 5
+HOPELESS = 2.0
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How forward and backward are computed; weights and optimizer stay fp32."""
+
+    bf16: bool = False
+    channels_last: bool = False
+
+    def __str__(self) -> str:
+        return ("bf16" if self.bf16 else "fp32") + (", channels_last" if self.channels_last else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Precision:
+        """The inverse of `str`."""
+        return cls("bf16" in text, "channels_last" in text)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which forward runs."""
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def fastest(
+    model: nn.Module, batch: tuple[Tensor, Tensor], loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+) -> Precision:
+    """Time `STEPS` forward and backward passes of a copy of the model in every arithmetic; the fastest."""
+    inputs, labels = batch
+    layouts = (False, True) if inputs.dim() == 4 else (False,)
+    times: dict[Precision, float] = {}
+    for choice in (Precision(bf16, last) for bf16 in (False, True) for last in layouts):
+        tried = copy.deepcopy(model).train()
+        try:
+            times[choice] = _seconds(tried, inputs, labels, loss, choice, min(times.values(), default=float("inf")))
+        except (RuntimeError, NotImplementedError):
+            continue  # this model, or this processor, cannot
+    return min(times, key=lambda choice: times[choice]) if times else Precision()
+
+
+def _seconds(
+    model: Any,
+    inputs: Tensor,
+    labels: Tensor,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    choice: Precision,
+    best: float,
+) -> float:
+    """The shortest of a few steps; a choice that is far behind the best so far is not tried further."""
+    if choice.channels_last:
+        model, inputs = model.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
+    laps = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        with choice.autocast(inputs.device):
+            value = loss(model, inputs, labels)
+        value.backward()
+        if inputs.is_cuda:
+            torch.cuda.synchronize(inputs.device)
+        laps.append(time.perf_counter() - start)
+        if laps[-1] > HOPELESS * best:
+            break
+    return min(laps)

@@ -1,0 +1,54 @@
+"""Batch-norm statistics after a cut: averaged anew over real pictures, nothing else is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from podar.data import Split
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, data: Any, *, batches: int = 16, batch_size: int = 128) -> int:
+    """Replace the running statistics of every batch norm by their plain average over some training pictures.
+
+    A cut changes what enters a norm, so that its old statistics no longer fit (Li et al., EagleEye, ECCV 2020).
+
+    **Arguments:** `model`: changed in place, its mode kept. `data`: a training split, or batches of (inputs, labels).
+    `batches`: how many are read, of `batch_size` each where `data` is a split.
+
+    **Returns:** the number of norms whose statistics were replaced; 0 where the model has none.
+    """
+    norms = [
+        m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats and m.running_mean is not None
+    ]
+    if not norms:
+        return 0
+    device = next(model.parameters()).device
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        for inputs in _inputs(data, batches, batch_size, device):
+            model(inputs)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+    return len(norms)
+
+
+def _inputs(data: Any, batches: int, batch_size: int, device: torch.device) -> list[Tensor]:
+    if isinstance(data, Split):
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[: batches * batch_size]
+        return [data.batch(places, device=device)[0] for places in order.split(batch_size) if len(places) > 1]
+    return [inputs.to(device) for _, (inputs, _) in zip(range(batches), data)]

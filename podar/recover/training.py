@@ -1,0 +1,294 @@
+"""Fine-tunes and distils classifiers, on Accelerate: one process or many, CPU or GPU, the same lines."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from podar.errors import PodarError, UsageError
+from podar.recover import checkpoints
+from podar.recover.evaluation import accuracy, logits_of
+from podar.recover.feeding import Feed, feed
+from podar.recover.history import History
+from podar.recover.losses import classifier_loss
+from podar.recover.precision import Precision, fastest
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+WARM_UP = 0.05  # share of all steps
+MOMENTUM, DECAY = 0.9, 5e-4
+CLIP = 5.0  # norm of the gradient: a freshly cut network makes large ones
+LOOK = 10  # steps between looks at the loss, each of which waits for the device
+
+
+def finetune(
+    model: nn.Module,
+    data: Any,
+    *,
+    epochs: int = 5,
+    lr: float | None = None,
+    batch_size: int = 128,
+    seconds: float | None = None,
+    label_smoothing: float = 0.1,
+    teacher: nn.Module | None = None,
+    checkpoint: str | Path | None = None,
+    precision: str | None = None,
+    seed: int = 0,
+    after_step: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+) -> History:
+    """Train a classifier in place: SGD with momentum (AdamW where it has layer norms only), warm-up, cosine schedule.
+
+    Under `accelerate launch` or `torchrun` every process takes its part of each batch.
+
+    **Arguments:**
+
+    - `model`: any module that gives logits [N, classes]; its mode is kept.
+    - `data`: a `podar.data.Dataset` (its test split is never looked at), a training `Split`, or batches of
+      (inputs, labels) that can be read again and again, such as a DataLoader.
+    - `lr`: the highest learning rate; None: 0.05 for SGD, 5e-4 for AdamW, for batches of 128 and in proportion.
+    - `batch_size`: pictures a step, over all processes together.
+    - `seconds`: a wall-clock budget: the schedule ends with it where it comes before the last epoch.
+    - `label_smoothing`: share of each label that is spread over all classes.
+    - `teacher`: a model whose answers are learned too (Hinton et al. 2015); it is not changed.
+    - `checkpoint`: a file, renewed after every epoch; where it exists the training goes on from it.
+    - `precision`: "fp32" or "bf16"; None: the fastest of a few timed steps. Weights stay fp32.
+    - `after_step(done, total)`: called after every step of the optimizer, with the gradients still there: masks are put
+      on again here.
+    - `progress(stage, done, total, numbers)`: called as the steps go by.
+
+    **Returns:** History.
+
+    **Raises:** `UsageError` for options that make no sense. `PodarError` where the loss is no longer finite (the model
+    is then as it was after its last good epoch), the model is no classifier, or the checkpoint is another training's.
+
+    ```python
+    history = podar.finetune(model, podar.data.load("fashion-mnist-demo"), epochs=3, teacher=dense)
+    ```
+    """
+    _check(epochs, batch_size, seconds, label_smoothing, lr)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError("the model has no parameter that can be trained: set requires_grad on some.")
+    accelerator = Accelerator()
+    modes = {module: module.training for module in model.modules()}
+    model.to(accelerator.device)
+    food = feed(data, batch_size, seed, accelerator.device, accelerator.process_index, accelerator.num_processes)
+    file = None if checkpoint is None else Path(checkpoint)
+    training = _Training(accelerator, model, food, teacher, epochs, lr, batch_size, seconds, label_smoothing, seed)
+    with torch.random.fork_rng():
+        try:
+            return training.run(file, precision, after_step, progress)
+        finally:
+            for module, was in modes.items():
+                module.training = was
+
+
+def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> History:
+    """Train `student` on the labels and on the answers of `teacher` (Hinton et al. 2015): `finetune` with a teacher.
+
+    **Raises:** as `finetune`; `UsageError` where the student is the teacher.
+
+    ```python
+    podar.distill(pruned, dense, podar.data.load("fashion-mnist-demo"), epochs=5)
+    ```
+    """
+    if student is teacher:
+        raise UsageError("student and teacher are the same object: build the teacher anew, or copy.deepcopy it.")
+    return finetune(student, data, teacher=teacher, **options)
+
+
+class _Training:
+    """One call of `finetune`: its parts, and what is carried from epoch to epoch."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        food: Feed,
+        teacher: nn.Module | None,
+        epochs: int,
+        lr: float | None,
+        batch_size: int,
+        seconds: float | None,
+        smoothing: float,
+        seed: int,
+    ) -> None:
+        self.accelerator, self.model, self.food = accelerator, model, food
+        self.epochs, self.seconds, self.smoothing, self.seed = epochs, seconds, smoothing, seed
+        self.teacher = None if teacher is None else copy.deepcopy(teacher).to(accelerator.device).eval()
+        self.total = epochs * food.steps
+        adaptive = _wants_adam(model)
+        self.lr = lr if lr is not None else (5e-4 if adaptive else 0.05) * batch_size / 128
+        weights = [p for p in model.parameters() if p.requires_grad]
+        groups = [  # norms and biases are not decayed
+            {"params": [p for p in weights if p.dim() > 1], "weight_decay": 0.05 if adaptive else DECAY},
+            {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(groups, self.lr)
+            if adaptive
+            else torch.optim.SGD(groups, self.lr, MOMENTUM, nesterov=True)
+        )
+        self.signature = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+            "lr": self.lr,
+            "shapes": {name: list(t.shape) for name, t in model.state_dict().items()},
+        }
+
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+        taught = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = logits_of(self.teacher(inputs))
+        return classifier_loss(logits_of(model(inputs)), labels, self.smoothing, taught)
+
+    def run(
+        self,
+        file: Path | None,
+        precision: str | None,
+        after_step: Callable[[int, int], None] | None,
+        progress: Progress | None,
+    ) -> History:
+        state = None if file is None else checkpoints.load(file, self.signature)
+        chosen = self._precision(precision if state is None else state["precision"])
+        if chosen.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        history = History([], str(chosen))
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            history.epochs.extend(state["epochs"])
+        model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        good = _copied(self.model)
+        spent = sum(epoch["seconds"] for epoch in history.epochs)
+        for number in range(len(history.epochs) + 1, self.epochs + 1):
+            torch.manual_seed(self.seed + 15485863 * number + self.accelerator.process_index)
+            start = time.perf_counter()
+            loss, done = self._epoch(number, model, optimizer, chosen, spent, after_step, progress)
+            if not math.isfinite(loss):
+                self.model.load_state_dict(good)
+                raise PodarError(
+                    f"training diverged in epoch {number}: the loss is {loss}; lower the learning rate (it was "
+                    f"{self.lr:g}). The model is as it was after epoch {number - 1}."
+                )
+            took = time.perf_counter() - start
+            spent += took
+            entry = {"epoch": number, "loss": loss, "lr": optimizer.param_groups[0]["lr"], "seconds": took}
+            if self.food.validation is not None:
+                with chosen.autocast(self.accelerator.device):
+                    entry["val_accuracy"] = accuracy(self.model, self.food.validation)
+            history.epochs.append(entry)
+            good = _copied(self.model)
+            if file is not None and self.accelerator.is_main_process:
+                checkpoints.save(
+                    file,
+                    {
+                        "signature": self.signature,
+                        "model": self.model.state_dict(),
+                        "optimizer": self.optimizer.state_dict(),
+                        "epochs": history.epochs,
+                        "precision": str(chosen),
+                    },
+                )
+            if not done:
+                why = f"the budget of {self.seconds:g} s ended in epoch {number} of {self.epochs}"
+                return History(history.epochs, history.precision, why)
+        return history
+
+    def _epoch(
+        self,
+        number: int,
+        model: nn.Module,
+        optimizer: Any,
+        precision: Precision,
+        spent: float,
+        after_step: Callable[[int, int], None] | None,
+        progress: Progress | None,
+    ) -> tuple[float, bool]:
+        """One epoch: its mean loss, and whether it ran to its end."""
+        model.train()
+        device = self.accelerator.device
+        sums, count, start = torch.zeros((), device=device), 0, time.perf_counter()
+        for step, (inputs, labels) in enumerate(self.food.epoch(number)):
+            done = (number - 1) * self.food.steps + step
+            elapsed = spent + time.perf_counter() - start
+            share = done / self.total if self.seconds is None else max(done / self.total, elapsed / self.seconds)
+            share = self._agreed(share)
+            if share >= 1:
+                return float(sums) / max(count, 1), False
+            for group in optimizer.param_groups:
+                group["lr"] = (
+                    self.lr * min(1.0, (done + 1) / (WARM_UP * self.total)) * (1 + math.cos(math.pi * share)) / 2
+                )
+            if precision.channels_last and inputs.dim() == 4:
+                inputs = inputs.to(memory_format=torch.channels_last)
+            with precision.autocast(device):
+                loss = self.loss(model, inputs, labels)
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(self.model.parameters(), CLIP)
+            optimizer.step()
+            if after_step is not None:
+                after_step(done + 1, self.total)
+            optimizer.zero_grad()
+            sums, count = sums + loss.detach().float(), count + 1
+            if count % LOOK == 0 or count == self.food.steps:
+                mean = float(sums) / count
+                if not math.isfinite(mean):
+                    return mean, True
+                if progress is not None and self.accelerator.is_main_process:
+                    progress("fine-tune", done + 1, self.total, {"epoch": number, "loss": mean})
+        return float(sums) / max(count, 1), True
+
+    def _agreed(self, share: float) -> float:
+        """Processes have clocks of their own: the first one's counts."""
+        if self.seconds is None or self.accelerator.num_processes == 1:
+            return share
+        return float(broadcast_object_list([share])[0])
+
+    def _precision(self, asked: str | None) -> Precision:
+        if asked is not None:
+            return Precision.parse(asked)
+        if self.accelerator.mixed_precision != "no":
+            return Precision()  # `accelerate launch --mixed_precision` decides, in the prepared model
+        chosen: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            batch = next(self.food.epoch(0))
+            chosen = [str(fastest(self.model, batch, self.loss))]
+        if self.accelerator.num_processes > 1:
+            chosen = broadcast_object_list(chosen)
+        return Precision.parse(str(chosen[0]))
+
+
+def _wants_adam(model: nn.Module) -> bool:
+    """Networks normalised by layer norms alone train badly with SGD."""
+    kinds = [type(m).__name__ for m in model.modules()]
+    return not any("BatchNorm" in k for k in kinds) and any("LayerNorm" in k or "RMSNorm" in k for k in kinds)
+
+
+def _copied(model: nn.Module) -> dict[str, Any]:
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()}
+
+
+def _check(epochs: int, batch_size: int, seconds: float | None, smoothing: float, lr: float | None) -> None:
+    if epochs < 1:
+        raise UsageError(f"epochs={epochs} trains nothing: give 1 or more.")
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size} makes no batch: give 1 or more.")
+    if seconds is not None and seconds <= 0:
+        raise UsageError(f"seconds={seconds:g} leaves no time: give more than 0.")
+    if not 0 <= smoothing < 1:
+        raise UsageError(f"label_smoothing={smoothing:g} is not between 0 and 1.")
+    if lr is not None and lr <= 0:
+        raise UsageError(f"lr={lr:g} learns nothing: give more than 0.")
