@@ -112,14 +112,22 @@ def join(tracer: Tracer, out: Tensor, tensors: Sequence[Tensor]) -> Blocks:
     for t in tensors:
         shift = rank - t.dim()
         own = {d + shift for dims, _ in tracer.blocks(t) for d in dims}
-        for dims, ids in found:
-            for k, d in enumerate(dims):
-                local = d - shift
-                if d in own or local < 0 or t.shape[local] == 1 or out.shape[d] == 1:
-                    continue
-                if not tracer.uniform(t, local):
-                    axis = ids if ids.ndim == 1 else ids.reshape(-1)
-                    tracer.freeze(axis, "meets values that cannot change at" if k == 0 else "meets fixed values at")
+        for block in list(found):
+            fixed = [
+                d
+                for d in block[0]
+                if d not in own
+                and d >= shift
+                and 1 not in (t.shape[d - shift], out.shape[d])
+                and not tracer.uniform(t, d - shift)
+            ]
+            if not fixed:
+                continue
+            found.remove(block)
+            for (d,), ids in (factors := tracer.factors(block)):
+                if d in fixed:
+                    tracer.freeze(ids, "meets values that cannot change at")
+            found += factors
     return tuple(sorted(found, key=lambda b: b[0]))
 
 

@@ -256,25 +256,18 @@ def cat(tracer: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) ->
 
 def _without(tracer: Tracer, tensors: Sequence[Tensor], dim: int, out: Tensor) -> Blocks:
     """Join the other dimensions of tensors that stand side by side along `dim`."""
-    found: list[Block] = []
-    first = True
-    for x in tensors:
-        mine = [b for b in tracer.blocks(x) if dim not in b[0]]
-        if not first:
-            shared = {b[0] for b in mine} & {b[0] for b in found}
-            for b in [*found, *mine]:
-                if b[0] not in shared:
-                    for _, ids in tracer.factors(b):
-                        tracer.freeze(ids, "joined with an axis of fixed size by")
-            found = [b for b in found if b[0] in shared]
-            for dims, ids in mine:
-                for own, other in found:
-                    if own == dims:
-                        tracer.equal(ids, other)
-        else:
-            found = mine
-        first = False
-    return tuple(found)
+    first, *others = ([b for b in tracer.blocks(x) if dim not in b[0]] for x in tensors)
+    found = dict(first)
+    for mine in others:
+        if found.keys() != {dims for dims, _ in mine}:
+            found = dict(f for block in found.items() for f in tracer.factors(block))
+            mine = [f for block in mine for f in tracer.factors(block)]
+        theirs = dict(mine)
+        for dims in found.keys() ^ theirs.keys():
+            tracer.freeze(found.pop(dims, theirs.get(dims)), "joined with an axis of fixed size by")
+        for dims, ids in found.items():
+            tracer.equal(ids, theirs[dims])
+    return tuple(found.items())
 
 
 @rule("stack")
@@ -380,6 +373,8 @@ def _part(tracer: Tracer, ids: Ids, axis: int, lo: int, hi: int, step: int = 1) 
 
 
 def _sliced(tracer: Tracer, x: Tensor, dim: int, lo: int, hi: int, step: int = 1) -> Blocks:
+    if len(range(lo, hi, step)) == 1 < x.shape[dim]:  # what is left will be broadcast: as if selected
+        return tuple((tuple(d + (d >= dim) for d in dims), ids) for dims, ids in _selected(tracer, x, dim, lo))
     return tuple(
         (dims, _part(tracer, ids, dims.index(dim), lo, hi, step)) if dim in dims else (dims, ids)
         for dims, ids in tracer.blocks(x)
