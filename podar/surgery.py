@@ -219,10 +219,11 @@ def _finish(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
 def _set(module: nn.Module, key: str, value: int | float, undo: Undo) -> None:
     name, _, index = key.partition("[")
     old = getattr(module, name)
-    undo.attributes.append((module, name, old))
-    if index:
-        items = list(old)
-        items[int(index[:-1])] = value
-        setattr(module, name, type(old)(items) if type(old) in (list, tuple) else items)
-    else:
+    if not index:
+        undo.attributes.append((module, name, old))
         setattr(module, name, value)
+    elif isinstance(old, (list, tuple)):  # else a cache that this copy of the model has not filled yet
+        undo.attributes.append((module, name, old))
+        items: list[Any] = list(old)
+        items[int(index[:-1])] = value
+        setattr(module, name, type(old)(items))

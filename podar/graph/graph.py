@@ -19,7 +19,7 @@ from podar.graph.families import Cluster, Ties
 from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
 from podar.graph.mirrors import Mirror, mirrors
-from podar.graph.sizes import Attribute
+from podar.graph.sizes import SEQUENCES, Attribute
 from podar.graph.trace import Record, observe
 
 KERNEL = "kernel positions"
@@ -300,7 +300,7 @@ def _int_attributes(model: nn.Module) -> dict[Attribute, int]:
         for key, value in module.__dict__.items():
             if type(value) is int:
                 found[Attribute(name, key)] = value
-            elif type(value) in (tuple, list):
+            elif type(value) in SEQUENCES:
                 found.update({Attribute(name, key, i): v for i, v in enumerate(value) if type(v) is int})
     return found
 

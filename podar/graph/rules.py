@@ -37,7 +37,7 @@ def unary(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
     tracer.put(out, tracer.blocks(x), tracer.mark(x).zero)
 
 
-@rule(*_both(ZERO_MOVES), "cumsum_on_free")
+@rule(*_both(ZERO_MOVES))
 def moving(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
     """f(0) ≠ 0: a removed channel would become a constant."""
     out = out[0] if isinstance(out, tuple) else out
@@ -426,7 +426,7 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
       "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "upsample_nearest1d", "upsample_nearest2d",
       "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d",
       "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad2d",
-      "reflection_pad1d", "replication_pad2d", "replication_pad1d", "im2col_on_free", "grid_sampler_2d")  # fmt: skip
+      "reflection_pad1d", "replication_pad2d", "replication_pad1d")  # fmt: skip
 def spatial(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
     """Works on positions; channels pass."""
     rank = {"1": 1, "3": 3}.get(tracer.operator.removesuffix("_with_indices")[-2:-1], 2)
@@ -435,6 +435,17 @@ def spatial(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
     kept = tuple(b for b in tracer.blocks(x) if max(b[0]) < x.dim() - rank)
     for o in out if isinstance(out, tuple) else (out,):
         tracer.put(o, kept, tracer.mark(x).zero and o is (out[0] if isinstance(out, tuple) else out))
+
+
+@rule("grid_sampler_2d", "grid_sampler_3d")
+def grid_sampler(tracer: Tracer, out: Tensor, x: Tensor, grid: Tensor, *_: Any) -> None:
+    """Each picture of the batch is read at its own places; heads may have been folded into the batch."""
+    tracer.equal(tracer.axis(x, 0), tracer.axis(grid, 0))
+    for d in range(2, x.dim()):
+        tracer.freeze(tracer.axis(x, d), "positions of")
+    for d in range(1, grid.dim()):
+        tracer.freeze(tracer.axis(grid, d), "positions of")
+    tracer.put(out, axes_of({0: tracer.axis(x, 0), 1: tracer.axis(x, 1)}), zero=tracer.mark(x).zero)
 
 
 @rule("embedding")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from podar.graph.labels import Ids
@@ -62,6 +63,10 @@ _OPERATORS: dict[str, Callable[[Any, Any], int]] = {
     "//": operator.floordiv,
     "%": operator.mod,
 }
+
+
+SEQUENCES = (tuple, list, torch.Size)
+"""Attributes of these types are looked through for sizes; a forward pass may have cached one of its shapes."""
 
 
 class Size(int):
@@ -177,7 +182,7 @@ class Provenance:
                 kind = type(value)
                 if kind is int:
                     attributes[key] = Size(value, Attribute(name, key), self)
-                elif kind in (tuple, list) and any(type(v) is int for v in value):
+                elif kind in SEQUENCES and any(type(v) is int for v in value):
                     attributes[key] = kind(
                         Size(v, Attribute(name, key, i), self) if type(v) is int else v for i, v in enumerate(value)
                     )

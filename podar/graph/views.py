@@ -192,7 +192,7 @@ def squeeze(tracer: Tracer, out: Tensor, x: Tensor, *dims: Any) -> None:
     tracer.put(out, _moved(tracer, x, place), tracer.mark(x).zero)
 
 
-@rule("alias", "detach", "lift_fresh", "view_as_real_on_free", "contiguous")
+@rule("alias", "detach", "lift_fresh", "contiguous")
 def same(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
     tracer.put(out, tracer.blocks(x), tracer.mark(x).zero)
 
@@ -470,13 +470,15 @@ def along(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Non
     dims = kwargs.get("dims", kwargs.get("dim", args[place] if len(args) > place else -1))
     if name in ("tril", "triu"):
         dims = (-1, -2)
-    for d in {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)}:
+    moved = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)}
+    for d in moved:
         tracer.freeze(tracer.axis(x, d), "indices change places at")
+    kept = tuple(b for b in tracer.blocks(x) if not moved & set(b[0]))
     for o in outs:
-        tracer.put(o, tracer.blocks(x) if o.dim() == x.dim() else (), tracer.mark(x).zero and o is outs[0])
+        tracer.put(o, kept, tracer.mark(x).zero and o is outs[0])
 
 
-@rule("index", "_unsafe_index", "index_copy_on_free")
+@rule("index", "_unsafe_index")
 def index(tracer: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -> None:
     """Looked-up axes stay whole; the others keep their labels."""
     chosen = [d for d, i in enumerate(indices) if i is not None]
