@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from pathlib import Path
 
 import torch
@@ -48,7 +47,7 @@ def main(check: bool = False, epochs: int = 7, lr: float = 0.1, seed: int = 0, r
     record = {
         "accuracy": reached,
         "params": sum(p.numel() for p in model.parameters()),
-        "command": " ".join(["python", "examples/train_demo.py", *sys.argv[1:]]),
+        "command": f"python examples/train_demo.py --epochs {epochs} --lr {lr} --seed {seed}",
         "epochs": epochs,
         "lr": lr,
         "seed": seed,

@@ -65,7 +65,7 @@ class Split(torch.utils.data.Dataset[tuple[Tensor, int]]):
         shape = (-1, 1, 1)
         mean = torch.tensor(self.mean, device=images.device).mul_(scale).view(shape)
         std = torch.tensor(self.std, device=images.device).mul_(scale).view(shape)
-        return images.float().sub_(mean).div_(std), self.labels[indices].to(device)
+        return images.float().sub(mean).div_(std), self.labels[indices].to(device)
 
     def subset(self, indices: Tensor) -> Split:
         """The split of these pictures alone; pixels are shared, not copied."""
