@@ -186,9 +186,9 @@ def demo(
     ),
 ) -> None:
     """The whole story on real photographs, offline, in minutes."""
-    from podar import demo as shipped
+    from podar import recipes
 
-    _run(shipped.recipe(data), out, replace=True)
+    _run(recipes.demo(data), out, replace=True)
 
 
 @app.command()

@@ -174,6 +174,17 @@ def read(path: str | os.PathLike[str]) -> Recipe:
     return make(data, of=str(path))
 
 
+def demo(data: str = "fashion-mnist-demo") -> Recipe:
+    """What `podar demo` does: half of the MACs, a few epochs of recovery, ONNX, and both measured."""
+    stages: list[dict[str, Any]] = [
+        {"prune": {"target": "macs=0.5", "scope": "local"}},
+        {"finetune": {"epochs": 4, "lr": 0.02}},
+        {"export": {"formats": ["onnx"]}},
+        {"measure": {}},
+    ]
+    return make({"name": "demo", "model": "demo", "data": data, "stages": stages})
+
+
 def to_yaml(recipe: Recipe) -> str:
     """The recipe as YAML that `read` takes, without what is left at its default."""
     plain = recipe.model_dump(mode="json", exclude_defaults=True)

@@ -257,7 +257,7 @@ def test_two_processes_do_not_share_a_run(model, tmp_path: Path, monkeypatch) ->
         _broken_off(KeyboardInterrupt, "prune", patched)
         with pytest.raises(PodarError, match="interrupted"):
             runs.start(recipe(model, stages=CUT, name="demo"), out, command="")
-    code = "import fcntl, os, sys, time; f = os.open(sys.argv[1], 0); fcntl.flock(f, 2); print('locked', flush=True); input()"
+    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print('locked', flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(out / ".work")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -334,7 +334,11 @@ def as_for_serving(model: Any, threads: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
     modes = {m: m.training for m in module.modules()}
-    module.eval()
+    try:
+        module.eval()
+    except NotImplementedError:  # an exported program: its mode was fixed when it was exported
+        yield
+        return
     try:
         yield
     finally:
