@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from podar.graph.inputs import ExampleInputs
 from podar.graph.slices import plan_for
 from podar.graph.verify import Expectation
 from podar.integrations.ultralytics.sealing import seal
+from podar.plans import Plan
 from podar.pruning import Result, carry_out
 from podar.reduction import unit_scores
 
@@ -49,6 +51,7 @@ def prune(
     ```
     """
     wanted = parse_target(target)
+    forget_sizes(model)
     graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs))
     values = unit_scores(graph, in_step(score(importance, model, data, loss)), fallback=model)
     options: dict[str, Any] = {"scope": scope, "protect": protect, "multiple_of": multiple_of}
@@ -56,7 +59,7 @@ def prune(
     uneven = _uneven(graph, allocation.share)
     if uneven:  # the target was met in the middle of a pair
         allocation = allocate(graph, wanted, values, ratios={**(ratios or {}), **uneven}, **options)
-    plan = plan_for(graph, allocation.removed)
+    plan = _with_halves(model, plan_for(graph, allocation.removed))
     carry_out(model, plan, Expectation(graph, allocation.removed) if verify else None, example_inputs)
     seal(model)
     removed = {
@@ -64,6 +67,13 @@ def prune(
         for name, cuts in plan.cuts.items()
     }
     return Result(model, plan, graph.cost(), graph.costs.cost(allocation.share), removed, graph)
+
+
+def forget_sizes(model: nn.Module) -> None:
+    """Drop what heads remember of the last image: it holds the neck's width, which is about to change."""
+    for module in model.modules():
+        if "shape" in module.__dict__ and hasattr(module, "anchors"):
+            del module.shape  # the class's own None shows again
 
 
 def kept_outputs(model: nn.Module, example_inputs: ExampleInputs) -> list[str]:
@@ -93,6 +103,16 @@ def fused_cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
     """Cost of what is deployed: batch norms folded away and, where there are two heads, one of them dropped."""
     fused: Any = copy.deepcopy(model).eval()
     return trace(fused.fuse(verbose=False), example_inputs).cost()
+
+
+def _with_halves(model: nn.Module, plan: Plan) -> Plan:
+    """Let the stored half width of C2f and its kin follow: forward halves whatever arrives, only exports read it."""
+    attributes = {module: dict(values) for module, values in plan.attributes.items()}
+    for name, module in model.named_modules():
+        removed = sum(len(cut.removed) for cut in plan.cuts.get(f"{name}.cv1.conv.weight", ()) if cut.dim == 0)
+        if hasattr(module, "forward_split") and removed:
+            attributes.setdefault(name, {})["c"] = int(module.c) - removed // 2  # type: ignore[arg-type]
+    return replace(plan, attributes=attributes)
 
 
 def _uneven(graph: Graph, share: Any) -> dict[str, float]:
