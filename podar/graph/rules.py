@@ -286,7 +286,7 @@ def layer_norm(tracer: Tracer, out: Any, x: Tensor, shape: Sequence[int], *affin
             written = _written_shape(tracer, len(shape))
             expr = None if written is None else tracer.sizes.expr(written[d - first])
             tracer.sizes.grid(ids, (expr,), tracer.where)
-            tracer.record.statistics.append((tracer.where, ids))
+            tracer.record.statistics.append((tracer.stack[-1], ids))
     tracer.put(y, tracer.blocks(x), zero=bool(vectors))
 
 
@@ -309,7 +309,7 @@ def group_norm(
             tracer.equal(ids, tracer.axis(vector, 0))
     if ids is not None:
         tracer.balanced(ids, groups)
-        tracer.record.statistics.append((tracer.where, ids))
+        tracer.record.statistics.append((tracer.stack[-1], ids))
     tracer.put(out[0], tracer.blocks(x), zero=w is not None and b is not None)
 
 
@@ -408,7 +408,7 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
         if ids is None:
             continue
         if mark.squared and tracer.operator == "mean":
-            tracer.record.statistics.append((tracer.where, ids))
+            tracer.record.statistics.append((tracer.stack[-1], ids))
         elif not (mark.zero and tracer.operator in ("sum", "linalg_vector_norm", "norm")):
             tracer.freeze(ids, "a statistic over this axis at")
     for o in outs:
@@ -435,6 +435,39 @@ def spatial(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
     kept = tuple(b for b in tracer.blocks(x) if max(b[0]) < x.dim() - rank)
     for o in out if isinstance(out, tuple) else (out,):
         tracer.put(o, kept, tracer.mark(x).zero and o is (out[0] if isinstance(out, tuple) else out))
+
+
+@rule("zero_", "fill_", "fill")
+def filled(tracer: Tracer, out: Tensor, x: Tensor, value: Any = 0, *_: Any) -> None:
+    """The same number at every index: nothing but the shape is left of what was there."""
+    tracer.put(out, tracer.blocks(x), zero=not isinstance(value, Tensor) and value == 0)
+
+
+@rule("im2col")
+def im2col(tracer: Tracer, out: Tensor, x: Tensor, kernel: Sequence[int], *_: Any) -> None:
+    """Patches: every channel becomes one row for each of its kernel's places."""
+    channel = x.dim() - 3
+    for d in (channel + 1, channel + 2):
+        tracer.freeze(tracer.axis(x, d), "positions of")
+    ids = tracer.axis(x, channel)
+    rows = None if ids is None else np.repeat(ids, math.prod(kernel))
+    lead = {d: tracer.axis(x, d) for d in range(channel)}
+    tracer.put(out, axes_of({**lead, channel: rows}), tracer.mark(x).zero)
+
+
+@rule("col2im")
+def col2im(tracer: Tracer, out: Tensor, x: Tensor, size: Any, kernel: Sequence[int], *_: Any) -> None:
+    """The way back: the rows of one channel go together."""
+    row = x.dim() - 2
+    tracer.freeze(tracer.axis(x, row + 1), "positions of")
+    ids = tracer.axis(x, row)
+    channels = None
+    if ids is not None:
+        grid = ids.reshape(-1, math.prod(kernel))
+        channels = np.ascontiguousarray(grid[:, 0])
+        tracer.labels.equal(grid, np.broadcast_to(grid[:, :1], grid.shape))
+    lead = {d: tracer.axis(x, d) for d in range(row)}
+    tracer.put(out, axes_of({**lead, row: channels}), tracer.mark(x).zero)
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d")

@@ -79,7 +79,6 @@ def _rescale(
     would undo this, so its scale and shift take the factor instead.
     """
     factors: dict[str, dict[float, list[int]]] = {}
-    component = graph.solution.component
     for _, inner in graph.record.scales:
         before, after = len(inner), int(alive[inner].sum())
         if after in (0, before):
@@ -93,7 +92,6 @@ def _rescale(
         after = int(alive[inner].sum())
         if 0 < after < len(inner):
             attributes.setdefault(module, {})[key] = after**-0.5
-    del component
     found = {}
     for first, by_factor in factors.items():
         ids = graph.record.layouts[first][0]
@@ -104,15 +102,19 @@ def _rescale(
 
 
 def _producers(graph: Graph, inner: Ids) -> dict[str, Ids]:
-    """Rows of dim 0 that make the index `inner` of q and k: those of a norm over it if there is one."""
-    wanted = np.unique(graph.ties.units(inner))
-    wanted = wanted[wanted < graph.solution.units]
+    """Rows of dim 0 that make the index `inner` of q and k: those of the norms over it where there are some."""
+    wanted = _units(graph, inner)
     rows: dict[str, Ids] = {}
-    norms: dict[str, Ids] = {}
     for name, dims in graph.record.layouts.items():
-        if 0 not in dims or dims[0].ndim != 1:
-            continue
-        where = np.flatnonzero(np.isin(graph.ties.units(dims[0]), wanted).any(axis=-1))
-        if len(where):
-            (norms if len(graph.shapes[name]) == 1 and len(dims[0]) == len(inner) else rows)[name] = where
-    return norms or rows
+        if 0 in dims and dims[0].ndim == 1:
+            where = np.flatnonzero(np.isin(graph.ties.units(dims[0]), wanted).any(axis=-1))
+            if len(where):
+                rows[name] = where
+    norms = {module for module, ids in graph.record.statistics if np.isin(_units(graph, ids), wanted).any()}
+    scales = {name: where for name, where in rows.items() if name.rpartition(".")[0] in norms}
+    return scales or rows
+
+
+def _units(graph: Graph, ids: Ids) -> Ids:
+    units = np.unique(graph.ties.units(ids))
+    return units[units < graph.solution.units]

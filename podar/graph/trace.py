@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import operator
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +78,7 @@ class Record:
     steps: list[Step] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     scales: list[tuple[str, Ids]] = field(default_factory=list)
-    statistics: list[tuple[str, Ids]] = field(default_factory=list)
+    statistics: list[tuple[str, Ids]] = field(default_factory=list)  # (module of a norm, what it runs over)
     ties: list[tuple[Ids, ...]] = field(default_factory=list)
     outputs: list[tuple[str, Blocks]] = field(default_factory=list)
     real: bool = False  # whether operators had to be computed
@@ -373,6 +375,8 @@ class Calls(TorchFunctionMode):
             sizes = self.sizes(args[0])
             where = args[1] if len(args) > 1 else kwargs.get("dim")
             return torch.Size(sizes) if where is None else sizes[where]
+        if name in ("numel", "nelement"):
+            return functools.reduce(operator.mul, self.sizes(args[0]), 1)
         self.tracer.call = (func, args, kwargs)
         try:
             return func(*args, **kwargs)
