@@ -168,7 +168,10 @@ ModelArg = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust", help="Load pickles that can run programs. Only for files whose origin you know.")
 ]
-ImageSize = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Bring the images to this side.")]
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", "--imgsz", min=1, metavar="PIXELS", help="Bring the images to this side."),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the measured runtime.")]
 Seconds = Annotated[float, typer.Option(min=0.01, metavar="S", help="Time spent measuring each model.")]
 
@@ -231,6 +234,12 @@ def prune(
             metavar="KIND=AMOUNT", help="What must remain: macs=0.5, channels=0.5, params=2M, bytes=300k, memory=0.6."
         ),
     ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]…", help="YOLO: any further argument of Ultralytics' trainer.", show_default=False
+        ),
+    ] = None,
     data: Data = None,
     epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning after the cut; 0 trains nothing.")] = 5,
     export: Annotated[
@@ -259,7 +268,9 @@ def prune(
         typer.Option(min=1, help="Round widths to multiples of this. Default: what the exported file's runtime likes."),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: chosen for the model.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step of fine-tuning.")] = 128,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images a step of fine-tuning. Default: 128; YOLO: Ultralytics' own.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop fine-tuning after this time.")] = None,
     no_distill: Annotated[bool, typer.Option("--no-distill", help="Do not learn from the unpruned model.")] = False,
     image_size: ImageSize = None,
@@ -282,8 +293,13 @@ def prune(
             }
         }
     ]
+    if settings and not (epochs and data is not None):
+        raise UsageError(
+            f"{settings[0]} is an argument of training, and nothing is trained without --data and --epochs."
+        )
     if epochs and data is not None:
         tuning = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seconds": seconds, "distill": not no_distill}
+        tuning["settings"] = parse_model_args(settings or (), option="")
         stages.append({"finetune": tuning})
     if export:
         stages.append({"export": {"formats": export}})

@@ -27,10 +27,8 @@ def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
 
     **Returns:** plain data, and the graph itself. `params` of a group is what would go if all of it went.
     """
-    from podar.graph import trace
-
     inputs = source.inputs()
-    graph = trace(source.build(), inputs)
+    graph = source.trace(source.build(), inputs)
     whole = np.ones(len(graph.ties.families))
     total = graph.costs.value("params", whole)
     groups = []
@@ -68,13 +66,11 @@ def export_file(source: Source, format: str, out: Path | None) -> dict[str, Any]
 
     **Raises:** `UsageError` for an unknown format; `PodarError` as `podar.export`.
     """
-    from podar.exporters import FORMATS, export
-    from podar.stages import check_format, first
+    from podar.stages import check_format
 
-    check_format(format)
-    checks = None if source.data is None else first(source.data.test, 8)[0]
-    path = out or Path(source.name + FORMATS[format].suffix)
-    exported = export(source.build(), path, source.inputs(), format=format, check_inputs=checks)
+    check_format(format, source.spec["model"])
+    folder, stem = (Path(), source.name) if out is None else (out.parent, out.stem)
+    exported = source.export(source.build(), folder, stem, source.inputs(), format=format)
     return {
         "file": str(exported.path),
         "files": [str(path) for path in exported.files],

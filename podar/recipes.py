@@ -45,15 +45,19 @@ class Prune(Stage):
 
 
 class Finetune(Stage):
-    """Train the cut model: the options of `podar.finetune`. `distill`: the unpruned model is the teacher."""
+    """Train the cut model: the options of `podar.finetune`. `distill`: the unpruned model is the teacher.
+
+    `settings`: further arguments of the model's own trainer (Ultralytics), where it has one.
+    """
 
     title = "finetune"
     epochs: int = Field(default=5, ge=1)
     lr: float | None = Field(default=None, gt=0)
-    batch_size: int = Field(default=128, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=None, gt=0)
     distill: bool = True
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    settings: dict[str, Any] = {}
 
 
 class Export(Stage):

@@ -172,7 +172,7 @@ def _do_steps(folder: Path, state: dict[str, Any], trust: bool, progress: Progre
     began = time.perf_counter()
     source = _open(recipe, trust)
     saved = next((d.model for d in reversed(done) if d.model), None)
-    model = source.build() if saved is None else load(work / saved, source.build)
+    model = source.build() if saved is None else load(work / saved, source.dense)
     files.mkdir(exist_ok=True)
     found = merged(d.found for d in done)
     if not done:
@@ -196,6 +196,7 @@ def _do_steps(folder: Path, state: dict[str, Any], trust: bool, progress: Progre
     at[0] = "report"
     progress("report", 0, 0, {})
     save(job.model, files)
+    source.save(job.model, files)
     write_atomic(files / "source.json", _json(source.spec))
     _report(files, job, state, done)
     progress("", 0, 0, {})
@@ -255,6 +256,8 @@ def _facts(recipe: recipes.Recipe, source: Any) -> dict[str, Any]:
             f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images of "
             f"{'×'.join(map(str, data.shape))}, {len(data.classes)} classes"
         )
+    elif source.about_data is not None:
+        facts["data"] = source.about_data
     targets = [stage.target for stage in recipe.stages if isinstance(stage, recipes.Prune)]
     if targets:
         facts["target"] = ", then ".join(targets)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from podar.data import Dataset
+    from podar.exporters import Exported
+    from podar.graph import Graph
+    from podar.pruning import Result
     from podar.recover import History
 
 
@@ -32,6 +35,12 @@ class Source:
     - `evaluate(model)`: `{"accuracy": fraction}` on the test split.
     - `spec`: plain JSON data from which `open_source` builds the same dense architecture; run folders keep it as
       source.json.
+    - `trace(model, inputs)`, `prune(model, inputs, target, **options)`: podar's, or its library's own way.
+    - `figures(model)`: what summary.json should hold beside costs.
+    - `save(model, folder)`: writes the file of the model's library beside podar's own, where it has one.
+    - `export(model, folder, stem, inputs, format)`: writes `folder/stem` with the format's suffix.
+    - `pictures(dense, model, folder)`: where the data are of a library's own form (`data` is None then), pictures of
+      both models' answers; None otherwise. `about_data`: one line about such data.
     - `notes`: what the user should know, one sentence each: converted images, untrained weights.
     """
 
@@ -43,6 +52,13 @@ class Source:
     train: Callable[..., History]
     evaluate: Callable[[nn.Module], dict[str, float]]
     spec: dict[str, Any]
+    trace: Callable[[nn.Module, Any], Graph]
+    prune: Callable[..., Result]
+    figures: Callable[[nn.Module], dict[str, Any]]
+    save: Callable[[nn.Module, Path], None]
+    export: Callable[..., Exported]
+    pictures: Callable[[nn.Module, nn.Module, Path], list[dict[str, str]]] | None = None
+    about_data: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -80,8 +96,13 @@ def open_source(
         raise PodarError(_unknown(model))
     blueprint = kind.blueprint(model, dict(model_args or {}), trust)
     build = _with_weights(blueprint, model, weights, trust)
+    dense = blueprint.dense or blueprint.make
     first = build()
     notes = list(blueprint.notes) if weights is None else []  # they speak of the weights that the model came with
+    if blueprint.library is not None:
+        own = None if data is None else blueprint.library.open_data(first, data, image_size)
+        if own is not None or data is None:
+            return _library_source(blueprint, blueprint.library, own, model, build, first, image_size, tuple(notes))
     dataset = None
     if data is not None:
         dataset, converted = _fitting_data(first, blueprint, model, data, image_size)
@@ -94,21 +115,99 @@ def open_source(
         image: Tensor = dataset.train[0][0]
         return image.unsqueeze(0)
 
-    def train(trained: nn.Module, **options: Any) -> History:
+    def train(trained: nn.Module, *, files: Path | None = None, settings: Any = None, **options: Any) -> History:
         from podar.recover import finetune
 
-        return finetune(trained, _needed(dataset), **options)
+        if settings:
+            raise UsageError(f"{', '.join(settings)}: podar's own trainer takes no such arguments.")
+        given = {key: value for key, value in options.items() if key != "batch_size" or value is not None}
+        return finetune(trained, _needed(dataset), **given)
 
     def evaluate(measured: nn.Module) -> dict[str, float]:
         from podar.recover import accuracy
 
         return {"accuracy": accuracy(measured, _needed(dataset).test)}
 
+    def exported(written: nn.Module, folder: Path, stem: str, inputs: Any, format: str) -> Exported:
+        import torch
+
+        from podar.exporters import FORMATS, export
+
+        checks = None if dataset is None else dataset.test.batch(torch.arange(min(8, len(dataset.test))))[0]
+        return export(written, folder / f"{stem}{FORMATS[format].suffix}", inputs, format=format, check_inputs=checks)
+
+    library = blueprint.library
+    return Source(
+        name=_short_name(model),
+        build=build,
+        dense=dense,
+        inputs=inputs,
+        data=dataset,
+        train=train,
+        evaluate=evaluate,
+        spec=blueprint.spec,
+        trace=library.trace if library else _trace,
+        prune=library.prune if library else _prune,
+        figures=lambda _: {},
+        save=library.save if library else lambda _, folder: None,
+        export=exported,
+        notes=tuple(notes),
+    )
+
+
+def _library_source(
+    blueprint: integrations.Blueprint,
+    library: integrations.Library,
+    data: integrations.LibraryData | None,
+    model: str,
+    build: Callable[[], nn.Module],
+    first: nn.Module,
+    side: int | None,
+    notes: tuple[str, ...],
+) -> Source:
+    """A model, and perhaps data, that a library trains, validates and exports in its own way."""
     dense = blueprint.dense or blueprint.make
-    return Source(_short_name(model), build, dense, inputs, dataset, train, evaluate, blueprint.spec, tuple(notes))
+    fit = data.fit if data is not None else lambda given: given
+    side = data.side if data is not None else side
+    inputs = blueprint.inputs(first) if side is None else library.inputs(first, side)
+
+    def missing(*_: Any, **__: Any) -> Any:
+        return _needed(None)
+
+    args = {**blueprint.spec.get("model_args", {}), **(data.model_args if data is not None else {})}
+    return Source(
+        name=_short_name(model),
+        build=lambda: fit(build()).eval(),
+        dense=lambda: fit(dense()).eval(),
+        inputs=lambda: inputs,
+        data=None,
+        train=data.train if data is not None else missing,
+        evaluate=data.evaluate if data is not None else missing,
+        spec={**blueprint.spec, "model_args": args},
+        trace=library.trace,
+        prune=library.prune,
+        figures=lambda given: library.figures(given, inputs),
+        save=library.save,
+        export=library.export,
+        pictures=data.pictures if data is not None else None,
+        about_data=data.about if data is not None else None,
+        notes=notes,
+    )
 
 
-def parse_model_args(pairs: Iterable[str]) -> dict[str, Any]:
+def _trace(model: nn.Module, inputs: Any) -> Graph:
+    from podar.graph import trace
+
+    return trace(model, inputs)
+
+
+def _prune(model: nn.Module, inputs: Any, target: str, **options: Any) -> Result:
+    from podar.pruning import prune
+
+    return prune(model, inputs, target, **options)
+
+
+def parse_model_args(pairs: Iterable[str], option: str = "--model-arg ") -> dict[str, Any]:
     """Turn `["num_classes=10", "act=relu"]` into `{"num_classes": 10, "act": "relu"}`: Python literals, else text.
 
     **Raises:** `UsageError` where a pair has no name or no `=`.
@@ -123,7 +222,7 @@ def parse_model_args(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise UsageError(f"--model-arg {pair}: write name=value, for example num_classes=10.")
+            raise UsageError(f"{option}{pair}: write name=value, for example num_classes=10.")
         try:
             parsed[name] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -191,7 +290,7 @@ def _fitting_data(
     shapes += [(own_channels, side, side) for side in sides]
     for shape in shapes:
         if runs(model, random_images(*shape)):
-            side = None if shape[1:] == (height, width) else shape[1]
+            side = image_size or (None if shape[1:] == (height, width) else shape[1])
             converted = data.load(spec, image_size=side, channels=shape[0])
             was, now = ("×".join(map(str, s)) for s in (dataset.shape, converted.shape))
             return converted, [f"the images of {spec} are {was} and go into {name} as {now}."]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from podar import integrations
 from podar.errors import UsageError, nearest
 from podar.files import write_atomic
 from podar.recipes import LIKED_MULTIPLE, Export, Finetune, Measure, Prune, Recipe
@@ -80,17 +81,26 @@ def check(recipe: Recipe) -> None:
                     raise UsageError(f"ratio {pattern}={kept:g}: give the fraction to keep, above 0 and at most 1.")
         elif isinstance(stage, Export):
             for name in stage.formats:
-                check_format(name)
+                check_format(name, recipe.model)
+        elif isinstance(stage, Finetune) and stage.settings:
+            kind = integrations.find(recipe.model)
+            if kind is None or kind.check_settings is None:
+                name = next(iter(stage.settings))
+                raise UsageError(f"{name}={stage.settings[name]}: only Ultralytics' trainer takes such arguments.")
+            kind.check_settings(stage.settings)
 
 
-def check_format(name: str) -> None:
-    """Refuse a name that no export format bears, with the nearest that one does.
+def check_format(name: str, model: str = "") -> None:
+    """Refuse a name that no export format bears, with the nearest that one does; `model`: its library has more.
 
     **Raises:** `UsageError`.
     """
     from podar.exporters import FORMATS
 
-    _known("export format", name, FORMATS)
+    if name not in FORMATS:
+        kind = integrations.find(model)
+        own = kind.formats() if kind is not None and kind.formats is not None else ()
+        _known("export format", name, [*FORMATS, *own])
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -115,10 +125,8 @@ def steps(recipe: Recipe) -> list[Step]:
 
 def evaluate_dense(job: Job) -> dict[str, Any]:
     """Costs, accuracy and frozen axes of the model as it came."""
-    from podar.graph import trace
-
-    graph = trace(job.model, job.source.inputs())
-    before = {**_costs(graph), **_quality(job)}
+    graph = job.source.trace(job.model, job.source.inputs())
+    before = {**_costs(graph), **job.source.figures(job.model), **_quality(job)}
     return {
         "before": before,
         "frozen": [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen],
@@ -129,10 +137,8 @@ def evaluate_dense(job: Job) -> dict[str, Any]:
 
 def prune(job: Job, options: Prune) -> dict[str, Any]:
     """Cut the model to the target."""
-    from podar.pruning import prune as cut
-
     multiple_of = options.multiple_of or max((LIKED_MULTIPLE.get(f, 1) for f in job.recipe.formats), default=1)
-    result = cut(
+    result = job.source.prune(
         job.model,
         job.source.inputs(),
         options.target,
@@ -161,11 +167,10 @@ def recalibrate(job: Job) -> dict[str, Any]:
     """Let batch norms see their new inputs, and see what the cut alone costs."""
     from podar.recover import recalibrate as renew
 
-    assert job.source.data is not None  # steps() puts this step in only where data are
+    if job.source.data is None:  # the library's own trainer comes next, which begins with that
+        return {}
     renew(job.model, job.source.data.train)
-    from podar.graph import trace
-
-    state = {**_costs(trace(job.model, job.source.inputs())), **_quality(job)}
+    state = {**_costs(job.source.trace(job.model, job.source.inputs())), **_quality(job)}
     return {"points": [*job.found["points"], *_point("cut", "cut", state)]}
 
 
@@ -181,6 +186,8 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
         label_smoothing=options.label_smoothing,
         teacher=job.dense if options.distill and was_cut else None,
         checkpoint=job.scratch / "fine-tune.checkpoint",
+        files=job.files,
+        settings=options.settings,
         seed=job.recipe.seed,
         progress=job.progress,
     )
@@ -197,33 +204,29 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
 
 def evaluate(job: Job) -> dict[str, Any]:
     """Costs and accuracy of the model as the stages left it, and pictures with both models' answers."""
-    from podar.graph import trace
-
-    after = {**_costs(trace(job.model, job.source.inputs())), **_quality(job)}
+    graph = job.source.trace(job.model, job.source.inputs())
+    after = {**_costs(graph), **job.source.figures(job.model), **_quality(job)}
     tuned = "history" in job.found
     points = [*job.found["points"], *_point("fine-tuned" if tuned else "pruned", "final", after)]
     if not tuned:  # the last cut is the end of the way
         points = [point for point in points if point["stage"] != "cut"]
-    return {"after": after, "points": points, "pictures": _pictures(job)}
+    found = {"after": after, "points": points, "pictures": _pictures(job)}
+    if job.source.pictures is not None:
+        found["scenes"] = job.source.pictures(job.dense, job.model, job.files)
+    return found
 
 
 def export(job: Job, options: Export) -> dict[str, Any]:
     """Write the pruned model in every format, and the dense one beside it for comparison."""
-    from podar.exporters import FORMATS
-    from podar.exporters import export as write
-
-    inputs, checks = job.source.inputs(), None
-    if job.source.data is not None:
-        checks, _ = first(job.source.data.test, 8)
+    inputs, write = job.source.inputs(), job.source.export
     files: dict[str, Any] = {}
     for at, name in enumerate(options.formats):
         job.progress("export", at, len(options.formats), {})
-        suffix = FORMATS[name].suffix
-        pruned = write(job.model, job.files / f"model{suffix}", inputs, format=name, check_inputs=checks)
-        dense = write(job.dense, job.files / f"dense{suffix}", inputs, format=name, check_inputs=checks)
+        pruned = write(job.model, job.files, "model", inputs, format=name)
+        dense = write(job.dense, job.files, "dense", inputs, format=name)
         files[name] = {
-            "file": pruned.path.name,
-            "dense_file": dense.path.name,
+            "file": str(pruned.path.relative_to(job.files)),
+            "dense_file": str(dense.path.relative_to(job.files)),
             "parity": pruned.parity,
             "bytes": pruned.bytes,
             "dense_bytes": dense.bytes,
@@ -284,7 +287,7 @@ def _costs(graph: Graph) -> dict[str, int]:
 
 
 def _quality(job: Job) -> dict[str, float]:
-    return job.source.evaluate(job.model) if job.source.data is not None else {}
+    return job.source.evaluate(job.model) if job.recipe.data is not None else {}
 
 
 def _point(name: str, stage: str, state: dict[str, Any]) -> list[dict[str, Any]]:

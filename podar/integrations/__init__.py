@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,54 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+
+    from podar.exporters import Exported
+    from podar.graph import Graph
+    from podar.pruning import Result
+    from podar.recover import History
+
+
+@dataclass(frozen=True)
+class LibraryData:
+    """A data set of a library's own form, which the library's own trainer and validator read.
+
+    - `name`, `about`: short, and one line for the report. `side`: of its images, in pixels.
+    - `model_args`: arguments of the architecture that give it the head that these data need.
+    - `fit(model)`: the model with that head; its other weights stay. Raises `PodarError` where that cannot be.
+    - `train(model, **options)`: as `podar.sources.Source.train`.
+    - `evaluate(model)`: the library's own figures, under podar's names.
+    - `pictures(dense, model, folder)`: writes pictures of both models' answers; `file` and `caption` of each.
+    """
+
+    name: str
+    about: str
+    side: int
+    model_args: dict[str, Any]
+    fit: Callable[[nn.Module], nn.Module]
+    train: Callable[..., History]
+    evaluate: Callable[[nn.Module], dict[str, float]]
+    pictures: Callable[[nn.Module, nn.Module, Path], list[dict[str, str]]]
+
+
+@dataclass(frozen=True)
+class Library:
+    """What a library does with its models in its own way, where podar's own way would not serve its users.
+
+    - `trace(model, inputs)`, `prune(model, inputs, target, **options)`: as podar's; they know what outputs must keep.
+    - `figures(model, inputs)`: what summary.json should hold beside the costs.
+    - `inputs(model, side)`: example inputs of that side.
+    - `save(model, folder)`: writes the file that the library loads, beside podar's own.
+    - `export(model, folder, stem, inputs, format)`: as `podar.export`, by the library's exporter.
+    - `open_data(model, spec, side)`: the data set, or None where `spec` is not of the library's own form.
+    """
+
+    trace: Callable[[nn.Module, Any], Graph]
+    prune: Callable[..., Result]
+    figures: Callable[[nn.Module, Any], dict[str, Any]]
+    inputs: Callable[[nn.Module, int], Any]
+    save: Callable[[nn.Module, Path], None]
+    export: Callable[..., Exported]
+    open_data: Callable[[nn.Module, str, int | None], LibraryData | None]
 
 
 @dataclass(frozen=True)
@@ -30,6 +78,7 @@ class Blueprint:
     - `trained`: the weights are known to be trained ones.
     - `notes`: what the user should know about the weights, one sentence each.
     - `read_weights`: `(file, trust)` → tensors by name, where the library has checkpoints of a form of its own.
+    - `library`: what the model's library does in its own way; None where podar does everything.
     """
 
     make: Callable[[], nn.Module]
@@ -39,16 +88,23 @@ class Blueprint:
     trained: bool = False
     notes: tuple[str, ...] = ()
     read_weights: Callable[[Path, bool], dict[str, Tensor]] | None = None
+    library: Library | None = None
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of MODEL string: `form` is how the help writes it."""
+    """One kind of MODEL string: `form` is how the help writes it.
+
+    - `formats`: names of the export formats that its library writes. `check_settings`: refuses arguments that its
+      trainer does not know (`UsageError`); None where it takes none.
+    """
 
     form: str
     accepts: Callable[[str], bool]
     complete: Callable[[str], Iterable[str]]
     blueprint: Callable[[str, dict[str, Any], bool], Blueprint] = field(repr=False)
+    formats: Callable[[], Iterable[str]] | None = None
+    check_settings: Callable[[Mapping[str, Any]], None] | None = None
 
 
 _kinds: list[Kind] = []
@@ -57,7 +113,12 @@ Blueprinter = Callable[[str, dict[str, Any], bool], Blueprint]
 
 
 def model_source(
-    form: str, *, accepts: Callable[[str], bool], complete: Callable[[str], Iterable[str]]
+    form: str,
+    *,
+    accepts: Callable[[str], bool],
+    complete: Callable[[str], Iterable[str]],
+    formats: Callable[[], Iterable[str]] | None = None,
+    check_settings: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Callable[[Blueprinter], Blueprinter]:
     """Register a function `(model, model_args, trust) → Blueprint` for the MODEL strings that `accepts` takes.
 
@@ -66,10 +127,11 @@ def model_source(
     - `form`: how the help writes this kind, e.g. `"timm:NAME"`.
     - `accepts`: MODEL string → whether it is of this kind.
     - `complete`: the beginning of a MODEL string → whole ones, for shell completion.
+    - `formats`, `check_settings`: as in `Kind`.
     """
 
     def register(blueprint: Blueprinter) -> Blueprinter:
-        _kinds.append(Kind(form, accepts, complete, blueprint))
+        _kinds.append(Kind(form, accepts, complete, blueprint, formats, check_settings))
         return blueprint
 
     return register

@@ -51,12 +51,14 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
         )
     dense = kind.blueprint(dense_model, spec.get("model_args", {}), trust)
 
+    unpruned = dense.dense or dense.make
+
     def make() -> nn.Module:
         from podar.saving import load
 
-        return load(folder, dense.make).eval()
+        return load(folder, unpruned).eval()
 
-    return Blueprint(make, dense.inputs, dense.spec, dense=dense.make, trained=True)
+    return Blueprint(make, dense.inputs, dense.spec, dense=unpruned, trained=True, library=dense.library)
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,21 @@ def _complete(incomplete: str) -> list[str]:
     return [name for name in architectures() if name.startswith(incomplete)]
 
 
-@model_source("yolo26n.yaml, yolo26n.pt", accepts=_accepts, complete=_complete)
+def _formats() -> list[str]:
+    from podar.integrations.ultralytics.exporting import formats
+
+    return formats()
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    from podar.integrations.ultralytics.training import check_settings
+
+    check_settings(settings)
+
+
+@model_source(
+    "yolo26n.yaml, yolo26n.pt", accepts=_accepts, complete=_complete, formats=_formats, check_settings=_check_settings
+)
 def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     """An Ultralytics architecture with random weights (.yaml), or a checkpoint (.pt).
 

@@ -35,13 +35,18 @@ def save_pruned(model: nn.Module, path: str | Path, settings: dict[str, Any] | N
     podar.integrations.ultralytics.save_pruned(model, "pruned.pt")
     ```
     """
+    if not is_pruned(model):
+        raise PodarError(f"{path} would not hold a pruned model: prune it first.")
+    return write_checkpoint(seal(copy.deepcopy(model)), path, settings)
+
+
+def write_checkpoint(model: nn.Module, path: str | Path, settings: dict[str, Any] | None = None) -> Path:
+    """Write a model, pruned or not, as Ultralytics writes its checkpoints; arguments as of `save_pruned`."""
     make_ready()
     import ultralytics
     from ultralytics.utils import DEFAULT_CFG_DICT
 
-    if not is_pruned(model):
-        raise PodarError(f"{path} would not hold a pruned model: prune it first.")
-    saved: Any = seal(copy.deepcopy(model)).half().eval()
+    saved: Any = copy.deepcopy(model).half().eval()
     saved.criterion = None
     for parameter in saved.parameters():
         parameter.requires_grad = False

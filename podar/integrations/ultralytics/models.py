@@ -83,8 +83,11 @@ def _from_config(config: Any, model: str, model_args: dict[str, Any], trust: boo
         built.task = task  # type: ignore[assignment]  # Ultralytics' own loader sets it too
         return built
 
+    from podar.integrations.ultralytics.library import LIBRARY
+
     notes = (f"{model} has random weights: give trained ones with --weights FILE, or a .pt as MODEL.",)
-    return Blueprint(make, _inputs, {"model": model, "model_args": kwargs}, notes=notes, read_weights=_read_weights)
+    spec = {"model": model, "model_args": kwargs}
+    return Blueprint(make, _inputs, spec, notes=notes, read_weights=_read_weights, library=LIBRARY)
 
 
 def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
@@ -125,17 +128,46 @@ def _model_class(config: dict[str, Any], task: str) -> type[nn.Module] | None:
 
 
 def from_checkpoint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
-    """The model of a .pt that Ultralytics wrote."""
+    """The model of a .pt that Ultralytics wrote, pruned by podar or not.
+
+    `model_args` may give it another head: `nc` (or `num_classes`), and `data_kpt_shape` for key points.
+    """
     make_ready()
+    from podar.integrations.ultralytics.heads import with_head
+    from podar.integrations.ultralytics.library import LIBRARY
+    from podar.integrations.ultralytics.sealing import is_pruned, seal
+
     path = _find_checkpoint(model)
-    if model_args:
+    head = {("nc" if key == "num_classes" else key): value for key, value in model_args.items()}
+    unknown = set(head) - {"nc", "data_kpt_shape"}
+    if unknown:
         raise PodarError(
-            f"{model} is a checkpoint and brings its own architecture, so --model-arg has no meaning here: "
-            f"to change it, name an architecture and give the checkpoint as --weights {model}."
+            f"{model} is a checkpoint and brings its own architecture, so --model-arg {min(unknown)} has no meaning "
+            f"here: to change it, name an architecture and give the checkpoint as --weights {model}."
         )
-    return Blueprint(
-        lambda: read_checkpoint(path, trust), _inputs, {"model": str(path), "model_args": {}}, trained=True
-    )
+
+    def make() -> nn.Module:
+        read: Any = read_checkpoint(path, trust)
+        if is_pruned(read):
+            seal(read)
+        return with_head(read, **head).eval() if head else read
+
+    def dense() -> nn.Module:
+        read: Any = make()
+        return _build_dense(read) if is_pruned(read) else read
+
+    spec = {"model": str(path), "model_args": head}
+    return Blueprint(make, _inputs, spec, dense=dense, trained=True, library=LIBRARY)
+
+
+def _build_dense(pruned: Any) -> nn.Module:
+    """The architecture of a pruned model as it was, with random weights."""
+    from podar.integrations.ultralytics.heads import head_of
+    from podar.integrations.ultralytics.sealing import unsealed
+
+    built = type(pruned)(copy.deepcopy(unsealed(pruned.yaml)), verbose=False, **head_of(pruned))
+    built.task = pruned.task
+    return built.eval()
 
 
 def _find_checkpoint(model: str) -> Path:

@@ -69,7 +69,7 @@ class KeepsShape(_Base):
     def setup_model(self) -> Any:
         """As ever; a model that was given as a module (by the process that started this one) is known here too."""
         checkpoint = super().setup_model()
-        model = _bare(self.model)
+        model = bare(self.model)
         if is_pruned(model):
             self._shape = self._shape or shape_of(model)
             _assert_shape(model, self._shape, "before training")
@@ -103,15 +103,15 @@ class KeepsShape(_Base):
         if self._shape is not None and RANK in (-1, 0):
             for path in (self.last, self.best):
                 if path.exists():
-                    _assert_shape(_bare(load_checkpoint(path)[0]), self._shape, f"in {path}")
+                    _assert_shape(bare(load_checkpoint(path)[0]), self._shape, f"in {path}")
         return done
 
     def _check(self, when: str) -> None:
         if self._shape is None:
             return
-        _assert_shape(_bare(self.model), self._shape, when)
+        _assert_shape(bare(self.model), self._shape, when)
         if self.ema is not None:
-            _assert_shape(_bare(self.ema.ema), self._shape, f"{when}, in the averaged weights (EMA),")
+            _assert_shape(bare(self.ema.ema), self._shape, f"{when}, in the averaged weights (EMA),")
 
 
 class PrunedDetectionTrainer(KeepsShape, DetectionTrainer):
@@ -187,7 +187,7 @@ def _assert_shape(model: nn.Module, expected: dict[str, tuple[int, ...]], when: 
     )
 
 
-def _bare(model: Any) -> nn.Module:
+def bare(model: Any) -> nn.Module:
     """The model under data parallelism, compilation and distillation."""
     model = torch_utils.unwrap_model(model)
     return getattr(model, "student_model", model)
