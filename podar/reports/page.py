@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from podar.files import write_atomic
 from podar.reports import charts, headline, numbers
-from podar.reports.record import Frozen, Layer, Picture, RunRecord
+from podar.reports.record import Frozen, Layer, RunRecord
 
 _HERE = Path(__file__).parent
 _SHOWN_LAYERS = 48  # more stand behind a click: a detector has two hundred groups
@@ -58,7 +58,8 @@ def render(record: RunRecord) -> str:
         more_layers=_bars(record.layers[_SHOWN_LAYERS:], widest=_widest(record.layers)),
         untouched=sum(layer.before == layer.after for layer in record.layers),
         frozen=by_reason(record.frozen),
-        pictures=[(picture, _data_uri(picture)) for picture in record.pictures],
+        pictures=[(picture, _data_uri(picture.png)) for picture in record.pictures],
+        scenes=[(scene.caption, _data_uri(scene.png)) for scene in record.scenes],
     )
 
 
@@ -90,5 +91,5 @@ def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[str]]]:
     return sorted(gathered.items(), key=lambda item: -len(item[1]))
 
 
-def _data_uri(picture: Picture) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -58,6 +58,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """One test picture twice (PNG bytes), with the answers of the dense model left and of the pruned one right."""
+
+    png: bytes = field(repr=False)
+    caption: str
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """What the report shows.
 
@@ -79,6 +87,7 @@ class RunRecord:
     points: tuple[Point, ...] = ()
     history: tuple[Mapping[str, float], ...] = ()
     pictures: tuple[Picture, ...] = ()
+    scenes: tuple[Scene, ...] = ()
     stages: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -107,6 +116,7 @@ class RunRecord:
             Picture((folder / shown["file"]).read_bytes(), **{k: v for k, v in shown.items() if k != "file"})
             for shown in data.get("pictures", ())
         ]
+        scenes = [Scene((folder / shown["file"]).read_bytes(), shown["caption"]) for shown in data.get("scenes", ())]
         return RunRecord(
             before=data["before"],
             after=data["after"],
@@ -119,6 +129,7 @@ class RunRecord:
             points=tuple(Point(**point) for point in data.get("points", ())),
             history=tuple(data.get("history", ())),
             pictures=tuple(pictures),
+            scenes=tuple(scenes),
             stages=data.get("stages", {}),
             notes=tuple(data.get("notes", ())),
         )

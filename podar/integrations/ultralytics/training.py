@@ -148,7 +148,8 @@ def said(error: BaseException) -> str:
 
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error) or type(error).__name__)
     text = text.encode("ascii", "ignore").decode()
-    text = " ".join(text.split())
+    text = " ".join(text.split()).partition(" Note dataset download")[0]
+    text = text.replace("ignoring corrupt image/label: ", "")
     return text[:300].rstrip(". ") + "."
 
 
