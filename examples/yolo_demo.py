@@ -1,6 +1,6 @@
 """YOLO26n from scratch on scenes composed of real photographs, pruned to 0.6 of the MACs, trained again, measured.
 
-python examples/yolo_demo.py [--out runs/yolo] [--epochs 60] [--again 30] [--scenes 1000 250] [--side 160]
+python examples/yolo_demo.py [--out runs/yolo] [--epochs 45] [--again 20] [--scenes 600 150] [--side 160]
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def main() -> None:
     """Compose, train, and run `podar prune`, whose summary and report are the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/yolo"))
-    parser.add_argument("--epochs", type=int, default=60, help="of the dense training, at most")
-    parser.add_argument("--again", type=int, default=30, help="epochs of training after the cut")
-    parser.add_argument("--scenes", type=int, nargs=2, default=(1000, 250), help="for training and for validation")
+    parser.add_argument("--epochs", type=int, default=45, help="of the dense training, at most")
+    parser.add_argument("--again", type=int, default=20, help="epochs of training after the cut")
+    parser.add_argument("--scenes", type=int, nargs=2, default=(600, 150), help="for training and for validation")
     parser.add_argument("--side", type=int, default=160)
     parser.add_argument("--enough", type=float, default=0.6, help="mAP50-95 at which the dense training ends")
     asked = parser.parse_args()

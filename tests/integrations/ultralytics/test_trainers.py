@@ -1,0 +1,137 @@
+"""A pruned shape survives training, resuming, two processes and files; plain Ultralytics refuses to rebuild it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from podar.data.scenes import KEYPOINTS
+from podar.integrations.ultralytics import blueprint, make_ready, prune, save_pruned, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
+
+DENSE = ("", "-seg", "-pose", "-obb", "-cls")
+TASK = dict(zip(DENSE, ("detect", "segment", "pose", "obb", "classify")))
+MATRIX = [
+    *((f"yolo{g}{s}{t}.yaml", TASK[t]) for g in ("26", "11") for s in "nsm" for t in DENSE if g + s + t != "26n"),
+    *((f"{name}.yaml", "detect") for name in ("yolov8n", "yolov8s", "yolov8m", "yolo12n", "yolo12s", "yolo12m")),
+]
+
+
+def pruned_file(folder: Path, name: str, task: str, target: float, classes: int) -> tuple[Path, int]:
+    args: dict[str, Any] = {"nc": classes} | ({"data_kpt_shape": (len(KEYPOINTS), 3)} if task == "pose" else {})
+    model = blueprint(name, args, False).make()
+    prune(model, torch.zeros(1, 3, 64, 64), f"macs={target}")
+    path = save_pruned(model, folder / "pruned.pt")
+    return path, sum(p.numel() for p in model.parameters())
+
+
+def settings(data: Path, folder: Path) -> dict[str, Any]:
+    own = {"data": str(data), "project": str(folder), "name": "run", "exist_ok": True}
+    return {**own, "imgsz": 64, "batch": 3, "workers": 0, "plots": False, "verbose": False}
+
+
+def count(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("yolo26n.yaml", "detect"), *(pytest.param(n, t, marks=pytest.mark.slow) for n, t in MATRIX)],
+)
+def test_training_keeps_the_shape(tmp_path: Path, scenes: Callable[[str], Path], name: str, task: str) -> None:
+    make_ready()
+    from ultralytics import YOLO
+
+    data = scenes(task)
+    path, before = pruned_file(tmp_path, name, task, 0.4, 6)
+    model = YOLO(str(path))
+    model.train(trainer=trainer(), epochs=2, **settings(data, tmp_path))
+    assert count(model.model) == before
+    best = tmp_path / "run" / "weights" / "best.pt"
+    again = YOLO(str(best))
+    assert count(again.model) == before
+    image = next((data.parent if data.suffix else data).rglob("val/**/*.png"))
+    assert len(list(again.predict(str(image), imgsz=64, verbose=False))) == 1
+    assert Path(again.export(format="onnx", imgsz=64, verbose=False)).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_broken_off_training_goes_on_in_the_same_shape(tmp_path: Path, scenes: Callable[[str], Path]) -> None:
+    make_ready()
+    from ultralytics import YOLO
+
+    path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
+    model = YOLO(str(path))
+
+    def stop(trainer: Any) -> None:
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    model.add_callback("on_train_epoch_start", stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(trainer=trainer(), epochs=3, **settings(scenes("detect"), tmp_path))
+    last = tmp_path / "run" / "weights" / "last.pt"
+    again = YOLO(str(last))
+    again.train(trainer=trainer(), resume=True)
+    assert count(again.model) == before
+    assert len((tmp_path / "run" / "results.csv").read_text().strip().split("\n")) == 4
+
+
+@pytest.mark.slow
+def test_two_gloo_ranks_keep_the_shape(tmp_path: Path, scenes: Callable[[str], Path]) -> None:
+    path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
+    script = tmp_path / "train.py"
+    asked = {**settings(scenes("detect"), tmp_path), "batch": 4, "device": "cpu", "epochs": 1}
+    script.write_text(
+        "from podar.integrations.ultralytics import make_ready, trainer\nmake_ready()\nfrom ultralytics import YOLO\n"
+        f"YOLO({str(path)!r}).train(trainer=trainer(), **{asked!r})\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29533", str(script)]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    make_ready()
+    from ultralytics import YOLO
+
+    assert count(YOLO(str(tmp_path / "run" / "weights" / "best.pt")).model) == before
+
+
+def test_plain_ultralytics_uses_the_file_and_refuses_to_rebuild_it(
+    tmp_path: Path, scenes: Callable[[str], Path]
+) -> None:
+    """In a process that cannot import podar."""
+    path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
+    asked = settings(scenes("detect"), tmp_path)
+    script = f"""
+import json, sys
+from podar.compat.torchvision import import_torchvision
+import_torchvision()
+for name in [n for n in sys.modules if n.partition(".")[0] == "podar"]:
+    del sys.modules[name]
+sys.modules["podar"] = None  # importing it fails from here on
+from ultralytics import YOLO
+model = YOLO({str(path)!r})
+found = {{"count": sum(p.numel() for p in model.model.parameters())}}
+found["map"] = model.val(data={asked["data"]!r}, imgsz=64, plots=False, verbose=False, workers=0).box.map
+try:
+    YOLO({str(path)!r}).train(epochs=1, **json.loads({json.dumps(json.dumps(asked))}))
+    found["error"] = "none"
+except Exception as error:
+    found["error"] = str(error)
+print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.strip().split("\n")[-1])
+    assert found["count"] == before
+    assert found["map"] >= 0
+    assert "pruned by podar" in found["error"]
+    assert "trainer=podar.integrations.ultralytics.trainer()" in found["error"]
