@@ -1,0 +1,149 @@
+"""The one command for detectors: what its folder holds, what it refuses, and that it goes on where it broke off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from podar import recipes, runs
+from podar.errors import PodarError, UsageError
+from podar.integrations.ultralytics.training import check_settings
+from podar.sources import open_source
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
+
+FEW = {"batch": 3, "plots": False, "workers": 0}
+
+
+def recipe(data: Path, *, epochs: int = 1, formats: tuple[str, ...] = (), **settings: Any) -> recipes.Recipe:
+    stages: list[dict[str, Any]] = [
+        {"prune": {"target": "macs=0.6"}},
+        {"finetune": {"epochs": epochs, "settings": {**FEW, **settings}}},
+    ]
+    if formats:
+        stages.append({"export": {"formats": formats}})
+    stages.append({"measure": {"seconds": 0.05}})
+    return recipes.make({"model": "yolo26n.yaml", "data": str(data), "image_size": 64, "stages": stages})
+
+
+def count(path: Path) -> int:
+    from podar.integrations.ultralytics.checkpoint import read_checkpoint
+
+    return sum(p.numel() for p in read_checkpoint(path).parameters())
+
+
+def test_one_command_leaves_what_both_kinds_of_users_look_for(tmp_path: Path, scenes: Callable[[str], Path]) -> None:
+    out = tmp_path / "y"
+    summary = runs.start(recipe(scenes("detect"), formats=("onnx",)), out, command="podar prune")
+    assert json.loads((out / "summary.json").read_text()) == summary
+    for half in ("before", "after"):
+        assert {"map50", "map50_95", "params", "macs", "fused_params", "fused_macs", "bytes"} <= set(summary[half])
+    assert abs(summary["after"]["macs"] / summary["before"]["macs"] - 0.6) <= 0.03
+    names = "pruned.pt weights/best.pt weights/last.pt results.csv args.yaml model.onnx dense.onnx report.html"
+    for name in names.split():
+        assert (out / name).stat().st_size > 0, name
+    assert count(out / "pruned.pt") == count(out / "weights" / "best.pt") == summary["after"]["params"]
+    assert summary["exports"]["onnx"]["parity"] < 1e-3
+    assert ".work" not in (out / "args.yaml").read_text()
+    assert "data:image/png" in (out / "report.html").read_text()
+
+    again = open_source(str(out)).build()  # podar's own files tell the same model
+    assert sum(p.numel() for p in again.parameters()) == summary["after"]["params"]
+    with torch.no_grad():
+        again(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_is_kept_and_goes_on(
+    tmp_path: Path, scenes: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "y"
+
+    def stop(stage: str, done: int, total: int, info: dict[str, float]) -> None:
+        if stage == "fine-tune" and info.get("epoch") == 2:
+            raise KeyboardInterrupt
+
+    asked = recipe(scenes("detect"), epochs=3)
+    with pytest.raises(PodarError, match="podar resume"):
+        runs.start(asked, out, command="podar prune", progress=stop)
+    assert (out / ".work" / "files" / "weights" / "best.pt").is_file()
+    summary = runs.resume(out)
+    assert [epoch["epoch"] for epoch in summary["history"]] == [1, 2, 3]
+    assert count(out / "pruned.pt") == summary["after"]["params"]
+
+
+def test_unknown_arguments_name_the_nearest_and_ours_name_the_option() -> None:
+    check_settings({"batch": 8, "lr0": 0.005, "distill_model": "yolo26s.pt"})
+    with pytest.raises(UsageError, match="did you mean batch=4"):
+        check_settings({"bathc": 4})
+    with pytest.raises(UsageError, match="--imgsz"):
+        check_settings({"imgsz": 64})
+
+
+def test_a_side_that_is_no_multiple_of_the_stride(scenes: Callable[[str], Path]) -> None:
+    with pytest.raises(UsageError, match=r"no multiple of the model's stride 32: give 96"):
+        open_source("yolo26n.yaml", str(scenes("detect")), image_size=100)
+
+
+def copied(data: Path, to: Path) -> Path:
+    shutil.copytree(data.parent, to)
+    for cache in to.rglob("*.cache"):
+        cache.unlink()
+    path = to / "data.yaml"
+    path.write_text(path.read_text().replace(str(data.parent), str(to)))
+    return path
+
+
+def spoil_class(root: Path) -> None:
+    label = root / "labels" / "train" / "00001.txt"
+    label.write_text("9" + label.read_text()[1:])
+
+
+def spoil_image(root: Path) -> None:
+    image = root / "images" / "train" / "00002.png"
+    image.write_bytes(image.read_bytes()[:200])
+
+
+def empty(root: Path) -> None:
+    shutil.rmtree(root / "images" / "val")
+    (root / "images" / "val").mkdir()
+
+
+def remove(root: Path) -> None:
+    shutil.rmtree(root / "images" / "val")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_class, "00001.*class 9"),
+        (spoil_image, "00002.png"),
+        (empty, "holds no images"),
+        (remove, "missing path|images not found"),
+    ],
+)
+def test_bad_data_is_said_in_one_sentence(
+    tmp_path: Path, scenes: Callable[[str], Path], spoil: Callable[[Path], None], message: str
+) -> None:
+    data = copied(scenes("detect"), tmp_path / "data")
+    spoil(tmp_path / "data")
+    with pytest.raises(PodarError, match=message) as raised:
+        open_source("yolo26n.yaml", str(data), image_size=64)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("model", ["yolo26n-seg.yaml", "yolo26n-obb.yaml", "yolo26n-pose.yaml"])
+def test_labels_of_another_task(scenes: Callable[[str], Path], model: str) -> None:
+    with pytest.raises(PodarError, match=r"another task|Segment dataset|requires|not boxes"):
+        open_source(model, str(scenes("detect")), image_size=64)
+
+
+def test_a_missing_file_names_the_nearest(scenes: Callable[[str], Path]) -> None:
+    with pytest.raises(PodarError, match=r"did you mean .*data\.yaml\?"):
+        open_source("yolo26n.yaml", str(scenes("detect").with_name("dta.yaml")), image_size=64)
