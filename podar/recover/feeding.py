@@ -18,11 +18,15 @@ SMALLEST_CARVED = 200  # pictures of training data below which none are carved o
 
 @dataclass(frozen=True)
 class Feed:
-    """`epoch(n)` gives the batches (inputs, labels) of epoch n for this process; `steps` is how many there are."""
+    """`epoch(n)` gives the batches (inputs, labels) of epoch n for this process; `steps` is how many there are.
+
+    `highest`: the largest label, where it is known without reading everything.
+    """
 
     steps: int
     epoch: Callable[[int], Iterator[tuple[Tensor, Tensor]]]
     validation: Split | None
+    highest: int | None = None
 
 
 def feed(data: Any, batch_size: int, seed: int, device: torch.device, rank: int = 0, ranks: int = 1) -> Feed:
@@ -65,4 +69,4 @@ def _pictures(data: Dataset | Split, batch_size: int, seed: int, device: torch.d
             places = order[step * whole : (step + 1) * whole][rank * own : (rank + 1) * own]
             yield train.batch(places, generator=drawn, device=device)
 
-    return Feed(steps, epoch, validation)
+    return Feed(steps, epoch, validation, int(train.labels.max()))

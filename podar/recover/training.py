@@ -75,7 +75,7 @@ def finetune(
     history = podar.finetune(model, podar.data.load("fashion-mnist-demo"), epochs=3, teacher=dense)
     ```
     """
-    _check(epochs, batch_size, seconds, label_smoothing, lr)
+    _check(epochs, batch_size, seconds, label_smoothing, lr, precision)
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError("the model has no parameter that can be trained: set requires_grad on some.")
     accelerator = Accelerator()
@@ -86,6 +86,7 @@ def finetune(
     training = _Training(accelerator, model, food, teacher, epochs, lr, batch_size, seconds, label_smoothing, seed)
     with torch.random.fork_rng():
         try:
+            training.check_labels()
             return training.run(file, precision, after_step, progress)
         finally:
             for module, was in modes.items():
@@ -154,6 +155,19 @@ class _Training:
                 taught = logits_of(self.teacher(inputs))
         return classifier_loss(logits_of(model(inputs)), labels, self.smoothing, taught)
 
+    def check_labels(self) -> None:
+        """Refuse labels that the model has no output for; on a GPU the loss would take the whole process down."""
+        inputs, labels = next(self.food.epoch(0))
+        with torch.no_grad():
+            outputs = logits_of(self.model.eval()(inputs[:1])).shape[1]
+        highest = int(labels.max()) if self.food.highest is None else self.food.highest
+        if labels.dtype == torch.int64 and highest >= outputs:
+            plural = "" if outputs == 1 else "s"
+            raise PodarError(
+                f"the training data have the label {highest}, and the model has {outputs} output{plural}: build it "
+                f"with {highest + 1} or more."
+            )
+
     def run(
         self,
         file: Path | None,
@@ -177,11 +191,14 @@ class _Training:
             torch.manual_seed(self.seed + 15485863 * number + self.accelerator.process_index)
             start = time.perf_counter()
             loss, done = self._epoch(number, model, optimizer, chosen, spent, after_step, progress)
+            if loss is None:  # the budget was spent before its first step
+                return History(history.epochs, history.precision, self._why(number))
             if not math.isfinite(loss):
                 self.model.load_state_dict(good)
+                when = f"after epoch {number - 1}" if number > 1 else "before the training"
                 raise PodarError(
                     f"training diverged in epoch {number}: the loss is {loss}; lower the learning rate (it was "
-                    f"{self.lr:g}). The model is as it was after epoch {number - 1}."
+                    f"{self.lr:g}). The model is as it was {when}."
                 )
             took = time.perf_counter() - start
             spent += took
@@ -203,9 +220,11 @@ class _Training:
                     },
                 )
             if not done:
-                why = f"the budget of {self.seconds:g} s ended in epoch {number} of {self.epochs}"
-                return History(history.epochs, history.precision, why)
+                return History(history.epochs, history.precision, self._why(number))
         return history
+
+    def _why(self, number: int) -> str:
+        return f"the budget of {self.seconds:g} s ended in epoch {number} of {self.epochs}"
 
     def _epoch(
         self,
@@ -216,8 +235,8 @@ class _Training:
         spent: float,
         after_step: Callable[[int, int], None] | None,
         progress: Progress | None,
-    ) -> tuple[float, bool]:
-        """One epoch: its mean loss, and whether it ran to its end."""
+    ) -> tuple[float | None, bool]:
+        """One epoch: its mean loss (None where there was no time for a step), and whether it ran to its end."""
         model.train()
         device = self.accelerator.device
         sums, count, start = torch.zeros((), device=device), 0, time.perf_counter()
@@ -227,7 +246,7 @@ class _Training:
             share = done / self.total if self.seconds is None else max(done / self.total, elapsed / self.seconds)
             share = self._agreed(share)
             if share >= 1:
-                return float(sums) / max(count, 1), False
+                return (float(sums) / count if count else None), False
             for group in optimizer.param_groups:
                 group["lr"] = (
                     self.lr * min(1.0, (done + 1) / (WARM_UP * self.total)) * (1 + math.cos(math.pi * share)) / 2
@@ -281,7 +300,9 @@ def _copied(model: nn.Module) -> dict[str, Any]:
     return {k: v.clone() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()}
 
 
-def _check(epochs: int, batch_size: int, seconds: float | None, smoothing: float, lr: float | None) -> None:
+def _check(
+    epochs: int, batch_size: int, seconds: float | None, smoothing: float, lr: float | None, precision: str | None
+) -> None:
     if epochs < 1:
         raise UsageError(f"epochs={epochs} trains nothing: give 1 or more.")
     if batch_size < 1:
@@ -292,3 +313,5 @@ def _check(epochs: int, batch_size: int, seconds: float | None, smoothing: float
         raise UsageError(f"label_smoothing={smoothing:g} is not between 0 and 1.")
     if lr is not None and lr <= 0:
         raise UsageError(f"lr={lr:g} learns nothing: give more than 0.")
+    if precision is not None and precision not in (str(Precision(b, c)) for b in (False, True) for c in (False, True)):
+        raise UsageError(f"there is no precision={precision!r}: give fp32 or bf16, or None for the fastest.")
