@@ -2,6 +2,8 @@
 #
 #   make demo    the whole story on real data, in minutes        make lint    style, types and import directions
 #   make test    everything that must pass before a commit       make clean   remove .venv and caches
+#   make test-zoo    every model of the zoo, by the oracle        make demo-yolo   YOLO26 on composed scenes
+#   make test-yolo   every task and generation of YOLO            make test-yolo-oldest   with the oldest release
 #
 # Needs Python 3.10 or newer with venv. Another interpreter: make test PYTHON=python3.12
 
@@ -16,7 +18,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint clean install
+.PHONY: demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
 
 install: $(INSTALLED)
 
@@ -39,6 +41,22 @@ lint: $(INSTALLED)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
+
+demo-yolo: $(INSTALLED)
+	OMP_NUM_THREADS= $(BIN)/python examples/yolo_demo.py
+
+test-yolo: $(INSTALLED)
+	$(BIN)/python -m pytest tests/integrations/ultralytics tests/data/test_scenes.py
+
+# The oldest release that has YOLO26, in an environment of its own that sees the packages of .venv.
+test-yolo-oldest: $(INSTALLED)
+	test -x .venv-yolo-oldest/bin/python || $(BIN)/python -m venv .venv-yolo-oldest
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > .venv-yolo-oldest/lib/$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')/site-packages/podar-rest.pth
+	.venv-yolo-oldest/bin/python -m pip install -qq --no-deps ultralytics==8.4.0
+	.venv-yolo-oldest/bin/python -m pytest -m "not slow" tests/integrations/ultralytics
+
+test-zoo: $(INSTALLED)
+	$(BIN)/python -m tests.zoo.run
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
