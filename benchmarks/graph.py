@@ -122,7 +122,7 @@ def table(found: dict[str, Any]) -> str:
             "",
             "## Trace and prune at half of the channels",
             "",
-            f"`{found['command']}`, {where}, torch {found['versions']['torch']}. podar verifies its result within its time.",
+            f"`{found['command']}`, {where}, torch {found['versions']['torch']}. podar's time includes verifying.",
             "Medians over rounds in which both took turns; the ratio is the median of the rounds' ratios.",
             "",
             "| model | podar | Torch-Pruning 1.6.0 | times faster |",
