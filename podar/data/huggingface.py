@@ -49,10 +49,10 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
         told = ", ".join("×".join(map(str, shape)) for shape in sorted(shapes))
         raise PodarError(f"the splits of {folder} have pictures of different shapes ({told}): give --image-size.")
     shape = shapes.pop()
-    parts = {
-        split: Part(held(Decoded(partial(_open, rows, image), _names(folder, split, len(rows)), shape)), labels[split], shape)
-        for split, rows in known.items()
-    }  # fmt: skip
+    parts: dict[str, Part] = {}
+    for split, rows in known.items():
+        pictures = Decoded(partial(_open, rows, image), _names(folder, split, len(rows)), shape)
+        parts[split] = Part(held(pictures), labels[split], shape)
     return Found(folder.resolve().name, parts, tuple(names))
 
 

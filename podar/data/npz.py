@@ -13,7 +13,7 @@ from torch import Tensor
 from podar.data.checks import whole_labels
 from podar.data.pixels import Held
 from podar.data.registry import Found, Part, data_source
-from podar.errors import PodarError, nearest
+from podar.errors import PodarError
 
 # Pairs of arrays that are known, by split: Keras' names, those of MedMNIST, and a single pair that podar splits.
 KEYS = {
@@ -46,9 +46,7 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
                 parts[split] = (read_images, arrays[labels], f"{path}: {labels}")
     if not parts:
         found = ", ".join(arrays) or "nothing"
-        raise PodarError(
-            f"{path} holds {found}: podar reads x_train, y_train, x_test, y_test, or images, labels."
-        )
+        raise PodarError(f"{path} holds {found}: podar reads x_train, y_train, x_test, y_test, or images, labels.")
     if "train" in parts:
         parts.pop("all", None)
     classes, numbers = _classes(path, arrays, {split: (labels, of) for split, (_, labels, of) in parts.items()})
@@ -66,7 +64,8 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file open whose zip turns out to be damaged, so it is opened here.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except ValueError as error:
         if "allow_pickle" in str(error):
