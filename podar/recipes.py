@@ -179,10 +179,10 @@ def read(path: str | os.PathLike[str]) -> Recipe:
 
 
 def demo(data: str = "fashion-mnist-demo") -> Recipe:
-    """What `podar demo` does: half of the MACs, a few epochs of recovery, ONNX, and both measured."""
+    """What `podar demo` does: half of the MACs, recovery for as long as three minutes allow, ONNX, both measured."""
     stages: list[dict[str, Any]] = [
-        {"prune": {"target": "macs=0.5", "scope": "local"}},
-        {"finetune": {"epochs": 4, "lr": 0.02}},
+        {"prune": {"target": "macs=0.5"}},
+        {"finetune": {"epochs": 4, "lr": 0.03, "batch_size": 64, "label_smoothing": 0.0, "seconds": 100}},
         {"export": {"formats": ["onnx"]}},
         {"measure": {}},
     ]
