@@ -192,6 +192,8 @@ def _do_steps(folder: Path, state: dict[str, Any], trust: bool, progress: Progre
             kept = f"model-{len(done):02d}"
             save(job.model, work / kept)
         done.append(Done(step.name, time.perf_counter() - began, found, kept))
+        # What this step ran on; a process that goes on after it may not load the same libraries.
+        state["versions"] = {**state.get("versions", {}), **versions()}
         _write_state(folder, {**state, "done": [vars(d) for d in done]})
     at[0] = "report"
     progress("report", 0, 0, {})
@@ -209,7 +211,7 @@ def _report(files: Path, job: Job, state: dict[str, Any], done: list[Done]) -> N
     complete = {
         **{half: job.found[half] for half in ("before", "after")},
         "command": state["command"],
-        "versions": versions(),
+        "versions": {**state.get("versions", {}), **versions()},
         **job.found,
         "stages": {d.name: round(d.seconds, 3) for d in done},
         "recipe": state["recipe"],
