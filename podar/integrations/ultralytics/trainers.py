@@ -11,10 +11,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from ultralytics.engine import validator
 from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.classify import ClassificationTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -98,7 +100,8 @@ class KeepsShape(_Base):
 
     def final_eval(self) -> Any:
         """Validate the best weights as ever, and look at the files that training leaves."""
-        done = super().final_eval()
+        with _validation_on_cpu(self):
+            done = super().final_eval()
         self._check("after training")
         if self._shape is not None and RANK in (-1, 0):
             for path in (self.last, self.best):
@@ -230,3 +233,23 @@ def _data_parallel_on_cpu(trainer: Any) -> Iterator[None]:
         yield
     finally:
         nn.parallel.DistributedDataParallel = parallel  # type: ignore[misc]
+
+
+@contextmanager
+def _validation_on_cpu(trainer: Any) -> Iterator[None]:
+    """Ultralytics looks for the graphics card of each rank when it validates the best weights; here none has one."""
+    if trainer.device.type != "cpu" or trainer.world_size < 2 or not hasattr(validator, "get_torch_device_backend"):
+        yield
+        return
+    kept: dict[str, Any] = {name: getattr(validator, name) for name in ("AutoBackend", "get_torch_device_backend")}
+
+    def on_cpu(*args: Any, **options: Any) -> Any:
+        return kept["AutoBackend"](*args, **{**options, "device": torch.device("cpu")})
+
+    validator.__dict__.update(
+        AutoBackend=on_cpu, get_torch_device_backend=lambda _: SimpleNamespace(current_device=lambda: 0)
+    )
+    try:
+        yield
+    finally:
+        validator.__dict__.update(kept)
