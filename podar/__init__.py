@@ -11,6 +11,7 @@ __all__ = [
     "Graph",
     "Plan",
     "apply",
+    "bake",
     "distill",
     "export",
     "finetune",
@@ -20,6 +21,8 @@ __all__ = [
     "plan",
     "prune",
     "save",
+    "sparsify",
+    "sparsity",
     "trace",
 ]
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from podar.pruning import plan, prune
     from podar.recover import distill, finetune
     from podar.saving import load, save
+    from podar.sparse import bake, sparsify, sparsity
     from podar.surgery import apply, mask
 
 # Importing podar must not import torch: `podar --help` and shell completion answer at once.
@@ -38,6 +42,7 @@ _HOME = {
     "Graph": "podar.graph",
     "Plan": "podar.plans",
     "apply": "podar.surgery",
+    "bake": "podar.sparse",
     "distill": "podar.recover",
     "export": "podar.exporters",
     "finetune": "podar.recover",
@@ -47,6 +52,8 @@ _HOME = {
     "plan": "podar.pruning",
     "prune": "podar.pruning",
     "save": "podar.saving",
+    "sparsify": "podar.sparse",
+    "sparsity": "podar.sparse",
     "trace": "podar.graph",
 }
 

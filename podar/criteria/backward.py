@@ -43,8 +43,7 @@ def input_batches(data: Any, name: str, limit: int = 32, batch_size: int = 64) -
     """
     if data is None:
         raise PodarError(f"{name} needs data: pass data=, a tensor of inputs or an iterable of batches")
-    if hasattr(data, "train") and not isinstance(data, nn.Module):
-        data = data.train
+    data = getattr(data, "train", data)
     if isinstance(data, Tensor):
         data = data.split(batch_size)
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):

@@ -61,7 +61,7 @@ def taylor(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Te
 def batches_of(data: Any, name: str, limit: int = 32) -> Iterator[tuple[Any, Tensor]]:
     """Up to `limit` (inputs, targets) batches from an iterable of batches or a map-style data set of samples."""
     if data is None:
-        raise PodarError(f"importance {name!r} needs data: pass data=, an iterable of (inputs, targets) batches, and loss=")
+        raise PodarError(f"importance {name!r} needs data: pass data=, batches of (inputs, targets), and loss=")
     if hasattr(data, "train"):
         data = data.train
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):
@@ -70,5 +70,5 @@ def batches_of(data: Any, name: str, limit: int = 32) -> Iterator[tuple[Any, Ten
         if k == limit:
             return
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise PodarError(f"importance {name!r} needs (inputs, targets) batches, the data give {type(batch).__name__}")
+            raise PodarError(f"importance {name!r} needs (inputs, targets), the data give {type(batch).__name__}")
         yield batch[0], batch[1]

@@ -13,13 +13,13 @@ from podar.criteria.registry import criterion
 
 @criterion("grasp")
 def grasp(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
-    """weight × (Hessian · gradient): a weight whose removal would lower the gradient norm is kept (Wang et al., ICLR 2020).
+    """weight × (Hessian · gradient): what would lower the gradient norm by going stays (Wang et al., ICLR 2020).
 
     Scores may be negative: removing such a weight raises the gradient norm, so they go first. Meant for networks at
     their initialisation.
 
     Args:
-        data: an iterable of (inputs, targets) batches; up to 8 are used (each costs two backward passes and their graph).
+        data: an iterable of (inputs, targets) batches; up to 8 are used, each for two backward passes and their graph.
         loss: `loss(outputs, targets)`; cross entropy when None.
 
     Raises:

@@ -14,7 +14,7 @@ from podar.errors import PodarError
 
 @criterion("synflow")
 def synflow(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
-    """|weight × ∂R/∂weight|, R the summed output for an all-one input with every weight made positive (Tanaka et al., 2020).
+    """|weight × ∂R/∂weight|, R the summed output for ones as input and positive weights (Tanaka et al., 2020).
 
     Args:
         data: inputs or batches; only the shape of the first sample is used, never its values or labels.
@@ -35,7 +35,8 @@ def synflow(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, T
                 t.data = t.data.double().abs()
             ones = torch.ones_like(sample[:1], dtype=torch.float64)
             output = forward(model, ones, "synflow")
-            total = sum(o.sum() for o in output) if isinstance(output, (tuple, list)) else output.sum()
+            outputs = output if isinstance(output, (tuple, list)) else [output]
+            total = torch.stack([o.sum() for o in outputs]).sum()
             found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
             scores = {n: (p.detach() * g).abs() for (n, p), g in zip(parameters.items(), found) if g is not None}
         finally:

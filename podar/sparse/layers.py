@@ -119,7 +119,7 @@ def weights_of(model: nn.Module, protect: Iterable[str] = (), computed: str = "r
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern means a weight: its full name, its layer, a layer above it, or a shell pattern of one of these."""
+    """Whether a pattern means a weight: its name, its layer, a layer above it, or a shell pattern of one of these."""
     parts = name.split(".")
     paths = [".".join(parts[:k]) for k in range(1, len(parts) + 1)]
     return any(path == pattern or fnmatchcase(path, pattern) for path in paths)
@@ -174,13 +174,13 @@ def _parameter(module: nn.Module, attribute: str, name: str) -> nn.Parameter | N
             isinstance(h, BasePruningMethod) and h._tensor_name == attribute for h in module._forward_pre_hooks.values()
         ):
             raise PodarError(
-                f"{name}_orig has lost its mask or the hook that applies it: mask the layer again with torch.nn.utils.prune "
-                "or podar.sparsify and load its state into that"
+                f"{name}_orig has lost its mask or the hook that applies it: mask the layer again with "
+                "torch.nn.utils.prune or podar.sparsify and load its state into that"
             )
         if mask.shape != parameter.shape:
             raise PodarError(
-                f"the mask of {name} has shape {tuple(mask.shape)}, the weight {tuple(parameter.shape)}: they belong to "
-                "different models"
+                f"the mask of {name} has shape {tuple(mask.shape)}, the weight {tuple(parameter.shape)}: they belong "
+                "to different models"
             )
     if isinstance(parameter, nn.parameter.UninitializedParameter):
         raise PodarError(f"{name} has no size yet (a lazy layer): run the model once on an input, then sparsify it")

@@ -151,8 +151,8 @@ def check_weights(weights: list[Weight], pattern: Pattern) -> None:
     for weight in weights:
         if not bool(weight.values.any()):
             raise PodarError(
-                f"{weight.name} holds only zeros, so nothing in it can be ranked: load trained weights, or leave it out "
-                f"with protect={[weight.layer or weight.name]}"
+                f"{weight.name} holds only zeros, so nothing in it can be ranked: load trained weights, or leave it "
+                f"out with protect={[weight.layer or weight.name]}"
             )
     check_divides(weights, pattern)
 
@@ -213,8 +213,9 @@ def _global(
     remove = round(amount * total)
     if remove > total - len(weights):
         raise PodarError(
-            f"amount={amount:g} would remove {remove} of {total} {'weights' if isinstance(pattern, Unstructured) else 'blocks'}"
-            f" and leave {len(weights)} layers without even one each: lower the amount"
+            f"amount={amount:g} would remove {remove} of {total} "
+            f"{'weights' if isinstance(pattern, Unstructured) else 'blocks'} and leave {len(weights)} layers without "
+            "even one each: lower the amount"
         )
     _check_zeros(weights, remove, total, "the model", pattern)
     best: dict[str, int] = {}
@@ -249,7 +250,7 @@ def _scores(
     """For each weight a function that gives its units' scores, flat; units that are zero already come out lowest."""
     dtype = torch.float64 if any(w.parameter.dtype == torch.float64 for w in weights) else torch.float32
     if importance == "magnitude":
-        # Computed when asked for and never held: absolute values rank single weights as squares do, and do not underflow.
+        # Computed when asked for and never held: absolute values rank weights as squares do and never underflow.
         if isinstance(pattern, (Unstructured, NofM)):
             return {w.name: lambda w=w: w.values.abs().to(dtype).flatten() for w in weights}
         return {w.name: lambda w=w: units_of(w, w.values.to(dtype).square(), pattern) for w in weights}
@@ -259,8 +260,8 @@ def _scores(
         values = given.get(weight.key)
         if values is None:
             raise PodarError(
-                f"importance {importance!r} has no score for {weight.name}: choose another criterion, or leave the layer "
-                f"dense with protect={[weight.layer or weight.name]}"
+                f"importance {importance!r} has no score for {weight.name}: choose another criterion, or leave the "
+                f"layer dense with protect={[weight.layer or weight.name]}"
             )
         if bool(torch.isnan(values).any()):
             raise PodarError(f"importance {importance!r} gives NaN for {weight.name}: check the data and the loss")
@@ -282,8 +283,8 @@ def _check_zeros(weights: list[Weight], remove: int, total: int, where: str, pat
             gone += int(torch.count_nonzero(units_of(weight, weight.mask.float(), pattern) == 0))
     if gone > remove:
         raise PodarError(
-            f"{100 * gone / total:.2f} % of {where} is masked already, more than the {100 * remove / total:.2f} % asked for: "
-            "choose a larger amount, or a fresh model"
+            f"{100 * gone / total:.2f} % of {where} is masked already, more than the {100 * remove / total:.2f} % "
+            "asked for: choose a larger amount, or a fresh model"
         )
 
 

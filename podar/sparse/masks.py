@@ -1,4 +1,4 @@
-"""Masks in the format of torch.nn.utils.prune (`weight_orig`, `weight_mask`): put on, taken off, made permanent, counted."""
+"""Masks in the format of torch.nn.utils.prune (`weight_orig`, `weight_mask`): put on, taken off, baked, counted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LayerSparsity:
 
 @dataclass(frozen=True)
 class Sparsity:
-    """Zeros layer by layer; `print` it, or read `.fraction` (also `float(...)`), `.zeros`, `.weights`, `["conv1.weight"]`."""
+    """Zeros by layer; `print` it, or read `.fraction` (or `float(...)`), `.zeros`, `.weights`, `["fc.weight"]`."""
 
     layers: tuple[LayerSparsity, ...]
 
@@ -123,6 +123,8 @@ def bake(model: nn.Module) -> nn.Module:
             if isinstance(hook, prune.BasePruningMethod):
                 with torch.no_grad():
                     hook.remove(module)
+                    # A negative weight times 0 is −0: made +0, so that files see a zero.
+                    module._parameters[hook._tensor_name].add_(0.0)  # pyright: ignore[reportOptionalMemberAccess]
                 del module._forward_pre_hooks[key]
             elif isinstance(hook, _OutProjection):
                 del module._forward_pre_hooks[key]
@@ -209,8 +211,8 @@ def _hook(module: nn.Module, attribute: str) -> prune.BasePruningMethod | None:
 
 
 class _OutProjection:
-    """MultiheadAttention reads `out_proj.weight` without calling `out_proj`, so torch's hook there never runs: this one,
-    on the attention, runs it."""
+    """MultiheadAttention reads `out_proj.weight` without calling `out_proj`, so torch's hook there never runs: this
+    one, on the attention, runs it."""
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         projection: Any = module.out_proj

@@ -81,7 +81,7 @@ def removals(
 
 
 def _uniform(weights: list[Weight], units: Mapping[str, int], amount: float) -> dict[str, int]:
-    """The first layer stays dense (Evci et al., 2020), the others lose equal fractions that together meet the amount."""
+    """The first layer stays dense (Evci et al., 2020), the others lose equal fractions and meet the amount."""
     first, rest = weights[0].name, [w.name for w in weights[1:]]
     total, others = sum(units[w.name] for w in weights), sum(units[n] for n in rest)
     wanted = round(amount * total)

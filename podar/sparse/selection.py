@@ -27,8 +27,8 @@ class Cut:
 def cut_at(parts: Sequence[Callable[[], Tensor]], k: int) -> Cut:
     """Find the line below which exactly `k` scores lie.
 
-    A sorted sample brackets the k-th smallest score between two values; one pass counts what lies below and collects the
-    few per cent or less in between, where the exact answer is looked up. A bracket that misses is widened.
+    A sorted sample brackets the k-th smallest score between two values; one pass counts what lies below and collects
+    the few per cent or less in between, where the exact answer is looked up. A bracket that misses is widened.
 
     Args:
         parts: each call gives the scores of one tensor, flat, all of one type (float32 or float64, or the line would be

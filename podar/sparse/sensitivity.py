@@ -1,4 +1,4 @@
-"""Per-layer sensitivity: how the loss grows as one layer after the other is made sparse, and amounts that spread it evenly."""
+"""Per-layer sensitivity: how the loss grows as each layer alone is made sparse, and amounts that spread it evenly."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def even_rise(
 
 
 def _refresh(weight: Weight) -> None:
-    """A masked module keeps the product of weight and mask: compute it again (each forward does, attention's does not)."""
+    """A masked module keeps the product of weight and mask: compute it anew (forward does, attention's does not)."""
     for module, attribute in weight.places:
         mask = module._buffers.get(f"{attribute}_mask")
         if mask is not None and f"{attribute}_orig" in module._parameters:

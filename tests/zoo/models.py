@@ -72,7 +72,7 @@ def _transformers(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     }
     if name == "gpt2":
         sizes = {"n_embd": 64, "n_inner": 128, "n_layer": 2, "n_head": 4, "vocab_size": 99}
-    if name in ("llama", "mistral", "qwen2"):
+    if name in ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "stablelm"):
         sizes["num_key_value_heads"] = 2
     if name in IMAGES:
         sizes.pop("vocab_size", None)
