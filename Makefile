@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(INSTALLED)
-	OMP_NUM_THREADS= $(BIN)/podar demo
+	env -u OMP_NUM_THREADS $(BIN)/podar demo
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 demo-yolo: $(INSTALLED)
-	OMP_NUM_THREADS= $(BIN)/python examples/yolo_demo.py
+	env -u OMP_NUM_THREADS $(BIN)/python examples/yolo_demo.py
 
 test-yolo: $(INSTALLED)
 	$(BIN)/python -m pytest tests/integrations/ultralytics tests/data/test_scenes.py
