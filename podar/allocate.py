@@ -142,7 +142,10 @@ class _Moves:
         if inner or frozen:
             before = dict(graph.ties.reason)
             self.clusters = graph.ties.clusters(inner, frozen)
+            stuck = next((graph.ties.reason[f] for f in inner if f in graph.ties.reason and f not in frozen), None)
             graph.ties.reason = before
+            if stuck is not None:
+                raise PodarError(f"ratios name inner dimensions that cannot go ({stuck}): leave them out")
         else:
             self.clusters = graph.clusters
         self.order = [f.units[np.argsort(scores[f.units], kind="stable")] for f in families]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from podar.errors import PodarError
 from podar.plans import Cut, Plan, Rescale
@@ -99,7 +100,8 @@ class Undo:
 
     def restore(self) -> None:
         for parameter, data, grad in reversed(self.parameters):
-            parameter.data, parameter.grad = data, grad
+            _set_data(parameter, data)
+            parameter.grad = grad
         for module, name, buffer in reversed(self.buffers):
             module._buffers[name] = buffer
         for module, name, value in reversed(self.attributes):
@@ -151,7 +153,8 @@ def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
                     continue
                 undo.parameters.append((parameter, parameter.data, parameter.grad))
                 parameter.grad = None
-                parameter.data = done[id(parameter)] = _finish(cut(parameter.data, cuts), plan.rescales.get(name, ()))
+                done[id(parameter)] = _finish(cut(parameter.data, cuts), plan.rescales.get(name, ()))
+                _set_data(parameter, done[id(parameter)])
             else:
                 buffer = module._buffers[key]
                 assert buffer is not None
@@ -165,11 +168,32 @@ def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
             assert parameter is not None
             if id(parameter) not in done:
                 undo.parameters.append((parameter, parameter.data, parameter.grad))
-                parameter.data = done[id(parameter)] = _finish(parameter.data, plan.rescales[name])
+                done[id(parameter)] = _finish(parameter.data, plan.rescales[name])
+                _set_data(parameter, done[id(parameter)])
     for name, values in plan.attributes.items():
         module = modules[name]
         for key, value in values.items():
             _set(module, key, value, undo)
+    _renew_masked(modules)
+
+
+def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
+    """Give a parameter other memory, of another shape.
+
+    While a graph of an earlier forward lives (somebody keeps the last loss), torch checks gradients against the shape
+    that the parameter had then; a passage through another type makes it forget.
+    """
+    if parameter.requires_grad:
+        parameter.data = data.new_empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
+    parameter.data = data
+
+
+def _renew_masked(modules: dict[str, nn.Module]) -> None:
+    """`torch.nn.utils.prune` keeps weight_orig · weight_mask in a plain attribute until the next forward."""
+    for module in modules.values():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                hook(module, None)
 
 
 def _owners(modules: dict[str, nn.Module]) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
@@ -179,7 +203,8 @@ def _owners(modules: dict[str, nn.Module]) -> Iterator[tuple[str, tuple[nn.Modul
 
 
 def cut(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
-    """What remains of a tensor."""
+    """What remains of a tensor, in its memory format."""
+    layout = _format(tensor)
     for c in sorted(cuts, key=lambda c: c.groups == 1):  # positions within groups first: groups count dense rows
         if c.groups == 1:
             tensor = tensor.index_select(c.dim, _kept(c.removed, c.size).to(tensor.device))
@@ -191,7 +216,7 @@ def cut(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
         index = index.reshape(c.groups, 1, -1, *[1] * (tensor.dim() - 2))
         index = index.expand(c.groups, parts.shape[1], index.shape[2], *parts.shape[3:])
         tensor = parts.gather(2, index).reshape(tensor.shape[0], index.shape[2], *tensor.shape[2:])
-    return tensor.contiguous(memory_format=_format(tensor))
+    return tensor.contiguous(memory_format=layout)
 
 
 @lru_cache(maxsize=64)

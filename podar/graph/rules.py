@@ -283,7 +283,7 @@ def layer_norm(tracer: Tracer, out: Any, x: Tensor, shape: Sequence[int], *affin
         for vector in vectors:
             tracer.equal(ids, tracer.axis(vector, d - first))
         if ids is not None:
-            written = _written_shape(tracer, len(shape))
+            written = shape if tracer.inside else _written_shape(tracer, len(shape))
             expr = None if written is None else tracer.sizes.expr(written[d - first])
             tracer.sizes.grid(ids, (expr,), tracer.where)
             tracer.record.statistics.append((tracer.stack[-1], ids))

@@ -58,8 +58,12 @@ def _attributes(
     first = {n: f for f, names in graph.aliases.items() for n in names}
     for mirror in graph.mirrors:
         tensor = first.get(mirror.tensor)
-        size = kept.get((tensor, mirror.dim)) if tensor is not None else None
-        if tensor is None or size is None:
+        if tensor is None:
+            continue
+        size = kept.get((tensor, mirror.dim))
+        if size is None and mirror.grouped:  # an axis of size 1 has no labels, and the number of groups may change
+            size = graph.shapes[tensor][mirror.dim]
+        if size is None:
             continue
         groups = 1
         if mirror.grouped:

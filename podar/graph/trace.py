@@ -103,7 +103,7 @@ def rule(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return register
 
 
-WHOLE = {"scaled_dot_product_attention", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+WHOLE = {"scaled_dot_product_attention", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu", "rms_norm"}
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
 CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn"} | {

@@ -328,10 +328,15 @@ def slice_(
     owner = next((b for b in tracer.blocks(x) if dim in b[0]), None)
     if owner is not None:
         first, last = _bounds(tracer, dim)
-        if step != 1:
+        aligned = step != 1 and n % step == 0 and lo < step and len(range(lo, hi, step)) == n // step
+        if aligned:
+            # Every k-th index, as rotary positions take pairs: while whole runs of k go, the rest stays in step.
+            runs = owner[1].swapaxes(owner[0].index(dim), -1).reshape(-1, step)
+            tracer.equal(np.repeat(runs[:, 0], step - 1), runs[:, 1:].ravel())
+        elif step != 1:
             tracer.freeze(owner[1], "every other index is taken at")
         for bound, expr in ((lo, first), (hi, last)):
-            if 0 < bound < n:
+            if 0 < bound < n and not aligned:
                 part = _part(tracer, owner[1], owner[0].index(dim), 0, bound)
                 exprs: list[Expr | None] = [None] * part.ndim
                 exprs[owner[0].index(dim)] = bound if expr is None else expr
