@@ -14,6 +14,7 @@ __all__ = [
     "bake",
     "distill",
     "export",
+    "find_ticket",
     "finetune",
     "load",
     "mask",
@@ -29,6 +30,7 @@ __all__ = [
 if TYPE_CHECKING:
     from podar.exporters import export
     from podar.graph import Graph, trace
+    from podar.lottery import find_ticket
     from podar.measuring import measure
     from podar.plans import Plan
     from podar.pruning import plan, prune
@@ -45,6 +47,7 @@ _HOME = {
     "bake": "podar.sparse",
     "distill": "podar.recover",
     "export": "podar.exporters",
+    "find_ticket": "podar.lottery",
     "finetune": "podar.recover",
     "load": "podar.saving",
     "mask": "podar.surgery",
@@ -57,8 +60,13 @@ _HOME = {
     "trace": "podar.graph",
 }
 
+# Rooms that examples call by their path, as in podar.sparse.gradual(model, 0.9).
+_ROOMS = {"criteria", "data", "recover", "sparse"}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"podar.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'podar' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -43,6 +43,7 @@ def finetune(
     checkpoint: str | Path | None = None,
     precision: str | None = None,
     seed: int = 0,
+    skip: int = 0,
     after_step: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
 ) -> History:
@@ -62,6 +63,8 @@ def finetune(
     - `teacher`: a model whose answers are learned too (Hinton et al. 2015); it is not changed.
     - `checkpoint`: a file, renewed after every epoch; where it exists the training goes on from it.
     - `precision`: "fp32" or "bf16"; None: the fastest of a few timed steps. Weights stay fp32.
+    - `skip`: steps to leave out at the beginning, with their pictures and their part of the schedule: for a model that
+      has them behind it.
     - `after_step(done, total)`: called after every step of the optimizer, with the gradients still there: masks are put
       on again here.
     - `progress(stage, done, total, numbers)`: called as the steps go by.
@@ -84,6 +87,9 @@ def finetune(
     food = feed(data, batch_size, seed, accelerator.device, accelerator.process_index, accelerator.num_processes)
     file = None if checkpoint is None else Path(checkpoint)
     training = _Training(accelerator, model, food, teacher, epochs, lr, batch_size, seconds, label_smoothing, seed)
+    if not 0 <= skip < training.total:
+        raise UsageError(f"skip={skip} leaves none of the {training.total} steps of this training.")
+    training.skip = skip
     with torch.random.fork_rng():
         try:
             training.check_labels()
@@ -126,7 +132,7 @@ class _Training:
         self.accelerator, self.model, self.food = accelerator, model, food
         self.epochs, self.seconds, self.smoothing, self.seed = epochs, seconds, smoothing, seed
         self.teacher = None if teacher is None else copy.deepcopy(teacher).to(accelerator.device).eval()
-        self.total = epochs * food.steps
+        self.total, self.skip = epochs * food.steps, 0
         adaptive = _wants_adam(model)
         self.lr = lr if lr is not None else (5e-4 if adaptive else 0.05) * batch_size / 128
         weights = [p for p in model.parameters() if p.requires_grad]
@@ -242,6 +248,8 @@ class _Training:
         sums, count, start = torch.zeros((), device=device), 0, time.perf_counter()
         for step, (inputs, labels) in enumerate(self.food.epoch(number)):
             done = (number - 1) * self.food.steps + step
+            if done < self.skip:
+                continue
             elapsed = spent + time.perf_counter() - start
             share = done / self.total if self.seconds is None else max(done / self.total, elapsed / self.seconds)
             share = self._agreed(share)

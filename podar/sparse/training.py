@@ -22,6 +22,9 @@ Update = Callable[[dict[str, Tensor], float], "dict[str, Tensor] | None"]
 """(masks by weight name, share of the training done) → new masks, or None where they stay."""
 
 
+REST = 10  # steps
+
+
 class Keeper:
     """Holds the masks of a model in training. Its parameters stay plain, so deepcopy, EMA, DDP and checkpoints work.
 
@@ -34,13 +37,19 @@ class Keeper:
     """
 
     def __init__(
-        self, model: nn.Module, weights: list[Weight], update: Update | None = None, updates: int = 100
+        self,
+        model: nn.Module,
+        weights: list[Weight],
+        update: Update | None = None,
+        updates: int = 100,
+        rest: int = 0,
     ) -> None:
         if updates < 1:
             raise UsageError(f"updates={updates}: the masks are renewed at least once in a training")
         self.model, self.weights = model, weights
         self.masks: dict[str, Tensor] = {w.name: torch.ones_like(w.parameter, dtype=torch.bool) for w in weights}
         self._update, self._updates, self._seen = update, updates, -1
+        self._rest, self._since = rest, 0  # steps that an update must be apart from the last one
 
     def after_step(self, done: int, total: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Renew the masks where that is due and apply them. The gradients of the step must still be there for RigL."""
@@ -49,8 +58,9 @@ class Keeper:
     def step(self, share: float, optimizer: torch.optim.Optimizer | None = None) -> None:
         """The same, from the share of the training that is done, 0 to 1."""
         due = math.floor(min(share, 1.0) * self._updates + 1e-9)
-        if self._update is not None and due > self._seen:
-            self._seen = due
+        self._since += 1
+        if self._update is not None and due > self._seen and self._since >= self._rest:
+            self._seen, self._since = due, 0
             renewed = self._update(self.masks, due / self._updates)
             if renewed is not None:
                 grown = {n: m & ~self.masks[n] for n, m in renewed.items()}
@@ -165,6 +175,9 @@ def rigl(
     amount: float,
     *,
     scope: str = "erk",
+    importance: str | Scorer = "magnitude",
+    data: Any = None,
+    loss: Any = None,
     drop: float = 0.3,
     end: float = 0.75,
     protect: Iterable[str] = (),
@@ -177,8 +190,12 @@ def rigl(
 
     Args:
         amount: fraction of the weights that is zero, always.
-        scope: how it spreads over layers: erk, er, uniform, local.
-        updates: rewirings in a training.
+        scope: how it spreads over layers: erk, er, uniform, local, global.
+        importance, data, loss: choose the first masks, as of `podar.sparsify`. Magnitude keeps what a trained network
+            knows; "random" is the paper's start, for a network at its initialisation.
+        drop, end: see above.
+        updates: rewirings in a training, `REST` steps apart at least: what grows begins at zero, and is the first to
+            drop again unless some steps have trained it.
 
     Raises:
         UsageError, PodarError: as `podar.sparsify`; or a `drop` outside 0 to 1.
@@ -194,8 +211,8 @@ def rigl(
         fraction = drop / 2 * (1 + math.cos(math.pi * share / end))
         return {w.name: _rewired(w, masks[w.name], fraction) for w in weights}
 
-    keeper = Keeper(model, weights, update, updates)
-    keeper.masks = _agreed(choose(model, weights, amount, Unstructured(), parse_scope(scope), "random"))
+    keeper = Keeper(model, weights, update, updates, REST)
+    keeper.masks = _agreed(choose(model, weights, amount, Unstructured(), parse_scope(scope), importance, data, loss))
     keeper._seen = 0
     keeper.apply()
     return keeper
