@@ -319,6 +319,147 @@ def prune(
     _run(recipe, out, trust=trust)
 
 
+Epochs = Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning afterwards; 0 trains nothing.")]
+Exports = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FORMAT", help="Write this format too; may be repeated.", autocompletion=_formats),
+]
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="The run's folder. Default: runs/NAME.")]
+Protect = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="A layer that stays dense; may be repeated.")
+]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate. Default: chosen for the model.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
+WeightImportance = Annotated[str, typer.Option(help="What a weight's worth is judged by.", autocompletion=_importances)]
+WeightScope = Annotated[str, typer.Option(help="Who competes: global, local, uniform, er, erk or sensitivity.")]
+
+
+@app.command()
+def sparsify(
+    model: Model,
+    amount: Annotated[
+        float | None, typer.Option(help="Fraction of the weights that becomes zero; N:M patterns fix it.")
+    ] = None,
+    pattern: Annotated[
+        str, typer.Option(help="unstructured, N:M such as 2:4, or blocks of outputs x inputs such as 4x1.")
+    ] = "unstructured",
+    data: Data = None,
+    epochs: Epochs = 5,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="Reach the amount while training: one-shot, iterative, cubic or rigl. Default: before it."),
+    ] = None,
+    reconstruct: Annotated[
+        bool, typer.Option("--reconstruct", help="Let what stays take over, from pictures without labels.")
+    ] = False,
+    scope: WeightScope = "global",
+    importance: WeightImportance = "magnitude",
+    amounts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER=AMOUNT", help="The amount of one layer (patterns work); may be repeated."),
+    ] = None,
+    protect: Protect = None,
+    export: Exports = None,
+    out: Out = None,
+    weights: Weights = None,
+    model_arg: ModelArg = None,
+    trust: Trust = False,
+    lr: Rate = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step of fine-tuning. Default: 128.")] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop fine-tuning after this time.")] = None,
+    no_distill: Annotated[bool, typer.Option("--no-distill", help="Do not learn from the dense model.")] = False,
+    image_size: ImageSize = None,
+    threads: Threads = 1,
+    seed: Seed = 0,
+) -> None:
+    """Make most weights zero, recover the accuracy, write a small checkpoint, and report."""
+    stages: list[dict[str, Any]] = [
+        {
+            "sparsify": {
+                "amount": amount,
+                "pattern": pattern,
+                "scope": scope,
+                "importance": importance,
+                "amounts": _ratios(amounts or (), option="--amounts"),
+                "protect": protect or (),
+                "reconstruct": reconstruct,
+                "schedule": schedule,
+            }
+        }
+    ]
+    if epochs and data is not None:
+        tuning = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seconds": seconds, "distill": not no_distill}
+        stages.append({"finetune": tuning})
+    if export:
+        stages.append({"export": {"formats": export}})
+    stages.append({"measure": {"threads": threads}})
+    _start(
+        "podar sparsify", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
+        image_size=image_size, seed=seed, trust=trust,
+    )  # fmt: skip
+
+
+@app.command()
+def ticket(
+    model: Model,
+    data: Data = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often weights are removed.")] = 10,
+    amount: Annotated[float, typer.Option(help="Fraction of the remaining weights that goes each round.")] = 0.2,
+    rewind: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Rewind to these steps of the dense training; 0: to the start.")
+    ] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches, each with weights of its own.")] = 3,
+    control: Annotated[
+        list[str] | None, typer.Option(help="reinit, random or finetune, beside the tickets; may be repeated.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Controls run at every so many rounds, and at the last.")] = 1,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training.")] = 5,
+    early_bird: Annotated[
+        float | None, typer.Option(metavar="DISTANCE", help="Break trainings off once their mask settles, e.g. 0.1.")
+    ] = None,
+    scope: WeightScope = "global",
+    importance: WeightImportance = "magnitude",
+    protect: Protect = None,
+    export: Exports = None,
+    out: Out = None,
+    weights: Weights = None,
+    model_arg: ModelArg = None,
+    trust: Trust = False,
+    lr: Rate = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step of training.")] = 128,
+    image_size: ImageSize = None,
+    threads: Threads = 1,
+    seed: Seed = 0,
+) -> None:
+    """Search a winning lottery ticket: train, remove, rewind, repeat; with controls and several seeds."""
+    stages: list[dict[str, Any]] = [
+        {
+            "ticket": {
+                "rounds": rounds,
+                "amount": amount,
+                "rewind": rewind,
+                "seeds": seeds,
+                "controls": control or (),
+                "every": every,
+                "epochs": epochs,
+                "lr": lr,
+                "batch_size": batch_size,
+                "scope": scope,
+                "importance": importance,
+                "protect": protect or (),
+                "early_bird": early_bird,
+            }
+        }
+    ]
+    if export:
+        stages.append({"export": {"formats": export}})
+    stages.append({"measure": {"threads": threads}})
+    _start(
+        "podar ticket", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
+        image_size=image_size, seed=seed, trust=trust,
+    )  # fmt: skip
+
+
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The stages, in YAML.")],
@@ -437,6 +578,17 @@ def report(
     _end(summary, folder, path)
 
 
+def _start(
+    of: str, stages: list[dict[str, Any]], out: Path | None, *, model_arg: list[str] | None, trust: bool, **parts: Any
+) -> None:
+    """Make a recipe of what was typed, and carry it out."""
+    from podar import recipes
+    from podar.sources import parse_model_args
+
+    recipe = recipes.make({**parts, "model_args": parse_model_args(model_arg or ()), "stages": stages}, of=of)
+    _run(recipe, out, trust=trust)
+
+
 def _run(recipe: Any, out: Path | None, *, trust: bool = False, replace: bool = False) -> None:
     from podar import console, runs
 
@@ -459,7 +611,7 @@ def _end(summary: dict[str, Any], folder: Path, report: Path | None = None) -> N
     screen.print(f"Report: {report or folder / runs.REPORT}", markup=False, soft_wrap=True)
 
 
-def _ratios(pairs: Any) -> dict[str, float]:
+def _ratios(pairs: Any, option: str = "--ratios") -> dict[str, float]:
     """`["layer1*=0.5"]` → `{"layer1*": 0.5}`."""
     found: dict[str, float] = {}
     for pair in pairs:
@@ -469,7 +621,7 @@ def _ratios(pairs: Any) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not pattern:
-            raise UsageError(f"--ratios {pair}: write layer=fraction, for example layer1.0.conv1=0.5.")
+            raise UsageError(f"{option} {pair}: write layer=fraction, for example layer1.0.conv1=0.5.")
     return found
 
 

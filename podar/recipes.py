@@ -44,6 +44,54 @@ class Prune(Stage):
         return value
 
 
+class Sparsify(Stage):
+    """Make weights zero: the arguments of `podar.sparsify`.
+
+    `reconstruct`: what stays takes over the work of what goes, from some training pictures without their labels.
+    `schedule`: not now but while the next `finetune` trains: "one-shot", "iterative", "cubic" or "rigl".
+    """
+
+    title = "sparsify"
+    amount: float | None = None
+    pattern: str = "unstructured"
+    scope: str = "global"
+    importance: str = "magnitude"
+    amounts: dict[str, float] = {}
+    protect: tuple[str, ...] = ()
+    rounds: int | None = Field(default=None, ge=1)
+    reconstruct: bool = False
+    schedule: str | None = None
+
+    def __str__(self) -> str:
+        how = f", {self.schedule} schedule" if self.schedule else ", reconstructed" if self.reconstruct else ""
+        amount = "" if self.amount is None else f"{100 * self.amount:g} % zeros, "
+        return f"{amount}{self.pattern}, {self.scope}, by {self.importance}{how}"
+
+
+class Ticket(Stage):
+    """Search a lottery ticket: the arguments of `podar.find_ticket`."""
+
+    title = "ticket"
+    rounds: int = Field(default=10, ge=1)
+    amount: float = Field(default=0.2, gt=0, lt=1)
+    rewind: int = Field(default=0, ge=0)
+    seeds: int = Field(default=3, ge=1)
+    controls: tuple[str, ...] = ()
+    every: int = Field(default=1, ge=1)
+    epochs: int = Field(default=5, ge=1)
+    lr: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=128, ge=1)
+    scope: str = "global"
+    importance: str = "magnitude"
+    protect: tuple[str, ...] = ()
+    early_bird: float | None = Field(default=None, gt=0, lt=1)
+
+    def __str__(self) -> str:
+        back = f"step {self.rewind}" if self.rewind else "initialisation"
+        seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        return f"{self.rounds} rounds of {100 * self.amount:g} %, rewound to {back}, {seeds}"
+
+
 class Finetune(Stage):
     """Train the cut model: the options of `podar.finetune`. `distill`: the unpruned model is the teacher.
 
@@ -75,7 +123,10 @@ class Measure(Stage):
     threads: int = Field(default=1, ge=1)
 
 
-STAGES: dict[str, type[Stage]] = {stage.title: stage for stage in (Prune, Finetune, Export, Measure)}
+STAGES: dict[str, type[Stage]] = {stage.title: stage for stage in (Prune, Sparsify, Ticket, Finetune, Export, Measure)}
+
+
+_CHANGING = {"prune", "sparsify", "ticket", "finetune"}
 
 
 class Recipe(BaseModel):
@@ -104,7 +155,7 @@ class Recipe(BaseModel):
     data: str | None = None
     image_size: int | None = Field(default=None, ge=1)
     seed: int = 0
-    stages: tuple[Prune | Finetune | Export | Measure, ...] = Field(min_length=1)
+    stages: tuple[Prune | Sparsify | Ticket | Finetune | Export | Measure, ...] = Field(min_length=1)
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -120,12 +171,21 @@ class Recipe(BaseModel):
         for single in ("export", "measure"):
             if titles.count(single) > 1:
                 raise ValueError(f"{single} stands twice among the stages; once is enough")
-            if single in titles and set(titles[titles.index(single) :]) & {"prune", "finetune"}:
+            if single in titles and set(titles[titles.index(single) :]) & _CHANGING:
                 raise ValueError(f"{single} comes before a stage that changes the model; move it to the end")
         if "measure" in titles and "export" in titles[titles.index("measure") :]:
             raise ValueError("measure comes before export; exchange them, so that the exported file is measured")
-        if "finetune" in titles and self.data is None:
-            raise ValueError("finetune needs a data set; add data: NAME (--data on the command line)")
+        for trained in ("finetune", "ticket"):
+            if trained in titles and self.data is None:
+                raise ValueError(f"{trained} needs a data set; add data: NAME (--data on the command line)")
+        for at, stage in enumerate(self.stages):
+            if isinstance(stage, Sparsify) and stage.schedule and "finetune" not in titles[at:]:
+                raise ValueError(
+                    f"the {stage.schedule} schedule works while a model trains; add a finetune stage after sparsify "
+                    "(--data and --epochs on the command line)"
+                )
+        if "ticket" in titles[1:]:
+            raise ValueError("ticket trains from the beginning, so it comes first; move it there")
         return self
 
     @model_serializer(mode="wrap")

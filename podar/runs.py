@@ -263,6 +263,9 @@ def _facts(recipe: recipes.Recipe, source: Any) -> dict[str, Any]:
     targets = [stage.target for stage in recipe.stages if isinstance(stage, recipes.Prune)]
     if targets:
         facts["target"] = ", then ".join(targets)
+    for stage in recipe.stages:
+        if isinstance(stage, (recipes.Sparsify, recipes.Ticket)):
+            facts[stage.title] = str(stage)
     facts["processor"] = str(processor())
     return {"title": title, "facts": facts}
 
@@ -357,6 +360,8 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _worth_keeping(folder: Path) -> bool:
     """Whether a run that failed has training behind it, which takes long to repeat."""
+    if (folder / WORK / "tickets" / "tickets.json").is_file():
+        return True
     try:
         done = _read_json(folder / WORK / "state.json")["done"]
     except (PodarError, OSError, KeyError):

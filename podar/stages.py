@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from podar import integrations
+from podar import integrations, sparse_stages
 from podar.errors import UsageError, nearest
-from podar.files import write_atomic
-from podar.recipes import LIKED_MULTIPLE, Export, Finetune, Measure, Prune, Recipe
+from podar.files import atomic_path, write_atomic
+from podar.recipes import LIKED_MULTIPLE, Export, Finetune, Measure, Prune, Recipe, Sparsify, Ticket
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,6 +28,7 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 _PICTURES = 12  # in the report
 _SEARCHED = 1000  # test pictures among which the two networks' disagreements are looked for
 _SHOWN_SIDE = 160  # pixels
+_DENSE = "dense.safetensors"
 
 
 @dataclass
@@ -51,7 +53,15 @@ class Job:
         """The model before the run; built when it is first asked for."""
         if not self._dense:
             self._dense.append(self.source.build())
+            if (kept := self.scratch / _DENSE).is_file():
+                self._dense[0].load_state_dict(load_file(kept))
         return self._dense[0]
+
+    def keep_dense(self, model: nn.Module) -> None:
+        """Take another model for the dense one: a ticket search trains its own. It outlives a broken-off run."""
+        with atomic_path(self.scratch / _DENSE) as temporary:
+            save_file(dict(model.state_dict()), str(temporary))
+        self._dense[:] = [model.eval()]
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,11 @@ def check(recipe: Recipe) -> None:
             for pattern, kept in stage.ratios.items():
                 if not 0 < kept <= 1:
                     raise UsageError(f"ratio {pattern}={kept:g}: give the fraction to keep, above 0 and at most 1.")
+        elif isinstance(stage, Sparsify):
+            sparse_stages.check_sparsify(stage)
+            _known("importance", stage.importance, CRITERIA)
+        elif isinstance(stage, Ticket):
+            _known("importance", stage.importance, CRITERIA)
         elif isinstance(stage, Export):
             for name in stage.formats:
                 check_format(name, recipe.model)
@@ -112,9 +127,17 @@ def steps(recipe: Recipe) -> list[Step]:
             found.append(Step("prune", _bound(prune, stage), changes_model=True))
             if with_data:
                 found.append(Step("recalibrate", recalibrate, changes_model=True))
+        elif isinstance(stage, Sparsify):
+            found.append(Step("sparsify", _bound(sparsify, stage), changes_model=stage.schedule is None))
+            if with_data and stage.schedule is None:
+                found.append(Step("recalibrate", recalibrate, changes_model=True))
+        elif isinstance(stage, Ticket):
+            found.append(Step("ticket", _bound(sparse_stages.ticket, stage), changes_model=True))
         elif isinstance(stage, Finetune):
             found.append(Step("fine-tune", _bound(fine_tune, stage), changes_model=True))
     found.append(Step("evaluate", evaluate))
+    if sparse_stages.leaves_zeros(recipe):
+        found.append(Step("count zeros", sparse_stages.count))
     for stage in recipe.stages:
         if isinstance(stage, Export):
             found.append(Step("export", _bound(export, stage)))
@@ -147,7 +170,7 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
         ratios=options.ratios or None,
         protect=options.protect,
         multiple_of=multiple_of,
-        data=None if job.source.data is None else _Batches(job.source.data.train, job.recipe.seed),
+        data=_calibration(job),
     )
     share = result.graph.share(result.graph.removed_units(result.plan))
     first = {layer["name"]: layer["before"] for layer in job.found.get("layers", ())}
@@ -163,6 +186,11 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
     return {"layers": layers, "target": options.target, "multiple_of": multiple_of}
 
 
+def sparsify(job: Job, options: Sparsify) -> dict[str, Any]:
+    """Make weights zero."""
+    return sparse_stages.sparsify(job, options, _calibration(job))
+
+
 def recalibrate(job: Job) -> dict[str, Any]:
     """Let batch norms see their new inputs, and see what the cut alone costs."""
     from podar.recover import recalibrate as renew
@@ -176,7 +204,10 @@ def recalibrate(job: Job) -> dict[str, Any]:
 
 def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
     """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
-    was_cut = bool(job.found.get("layers"))
+    was_cut = bool(job.found.get("layers") or job.found.get("sparsity"))
+    keeper = sparse_stages.keeper(job, _calibration(job))
+    # Trainers of libraries know no keeper, and are asked only where there is one.
+    kept = {} if keeper is None else {"keeper": keeper}
     history = job.source.train(
         job.model,
         epochs=options.epochs,
@@ -190,6 +221,7 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
         settings=options.settings,
         seed=job.recipe.seed,
         progress=job.progress,
+        **kept,
     )
     earlier = job.found.get("history", [])
     offset = max((epoch["epoch"] for epoch in earlier), default=0)
@@ -206,8 +238,11 @@ def evaluate(job: Job) -> dict[str, Any]:
     """Costs and accuracy of the model as the stages left it, and pictures with both models' answers."""
     graph = job.source.trace(job.model, job.source.inputs())
     after = {**_costs(graph), **job.source.figures(job.model), **_quality(job)}
-    tuned = "history" in job.found
-    points = [*job.found["points"], *_point("fine-tuned" if tuned else "pruned", "final", after)]
+    tuned = "history" in job.found or "tickets" in job.found
+    points = [
+        *job.found["points"],
+        *_point("ticket" if "tickets" in job.found else "fine-tuned" if tuned else "pruned", "final", after),
+    ]
     if not tuned:  # the last cut is the end of the way
         points = [point for point in points if point["stage"] != "cut"]
     found = {"after": after, "points": points, "pictures": _pictures(job)}
@@ -261,6 +296,11 @@ def measure(job: Job, options: Measure) -> dict[str, Any]:
         "points": [{**point, "latency_ms": median.get(point["stage"])} for point in job.found["points"]],
         "notes": [*job.found.get("notes", []), *map(_sentence, notes)],
     }
+
+
+def _calibration(job: Job) -> _Batches | None:
+    """Batches for criteria that need some."""
+    return None if job.source.data is None else _Batches(job.source.data.train, job.recipe.seed)
 
 
 class _Batches:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from podar.criteria import Scorer
@@ -112,25 +111,12 @@ def find_ticket(
         "importance": importance if isinstance(importance, str) else getattr(importance, "__name__", "callable"),
         "early_bird": early_bird, "weights": {w.name: list(w.parameter.shape) for w in weights},
     }  # fmt: skip
-    if evaluate is None:
-        held_out = isinstance(data, Dataset)
-        if not held_out:
-            notes.append("Accuracy is that on the training data, since no evaluate= was given.")
-        tested = data.test if isinstance(data, Dataset) else data
-
-        def evaluate(model: nn.Module) -> float:
-            return accuracy(model, tested)
-
-    if train is None:
-
-        def train(model: nn.Module, after_step: AfterStep, start: int, seed: int, checkpoint: Path | None) -> None:
-            finetune(
-                model, data, epochs=epochs, lr=lr, batch_size=batch_size, precision="fp32", seed=seed, skip=start,
-                checkpoint=checkpoint, after_step=after_step,
-            )  # fmt: skip
-
+    if evaluate is None and not isinstance(data, Dataset):
+        notes.append("Accuracy is that on the training data, since no evaluate= was given.")
+    judge = evaluate if evaluate is not None else _accuracy_on(data.test if isinstance(data, Dataset) else data)
+    teach = train if train is not None else _finetuning(data, epochs, lr, batch_size)
     search = _Search(
-        build, Store(folder, signature), train, evaluate, tuple(protect), amount, rewind, kind, importance, data,
+        build, Store(folder, signature), teach, judge, tuple(protect), amount, rewind, kind, importance, data,
         early_bird, rounds,
     )  # fmt: skip
     _run(search, chosen, arms, every, progress)
@@ -152,6 +138,30 @@ def _run(search: _Search, seeds: Sequence[int], arms: Sequence[str], every: int,
             progress("ticket", at, len(cells), {"seed": seed, "round": number})
         if not store.done(seed, arm, number):
             store.add(search.cell(seed, arm, number))
+
+
+def _accuracy_on(tested: Any) -> Callable[[nn.Module], float]:
+    return lambda model: accuracy(model, tested)
+
+
+def _finetuning(data: Any, epochs: int, lr: float | None, batch_size: int) -> Train:
+    """`podar.finetune` in fp32: whichever precision is fastest today would make seeds incomparable tomorrow."""
+
+    def train(model: nn.Module, after_step: AfterStep, start: int, seed: int, checkpoint: Path | None) -> None:
+        finetune(
+            model,
+            data,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            precision="fp32",
+            seed=seed,
+            skip=start,
+            checkpoint=checkpoint,
+            after_step=after_step,
+        )
+
+    return train
 
 
 class _Settled(Exception):
@@ -234,10 +244,8 @@ class _Search:
             if bird is not None and bird.after_step(done, total) and (done >= self.rewind or not dense):
                 raise _Settled
 
-        try:
+        with suppress(_Settled):
             self.train(model, after_step, skipped, seed, self.store.checkpoint(name))
-        except _Settled:
-            pass
         if dense and not self.store.has(f"seed{seed}-start"):
             raise UsageError(f"rewind={self.rewind} lies beyond the {last[1]} steps of the training")
         return last[0] / last[1]
@@ -255,7 +263,9 @@ def _checked(
     if rounds < 1:
         raise UsageError(f"rounds={rounds}: a search prunes at least once")
     if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 < amount < 1:
-        raise UsageError(f"amount={amount!r} is the fraction of the remaining weights that goes each round, such as 0.2")
+        raise UsageError(
+            f"amount={amount!r} is the fraction of the remaining weights that goes each round, such as 0.2"
+        )
     if isinstance(rewind, bool) or not isinstance(rewind, int) or rewind < 0:
         raise UsageError(f"rewind={rewind!r}: write 0 for the initialisation, or a number of steps")
     if every < 1:

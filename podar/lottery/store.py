@@ -1,4 +1,4 @@
-"""Where a ticket search keeps what it has: each finished training at once, so that a killed search goes on from there."""
+"""Where a ticket search keeps what it has: each finished training at once, so that a killed search goes on."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ class Store:
                 shapes = json.loads((file.metadata() or {}).get("bits", "{}"))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, ValueError) as error:
-            raise PodarError(f"{path} is missing or damaged ({error}): remove {self.folder} and search again") from error
+            raise PodarError(
+                f"{path} is missing or damaged ({error}): remove {self.folder} and search again"
+            ) from error
         for key, shape in shapes.items():
             bits = np.unpackbits(tensors[key].numpy(), count=int(np.prod(shape, dtype=np.int64)))
             tensors[key] = torch.from_numpy(bits.astype(bool)).view(shape)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,23 @@ from podar.recover.feeding import Feed, feed
 from podar.recover.history import History
 from podar.recover.losses import classifier_loss
 from podar.recover.precision import Precision, fastest
+
+
+class MaskKeeper(Protocol):
+    """Holds masks while a model trains: `podar.sparse.gradual(model, 0.9)`, `rigl`, `keep`."""
+
+    def step(self, share: float, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Called after every step of the optimizer with the share of the training that is done, 0 to 1."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold of it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint."""
+        ...
+
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -44,6 +61,7 @@ def finetune(
     precision: str | None = None,
     seed: int = 0,
     skip: int = 0,
+    keeper: MaskKeeper | None = None,
     after_step: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
 ) -> History:
@@ -65,8 +83,8 @@ def finetune(
     - `precision`: "fp32" or "bf16"; None: the fastest of a few timed steps. Weights stay fp32.
     - `skip`: steps to leave out at the beginning, with their pictures and their part of the schedule: for a model that
       has them behind it.
-    - `after_step(done, total)`: called after every step of the optimizer, with the gradients still there: masks are put
-      on again here.
+    - `keeper`: keeps the model sparse, or makes it so step by step; the checkpoint holds its masks.
+    - `after_step(done, total)`: called after every step of the optimizer, with the gradients still there.
     - `progress(stage, done, total, numbers)`: called as the steps go by.
 
     **Returns:** History.
@@ -89,7 +107,7 @@ def finetune(
     training = _Training(accelerator, model, food, teacher, epochs, lr, batch_size, seconds, label_smoothing, seed)
     if not 0 <= skip < training.total:
         raise UsageError(f"skip={skip} leaves none of the {training.total} steps of this training.")
-    training.skip = skip
+    training.skip, training.keeper = skip, keeper
     with torch.random.fork_rng():
         try:
             training.check_labels()
@@ -133,6 +151,7 @@ class _Training:
         self.epochs, self.seconds, self.smoothing, self.seed = epochs, seconds, smoothing, seed
         self.teacher = None if teacher is None else copy.deepcopy(teacher).to(accelerator.device).eval()
         self.total, self.skip = epochs * food.steps, 0
+        self.keeper: MaskKeeper | None = None
         adaptive = _wants_adam(model)
         self.lr = lr if lr is not None else (5e-4 if adaptive else 0.05) * batch_size / 128
         weights = [p for p in model.parameters() if p.requires_grad]
@@ -190,6 +209,8 @@ class _Training:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             history.epochs.extend(state["epochs"])
+            if self.keeper is not None and state.get("masks"):
+                self.keeper.load_state_dict(state["masks"])
         model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
         good = _copied(self.model)
         spent = sum(epoch["seconds"] for epoch in history.epochs)
@@ -223,6 +244,7 @@ class _Training:
                         "optimizer": self.optimizer.state_dict(),
                         "epochs": history.epochs,
                         "precision": str(chosen),
+                        "masks": {} if self.keeper is None else self.keeper.state_dict(),
                     },
                 )
             if not done:
@@ -254,6 +276,8 @@ class _Training:
             share = done / self.total if self.seconds is None else max(done / self.total, elapsed / self.seconds)
             share = self._agreed(share)
             if share >= 1:
+                if self.keeper is not None:
+                    self.keeper.step(1.0, optimizer)
                 return (float(sums) / count if count else None), False
             for group in optimizer.param_groups:
                 group["lr"] = (
@@ -266,6 +290,8 @@ class _Training:
             self.accelerator.backward(loss)
             self.accelerator.clip_grad_norm_(self.model.parameters(), CLIP)
             optimizer.step()
+            if self.keeper is not None:
+                self.keeper.step(max(share, (done + 1) / self.total), optimizer)
             if after_step is not None:
                 after_step(done + 1, self.total)
             optimizer.zero_grad()

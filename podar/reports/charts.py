@@ -91,7 +91,7 @@ def against(points: Sequence[Point], key: str, x_title: str, text: Callable[[flo
     costed = [(i, p, cost) for i, p in enumerate(points) if (cost := getattr(p, key)) is not None]
     if len(costed) < 2:
         return None
-    low, high = _padded([point.accuracy for _, point, _ in costed])
+    low, high = padded([point.accuracy for _, point, _ in costed])
     right = 1.12 * max(cost for _, _, cost in costed) or 1.0
     marks = [
         Mark(
@@ -133,7 +133,7 @@ def over_epochs(
     ]
     if not known:
         return None
-    low, high = _padded([value for _, _, value in known])
+    low, high = padded([value for _, _, value in known])
     first, last = known[0][1], known[-1][1]
 
     def along(epoch: float) -> float:
@@ -168,7 +168,7 @@ def over_epochs(
     )
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
+def padded(values: Sequence[float]) -> tuple[float, float]:
     """A range around the values with air above and below, so that no point sits on the frame."""
     low, high = min(values), max(values)
     air = 0.15 * (high - low) or max(0.1 * abs(high), 0.01)

@@ -34,6 +34,8 @@ _FIELDS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("map50_95", "mAP 50–95", numbers.percent, True),
     ("macs", "MACs", numbers.count, False),
     ("params", "Parameters", numbers.count, False),
+    ("nonzero", "Nonzero weights", numbers.count, False),
+    ("checkpoint_bytes", "Checkpoint", numbers.size, False),
     ("bytes", "File size", numbers.size, False),
     ("latency_ms.p50", "Latency p50", numbers.milliseconds, False),
     ("latency_ms.p95", "Latency p95", numbers.milliseconds, False),
@@ -78,9 +80,12 @@ def sentence(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """The whole result in one honest sentence: "2.0 times fewer MACs, 1.6 times faster, 0.42 points of
     accuracy lost"."""
     parts = []
+    kept, had = number(after, "nonzero"), number(before, "nonzero")
+    if kept is not None and had:
+        parts.append(f"{100 * kept / had:.3g} % of the weights left")
     for path, less, more in (("macs", "fewer MACs", "more MACs"), ("latency_ms.p50", "faster", "slower")):
         old, new = number(before, path), number(after, path)
-        if old and new:
+        if old and new and (path != "macs" or old != new or not parts):
             times = max(old / new, new / old)
             if f"{times:.1f}" == "1.0":
                 parts.append("as many MACs" if path == "macs" else "as fast")

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from podar.files import write_atomic
-from podar.reports import charts, headline, numbers
+from podar.reports import charts, headline, numbers, sparse
 from podar.reports.record import Frozen, Layer, RunRecord
 
 _HERE = Path(__file__).parent
@@ -59,6 +59,9 @@ def render(record: RunRecord) -> str:
         untouched=sum(layer.before == layer.after for layer in record.layers),
         frozen=by_reason(record.frozen),
         pictures=[(picture, _data_uri(picture.png)) for picture in record.pictures],
+        ticket_chart=sparse.ticket_chart(record.tickets),
+        zeros=sparse.zero_bars(record.sparsity),
+        weight_histogram=sparse.histogram(record.histogram),
         scenes=[(scene.caption, _data_uri(scene.png)) for scene in record.scenes],
     )
 

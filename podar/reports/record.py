@@ -73,6 +73,8 @@ class RunRecord:
       `latency_ms` (`p50`, `p95`, `runtime`, `threads`). What was not measured is absent or None and is not shown.
     - `facts`: label → text, e.g. model, data set, target, processor; shown as they are.
     - `history`: one mapping an epoch of fine-tuning: `epoch`, `loss`, `val_accuracy`, `seconds`, `lr`.
+    - `sparsity`, `histogram`, `tickets`: zeros by layer, the weights' values, and the curves of a ticket search, of
+      runs that leave zeros.
     - `stages`: seconds by stage. `versions`: by package. `notes`: what the reader should know, one sentence each.
     """
 
@@ -88,6 +90,9 @@ class RunRecord:
     history: tuple[Mapping[str, float], ...] = ()
     pictures: tuple[Picture, ...] = ()
     scenes: tuple[Scene, ...] = ()
+    sparsity: Mapping[str, Any] = field(default_factory=dict)
+    histogram: Mapping[str, Any] = field(default_factory=dict)
+    tickets: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -130,6 +135,9 @@ class RunRecord:
             history=tuple(data.get("history", ())),
             pictures=tuple(pictures),
             scenes=tuple(scenes),
+            sparsity=data.get("sparsity", {}),
+            histogram=data.get("histogram", {}),
+            tickets=data.get("tickets", {}),
             stages=data.get("stages", {}),
             notes=tuple(data.get("notes", ())),
         )
