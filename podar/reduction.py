@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -45,44 +45,72 @@ def unit_scores(graph: Graph, scores: Mapping[str, Tensor], fallback: nn.Module 
 
 def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
     units = graph.solution.units
-    where, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    sums: dict[int, NDArray[np.float64]] = {}  # by axis: parameters that share one are added up first
+    axes: dict[int, NDArray[np.int64]] = {}
     for first, names in graph.aliases.items():
         name = next((n for n in names if n in scores), None)
         layout = graph.record.layouts.get(first)
         if name is None or not layout:
             continue
-        elements = scores.passing(name) if isinstance(scores, PerParameter) else scores[name]
-        vectors = slice_sums(elements, {d: ids.shape for d, ids in layout.items()})
-        if not all(np.isfinite(v.sum()) for v in vectors.values()):
-            raise PodarError(f"{name} has NaN or infinite values: repair or reload the weights before pruning")
+        shapes = {d: ids.shape for d, ids in layout.items()}
+        if isinstance(scores, PerParameter):
+            vectors = slice_sums(scores.params[name], shapes, scores.compute)
+        else:
+            vectors = slice_sums(scores[name], shapes)
         for dim, vector in vectors.items():
-            under = graph.ties.units(layout[dim]).reshape(vector.size, -1)
-            for k in range(under.shape[1]):
-                where.append(under[:, k])
-                values.append(vector.ravel())
-    sums: NDArray[np.float64] = np.zeros(units + 1)
-    sums += np.bincount(np.concatenate(where), weights=np.concatenate(values), minlength=units + 1)
-    return sums[:units]
+            if not np.isfinite(vector.sum()):
+                raise PodarError(f"{name} has NaN or infinite values: repair or reload the weights before pruning")
+            ids = layout[dim]
+            axes[id(ids)] = ids
+            sums[id(ids)] = sums[id(ids)] + vector if id(ids) in sums else vector
+    total: NDArray[np.float64] = np.zeros(units + 1)
+    if axes:
+        under = np.concatenate([graph.ties.units(ids).reshape(ids.size, -1) for ids in axes.values()])
+        values = np.concatenate([sums[key].ravel() for key in axes])
+        for k in range(under.shape[1]):
+            total += np.bincount(under[:, k], weights=values, minlength=units + 1)
+    return total[:units]
 
 
-def slice_sums(values: Tensor, layout: Mapping[int, tuple[int, ...]]) -> dict[int, NDArray[np.float64]]:
-    """Sums over all other dimensions, for each dimension in `layout`; one of shape (g, i) is summed group by group."""
+BLOCK = 1 << 17
+"""Elements that are worked on at a time: few enough to stay in the cache from the first operation to the last."""
+
+
+def slice_sums(
+    values: Tensor, layout: Mapping[int, tuple[int, ...]], compute: Callable[..., Tensor] | None = None
+) -> dict[int, NDArray[np.float64]]:
+    """Sums over all other dimensions, for each dimension in `layout`; one of shape (g, i) is summed group by group.
+
+    Args:
+        values: what is summed.
+        layout: for each dimension the shape of its labels.
+        compute: applied to every element first (`compute(part, out=…)`), a block at a time: memory is read once.
+    """
     values = values.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    if values.dim() == 1:
-        return {0: values.double().cpu().numpy()}
-    if max(layout) > 1 and any(d > 1 for d in layout):
-        others = {d: [k for k in range(values.dim()) if k != d] for d in layout}
-        return {d: values.sum(dim=rest).double().cpu().numpy() for d, rest in others.items()}
-    # Two matrix-vector products: each reads the memory once, and BLAS reads it fastest.
-    matrix = values.reshape(values.shape[0], -1)
+    plain = values.dim() > 1 and all(d < 2 and len(shape) == 1 for d, shape in layout.items())
+    if plain:
+        matrix = values.reshape(values.shape[0], -1)
+        rows, columns = matrix.new_empty(matrix.shape[0]), matrix.new_zeros(matrix.shape[1])
+        ones = matrix.new_ones(max(matrix.shape))
+        step = max(1, BLOCK // matrix.shape[1])
+        scratch = matrix.new_empty(min(step, len(matrix)), matrix.shape[1])
+        for start in range(0, len(matrix), step):
+            part = matrix[start : start + step]
+            part = part if compute is None else compute(part, out=scratch[: len(part)])
+            if 0 in layout:
+                torch.mv(part, ones[: part.shape[1]], out=rows[start : start + step])
+            if 1 in layout:
+                columns.addmv_(part.t(), ones[: len(part)])
+        found = {0: rows, 1: columns.view(values.shape[1], -1).sum(1)}
+        return {d: found[d].double().cpu().numpy() for d in layout}
+    values = values if compute is None else compute(values)
     found = {}
     for dim, shape in layout.items():
-        if dim == 0:
-            vector = matrix @ matrix.new_ones(matrix.shape[1])
-        elif len(shape) == 1:
-            vector = (matrix.new_ones(matrix.shape[0]) @ matrix).view(values.shape[1], -1).sum(1)
-        else:
-            vector = matrix.view(shape[0], -1, matrix.shape[1]).sum(1).view(shape[0], shape[1], -1).sum(2)
-        found[dim] = vector.double().cpu().numpy()
-    return found
+        if len(shape) == 1:
+            others = [k for k in range(values.dim()) if k != dim]
+            found[dim] = values.sum(dim=others) if others else values
+        else:  # (g, i): the inputs of every group of a convolution
+            parts = values.reshape(shape[0], -1, shape[1], values[0, 0].numel())
+            found[dim] = parts.sum(dim=(1, 3))
+    return {d: v.double().cpu().numpy() for d, v in found.items()}

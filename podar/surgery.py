@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from podar.errors import PodarError
+from podar.graph.members import modules_of, owners_of, tensors_of
 from podar.plans import Cut, Plan, Rescale
 
 PLAN_ATTRIBUTE = "podar_plan"
@@ -61,7 +61,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
             "a plan of several steps cannot be a mask: each step counts in the shapes that the last one left"
         )
     _check(model, plan)
-    tensors = _tensors(model)
+    tensors = tensors_of(modules_of(model))
     with torch.no_grad():
         for name, cuts in plan.cuts.items():
             zero(tensors[name], cuts)
@@ -119,12 +119,9 @@ def remember(model: nn.Module, step: Plan) -> None:
     model.__dict__[PLAN_ATTRIBUTE] = plan.to_json()
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
-
-
 def _check(model: nn.Module, plan: Plan) -> None:
-    tensors = _tensors(model)
+    modules = modules_of(model)
+    tensors = tensors_of(modules)
     for name, shape in plan.shapes.items():
         if name not in tensors:
             raise PodarError(f"the plan cuts {name!r}, which this model does not have; was it made for another model?")
@@ -133,15 +130,15 @@ def _check(model: nn.Module, plan: Plan) -> None:
                 f"the plan expects {name} of shape {tuple(shape)}, the model's is {tuple(tensors[name].shape)}; "
                 "was it carried out already, or made for another model?"
             )
-    modules = dict(model.named_modules())
+    known = dict(modules)
     for name in plan.attributes:
-        if name not in modules:
+        if name not in known:
             raise PodarError(f"the plan sets attributes of {name!r}, which this model does not have")
 
 
 def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    owners = dict(_owners(modules))
+    every = modules_of(model)
+    modules, owners = dict(every), owners_of(every)
     done: dict[int, Tensor] = {}
     with torch.no_grad():
         for name, cuts in plan.cuts.items():
@@ -194,12 +191,6 @@ def _renew_masked(modules: dict[str, nn.Module]) -> None:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):
                 hook(module, None)
-
-
-def _owners(modules: dict[str, nn.Module]) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
-    for prefix, module in modules.items():
-        for key in [*module._parameters, *module._buffers]:
-            yield (f"{prefix}.{key}" if prefix else key), (module, key)
 
 
 def cut(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:

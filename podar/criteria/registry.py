@@ -35,22 +35,13 @@ def criterion(name: str) -> Callable[[Scorer], Scorer]:
 
 
 class PerParameter(Mapping[str, Tensor]):
-    """Scores that each parameter gives by itself, computed when they are read: one parameter's memory at a time."""
+    """Scores that each element gives by itself: `compute(values, out=…)`, on a whole parameter or a part of one."""
 
     def __init__(self, params: Mapping[str, Tensor], compute: Callable[..., Tensor]) -> None:
         self.params, self.compute = params, compute
-        self._scratch: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         return self.compute(self.params[name])
-
-    def passing(self, name: str) -> Tensor:
-        """The same in memory that the next call overwrites: for callers that reduce it at once."""
-        p = self.params[name]
-        key = (p.device, p.dtype)
-        if key not in self._scratch:
-            self._scratch[key] = p.new_empty(max(q.numel() for q in self.params.values() if q.dtype == p.dtype))
-        return self.compute(p, out=self._scratch[key][: p.numel()].view(p.shape))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.params)

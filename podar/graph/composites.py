@@ -1,4 +1,4 @@
-"""Rules for calls that are traced whole, as Python makes them: attention, einsum, recurrent layers."""
+"""Rules for calls that are traced whole, as Python makes them: linear, attention, einsum, recurrent layers."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -18,6 +18,31 @@ from podar.graph.rules import axes_of, contract
 from podar.graph.trace import Tracer, rule
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+@rule("linear")
+def linear(tracer: Tracer, out: Tensor, x: Tensor, w: Tensor, bias: Tensor | None = None) -> None:
+    """The last axis meets the weight's columns; its rows take its place."""
+    last = x.dim() - 1
+    inner = tracer.axis(x, last)
+    tracer.meet(inner, w, 1)
+    if inner is not None and not tracer.mark(x).zero and not tracer.mark(w).zero:
+        tracer.freeze(inner, "a removed index would not be zero at")
+    rows = tracer.axis(w, 0) if w.dim() == 2 else None
+    if bias is not None:
+        tracer.meet(rows, bias, 0)
+    lead = tuple(b for b in tracer.blocks(x) if last not in b[0])
+    both = tracer.mark(x).zero and tracer.mark(w).zero
+    tracer.put(out, lead if rows is None else (*lead, ((last,), rows)), zero=both or not lead)
+    axes = [ids for block in lead for _, ids in tracer.factors(block)]
+    tracer.macs(math.prod(x.shape) * (w.shape[0] if w.dim() == 2 else 1), *axes, inner, rows)
+
+
+@shaper("linear")
+def linear_shape(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    if x.shape[-1] != w.shape[-1]:
+        raise RuntimeError(f"a linear layer for {w.shape[-1]} inputs got {tuple(x.shape)}")
+    return x.new_empty([*x.shape[:-1], *w.shape[:-1]])
 
 
 @rule("scaled_dot_product_attention")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,11 +67,13 @@ class Ties:
         self.labels, self.solution, self.constraints, self.ties, self.dense = labels, solution, constraints, ties, dense
         self.random = np.random.default_rng(SEED)
         self.units_by_array: dict[int, tuple[Ids, Ids]] = {}
+        self.families_by_array: dict[int, frozenset[int]] = {}
         self.families = self._families(layouts)
         self.family_of = np.full(solution.units + 1, -1)
         for k, family in enumerate(self.families):
             self.family_of[family.units] = k
         self.members = [self._members(c) for c in constraints]
+        self.names = [self._names(c) for c in constraints]
         self.reason: dict[int, str] = {}
         self.nested = self._nested()
 
@@ -82,17 +85,25 @@ class Ties:
             self.units_by_array[id(ids)] = found
         return found[1]
 
-    def families_in(self, ids: Ids) -> set[int]:
-        """Families that some index of `ids` depends on."""
-        return set(np.unique(self.family_of[self.units(ids)]).tolist()) - {-1}
+    def families_in(self, ids: Ids) -> frozenset[int]:
+        """Families that some index of `ids` depends on, remembered by array."""
+        found = self.families_by_array.get(id(ids))
+        if found is None:
+            found = self.families_by_array[id(ids)] = self._families_of(self.units(ids))
+        return found
 
-    def along(self, ids: Ids, axis: int) -> set[int]:
+    def _families_of(self, units: Ids) -> frozenset[int]:
+        present = np.zeros(len(self.families) + 1, dtype=bool)
+        present[self.family_of[units]] = True  # −1, no family, marks the last entry
+        return frozenset(np.flatnonzero(present[:-1]).tolist())
+
+    def along(self, ids: Ids, axis: int) -> frozenset[int]:
         """Families whose units differ along one axis of a block."""
         if ids.ndim == 1:
             return self.families_in(ids)
         units = np.moveaxis(self.units(ids), axis, 0)
         differs = (units != units[:1]).any(axis=0)
-        return set(np.unique(self.family_of[units[:, differs]]).tolist()) - {-1}
+        return self._families_of(units[:, differs])
 
     # Families
 
@@ -102,17 +113,22 @@ class Ties:
         arrays = [ids for dims in layouts.values() for ids in dims.values()]
         weights = self._draw(len(arrays))
         if arrays:
-            sizes = [ids.size for ids in arrays]
-            every = self.solution.units_of(np.concatenate([ids.ravel() for ids in arrays]))
-            np.add.at(kin, every, np.repeat(weights, sizes)[:, None])
-            for ids, units in zip(arrays, np.split(every, np.cumsum(sizes)[:-1])):
+            # An array that several parameters share counts with the sum of their weights.
+            place: dict[int, int] = {}
+            where = [place.setdefault(id(ids), len(place)) for ids in arrays]
+            distinct = list({id(ids): ids for ids in arrays}.values())
+            total = np.zeros(len(distinct), dtype=np.uint64)
+            np.add.at(total, where, weights)
+            sizes = [ids.size for ids in distinct]
+            every = self.solution.units_of(np.concatenate([ids.ravel() for ids in distinct]))
+            np.add.at(kin, every, np.repeat(total, sizes)[:, None])
+            for ids, units in zip(distinct, np.split(every, np.cumsum(sizes)[:-1])):
                 self.units_by_array[id(ids)] = (ids, units.reshape(*ids.shape, -1))
         partial = [self._rows(g, row) for g in self.constraints if isinstance(g, Grid) and g.ids.ndim > 1]
         kin[:count] += self.solution.role.astype(np.uint64) * np.uint64(SEED)
         used = kin[:count] != self.solution.role.astype(np.uint64) * np.uint64(SEED)
         _, kin_of = np.unique(kin[:count], return_inverse=True)
-        _, family_of = np.unique(np.stack([kin[:count], row[:count]]), axis=1, return_inverse=True)
-        family_of = family_of.ravel()
+        _, family_of = np.unique(kin[:count] * np.uint64(SEED) + row[:count], return_inverse=True)
         order = np.argsort(family_of, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(family_of[order])) + 1) if count else []
         parts = sorted((p for p in parts if used[p[0]]), key=lambda p: p[0])
@@ -152,17 +168,13 @@ class Ties:
         """(outer family, inner family) that index one axis together."""
         support = self.solution.support
         rows = support[(support < self.solution.units).sum(axis=1) > 1]
+        families, count = self.family_of[rows], len(self.families) + 1
         pairs: set[tuple[int, int]] = set()
-        for a in range(rows.shape[1]):
-            for b in range(rows.shape[1]):
-                if a == b or not len(rows):
-                    continue
-                x, y = rows[:, a], rows[:, b]
-                real = (x < self.solution.units) & (y < self.solution.units)
-                fa, fb = self.family_of[x[real]], self.family_of[y[real]]
-                for p, q in np.unique(np.stack([fa, fb]), axis=1).T.tolist() if len(fa) else []:
-                    if p >= 0 and q >= 0 and self._rank(p) < self._rank(q):
-                        pairs.add((p, q))
+        for a, b in itertools.permutations(range(rows.shape[1]), 2):
+            met = np.unique((families[:, a] + 1) * count + families[:, b] + 1)
+            for p, q in zip((met // count - 1).tolist(), (met % count - 1).tolist()):
+                if p >= 0 and q >= 0 and self._rank(p) < self._rank(q):
+                    pairs.add((p, q))
         return sorted(pairs)
 
     def _rank(self, family: int) -> tuple[int, int]:
@@ -171,11 +183,11 @@ class Ties:
 
     # Clusters
 
-    def _members(self, constraint: Constraint) -> set[int]:
+    def _members(self, constraint: Constraint) -> frozenset[int]:
         arrays = [constraint.ids] if isinstance(constraint, Grid) else []
         exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
         arrays += [a.ids for e in exprs for a in axes_in(e)]
-        return set().union(*(self.families_in(ids) for ids in arrays)) if arrays else set()
+        return frozenset[int]().union(*(self.families_in(ids) for ids in arrays))
 
     def held(self, inner: Iterable[int] = (), frozen: Iterable[int] = ()) -> set[int]:
         """Families that stay because another one on the same axis goes: heads go, or inner dims if one head is left."""
@@ -277,14 +289,14 @@ class Ties:
                 Solver(relevant, self.dense).solve(lambda ids: np.logical_not(gone[self.units(ids)].any(axis=-1)))  # noqa: B023
             except SizeConflict as conflict:
                 k = next(i for i, c in enumerate(self.constraints) if c is conflict.constraint)
-                return (self.members[k] & members) or members, conflict.why
+                return set(self.members[k] & members) or members, conflict.why
         return None
 
     def relevant(self, members: set[int]) -> list[Constraint]:
         """Constraints on these families, and those that share an attribute with them."""
         own = [k for k, m in enumerate(self.members) if m & members]
-        names = set().union(*(self._names(self.constraints[k]) for k in own)) if own else set()
-        more = [k for k, c in enumerate(self.constraints) if k not in own and self._names(c) & names]
+        names = set[Attribute]().union(*(self.names[k] for k in own))
+        more = [k for k, mine in enumerate(self.names) if not self.members[k] & members and mine & names]
         return [self.constraints[k] for k in sorted(own + more)]
 
     @staticmethod

@@ -18,6 +18,7 @@ from podar.errors import PodarError
 from podar.graph.families import Cluster, Ties
 from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
+from podar.graph.members import Named, modules_of, once, tensors_of
 from podar.graph.mirrors import Mirror, mirrors
 from podar.graph.sizes import SEQUENCES, Attribute
 from podar.graph.trace import Record, observe
@@ -63,20 +64,20 @@ class Graph:
 
     def __init__(self, model: nn.Module, record: Record, outputs: Outputs) -> None:
         self.record = record
-        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-        self.shapes = {name: tuple(t.shape) for name, t in tensors}
+        everywhere = modules_of(model)
+        modules, tensors = once(everywhere), tensors_of(everywhere)
+        self.shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         first: dict[int, str] = {}
         self.aliases: dict[str, list[str]] = {}
-        for name, tensor in tensors:
+        for name, tensor in tensors.items():
             self.aliases.setdefault(first.setdefault(id(tensor), name), []).append(name)
-        distinct = dict(tensors)
         self.elements = {
-            name: (distinct[name].numel(), distinct[name].element_size(), isinstance(distinct[name], nn.Parameter))
+            name: (tensors[name].numel(), tensors[name].element_size(), isinstance(tensors[name], nn.Parameter))
             for name in self.aliases
         }
-        self.dense = _int_attributes(model)
-        self.mirrors: list[Mirror] = mirrors(model)
-        self.scale_attributes = _scale_attributes(model, record)
+        self.dense = _int_attributes(modules)
+        self.mirrors: list[Mirror] = mirrors(modules)
+        self.scale_attributes = _scale_attributes(modules, record)
         self._freeze_outputs(outputs)
         self.solution = record.labels.solve()
         self.ties = Ties(
@@ -294,9 +295,9 @@ def _under(path: str, wanted: str) -> bool:
     return path == wanted or path.startswith(wanted + ".")
 
 
-def _int_attributes(model: nn.Module) -> dict[Attribute, int]:
+def _int_attributes(modules: Named) -> dict[Attribute, int]:
     found: dict[Attribute, int] = {}
-    for name, module in model.named_modules():
+    for name, module in modules:
         for key, value in module.__dict__.items():
             if type(value) is int:
                 found[Attribute(name, key)] = value
@@ -305,12 +306,12 @@ def _int_attributes(model: nn.Module) -> dict[Attribute, int]:
     return found
 
 
-def _scale_attributes(model: nn.Module, record: Record) -> list[tuple[str, str, Ids]]:
+def _scale_attributes(modules: Named, record: Record) -> list[tuple[str, str, Ids]]:
     """Float attributes that hold width^−½ in the modules that call attention without `scale`."""
-    modules = dict(model.named_modules())
+    by_name = dict(modules)
     found = []
     for name, ids in record.scales:
-        for key, value in modules[name].__dict__.items():
+        for key, value in by_name[name].__dict__.items():
             if type(value) is float and abs(value - len(ids) ** -0.5) < 1e-7:
                 found.append((name, key, ids))
     return found

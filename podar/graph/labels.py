@@ -150,9 +150,14 @@ class Solution:
         np.minimum.at(spread, linked, self.why)
         return np.where(spread == _NONE, -1, spread)[linked]
 
+    @cached_property
+    def under(self) -> Ids:
+        """(labels, k) units under each label, padded with `units`."""
+        return self.support[self.component]
+
     def units_of(self, ids: Ids) -> Ids:
-        """(ids.size, k) units under each label, padded with `units`."""
-        return self.support[self.component[ids.ravel()]]
+        """(ids.size, k) units under each of these labels, padded with `units`."""
+        return self.under[ids.ravel()]
 
     def alive(self, removed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """For every label, whether it still exists once the units marked in `removed` (length `units`) are gone."""

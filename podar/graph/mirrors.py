@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from podar.graph.members import Named
+
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -25,10 +27,10 @@ class Mirror:
     grouped: bool = False
 
 
-def mirrors(model: nn.Module) -> list[Mirror]:
-    """Every such attribute of a model."""
+def mirrors(modules: Named) -> list[Mirror]:
+    """Every such attribute of these modules."""
     found: list[Mirror] = []
-    for name, module in model.named_modules():
+    for name, module in modules:
         prefix = name + "." if name else ""
         if isinstance(module, CONVOLUTIONS):
             turned = isinstance(module, TRANSPOSED)

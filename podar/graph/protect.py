@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from podar.graph.members import Named, once
+
 
 @contextlib.contextmanager
-def protected(model: nn.Module, *, train: bool = False) -> Generator[None]:
+def protected(modules: Named, *, train: bool = False) -> Generator[None]:
     """Set every module to eval (or train) mode, and restore everything that a forward pass may have changed.
 
     Modes are set on the modules directly: `model.eval()` can be overridden, with side effects of its own.
@@ -21,10 +23,10 @@ def protected(model: nn.Module, *, train: bool = False) -> Generator[None]:
     """
     saved: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
     buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-    for module in model.modules():
+    for _, module in once(modules):
         attributes = module.__dict__
-        inner = {k: _copy(v) for k, v in attributes.items() if type(v) in (dict, list, set)}
-        saved.append((module, dict(attributes), inner))
+        inner = {k: v.copy() for k, v in attributes.items() if type(v) in (dict, list, set)}
+        saved.append((module, attributes.copy(), inner))
         for buffer in attributes["_buffers"].values():
             if buffer is not None and id(buffer) not in buffers and buffer.device.type != "meta":
                 buffers[id(buffer)] = (buffer, buffer.detach().clone())
@@ -38,15 +40,13 @@ def protected(model: nn.Module, *, train: bool = False) -> Generator[None]:
             module.__dict__.clear()
             module.__dict__.update(attributes)
             for key, copied in inner.items():
-                _restore(attributes[key], copied)
+                container = attributes[key]
+                if container or copied:
+                    _restore(container, copied)
         with torch.no_grad():
             for buffer, before in buffers.values():
                 if buffer._version and not torch.equal(buffer, before):
                     buffer.copy_(before)
-
-
-def _copy(container: Any) -> Any:
-    return container.copy()
 
 
 def _restore(container: Any, before: Any) -> None:

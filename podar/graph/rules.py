@@ -177,8 +177,13 @@ def convolution(
     grouped = groups > 1 and per_in > 1 and not transposed
     if fresh and name is not None:
         # Kernel positions are no candidates: only rows and columns get atoms.
+        layout = tracer.record.layouts.setdefault(name, {})
         if grouped and cin is not None:
-            tracer.record.layouts.setdefault(name, {})[1] = cin.reshape(groups, per_in)
+            layout[1] = cin.reshape(groups, per_in)
+        elif groups == 1 and cin is not None:
+            layout.setdefault(inner, cin)
+        elif per_in == per_out == 1 and cin is not None:
+            layout.setdefault(0, cin)
         rows = [d for d in range(1 if grouped and cin is not None else 2) if w.shape[d] > 1]
         tracer.put(w, tuple(((d,), tracer.layout(name, d, w.shape[d])) for d in rows), zero=True)
         tracer.mark(w).hollow = True
@@ -189,7 +194,7 @@ def convolution(
         # Depthwise: output o belongs to input o // multiplier. (A grouped transposed weight lists inputs first.)
         cout = _grouped_outputs(tracer, w, groups, transposed)
         if per_in == 1 and per_out >= 1 and cin is not None and cout is not None:
-            tracer.labels.equal(np.repeat(cin, per_out), cout)
+            tracer.labels.equal(cin if per_out == 1 else np.repeat(cin, per_out), cout)
         else:
             _whole_groups(tracer, cin, cout, groups)
         if per_in == 1:
@@ -202,7 +207,7 @@ def convolution(
             if ids is not None:
                 tracer.balanced(ids, groups)
     if bias is not None:
-        tracer.equal(cout, tracer.axis(bias, 0))
+        tracer.meet(cout, bias, 0)
     for k in range(2, w.dim()):
         tracer.freeze(tracer.axis(w, k), "kernel positions of")
     for d in range(channel + 1, x.dim()):
@@ -263,7 +268,7 @@ def batch_norm(tracer: Tracer, out: Any, x: Tensor, weight: Any, bias: Any, *arg
     vectors = [a for a in (weight, bias, *args[:2]) if isinstance(a, Tensor)]
     ids = tracer.axis(x, 1)
     for vector in vectors:
-        tracer.equal(ids, tracer.axis(vector, 0))
+        tracer.meet(ids, vector, 0)
     training = any(a is True for a in args[:3])
     if training:
         for dims, other in tracer.blocks(x):
@@ -281,7 +286,7 @@ def layer_norm(tracer: Tracer, out: Any, x: Tensor, shape: Sequence[int], *affin
     for d in range(first, x.dim()):
         ids = tracer.axis(x, d)
         for vector in vectors:
-            tracer.equal(ids, tracer.axis(vector, d - first))
+            tracer.meet(ids, vector, d - first)
         if ids is not None:
             written = shape if tracer.inside else _written_shape(tracer, len(shape))
             expr = None if written is None else tracer.sizes.expr(written[d - first])
@@ -306,7 +311,7 @@ def group_norm(
     ids = tracer.axis(x, 1)
     for vector in (w, b):
         if vector is not None:
-            tracer.equal(ids, tracer.axis(vector, 0))
+            tracer.meet(ids, vector, 0)
     if ids is not None:
         tracer.balanced(ids, groups)
         tracer.record.statistics.append((tracer.stack[-1], ids))

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from podar.graph import hollow
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.graph.labels import Ids, Labels
+from podar.graph.members import Named, modules_of, once, tensors_of
 from podar.graph.protect import protected
 from podar.graph.sizes import Axis, Provenance, Size
 
@@ -103,7 +103,7 @@ def rule(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return register
 
 
-WHOLE = {"scaled_dot_product_attention", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu", "rms_norm"}
+WHOLE = {"linear", "scaled_dot_product_attention", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu", "rms_norm"}
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
 CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn"} | {
@@ -116,18 +116,18 @@ CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full"
 class Tracer(TorchDispatchMode):
     """Sees every ATen call, executes it (hollow where values do not matter), and applies the operator's rule."""
 
-    def __init__(self, model: nn.Module, record: Record, real: bool, rules: bool = True) -> None:
+    def __init__(self, modules: Named, record: Record, real: bool, rules: bool = True) -> None:
         super().__init__()
         self.rules = rules
         self.record, self.labels, self.sizes, self.real = record, record.labels, record.sizes, real
-        self.modules = {id(m): name for name, m in model.named_modules()}
+        self.modules = {id(module): name for name, module in once(modules)}
         self.stack: list[str] = [""]
         self.sizes.place = lambda: self.stack[-1] or "the model's forward"
         self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self.storages = 0
         self.marked: list[Tensor] = []
         self.named: dict[int, str] = {}
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        for name, tensor in tensors_of(modules).items():
             self.named.setdefault(id(tensor), name)
         self.operator = ""
         self.inside = False  # an operator that is traced as a whole
@@ -229,6 +229,12 @@ class Tracer(TorchDispatchMode):
             self.labels.equal(a, b)
         elif a is not None or b is not None:
             self.freeze(a if a is not None else b, "meets an axis of fixed size at")
+
+    def meet(self, ids: Ids | None, tensor: Tensor, dim: int) -> None:
+        """An axis of activations meets one of a parameter: one never looked at before simply takes the same labels."""
+        if ids is not None and self.mark(tensor).fresh and tensor.shape[dim] == len(ids) > 1:
+            self.record.layouts.setdefault(self.named[id(tensor)], {}).setdefault(dim, ids)
+        self.equal(ids, self.axis(tensor, dim))
 
     def freeze(self, ids: Ids | None, why: str) -> None:
         if ids is not None:
@@ -442,10 +448,10 @@ def replay(model: nn.Module, inputs: ExampleInputs, *, real: bool) -> list[Step]
 def _run(
     model: nn.Module, inputs: ExampleInputs, record: Record, *, train: bool, real: bool, labels: bool = True
 ) -> None:
-    tracer = Tracer(model, record, real, labels)
-    names = list(model.named_modules())
+    modules = modules_of(model)
+    tracer = Tracer(modules, record, real, labels)
     with (
-        protected(model, train=train),
+        protected(modules, train=train),
         torch.no_grad(),
         _module_stack(tracer),
         _transparent_functionals(),
@@ -455,7 +461,7 @@ def _run(
             # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
             tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))
         if labels:
-            record.sizes.attach(names)
+            record.sizes.attach(once(modules))
         try:
             with Calls(tracer), tracer:
                 output = call(model, inputs)
@@ -481,21 +487,20 @@ def no_collection() -> Generator[None]:
 def _module_stack(tracer: Tracer) -> Generator[None]:
     """Keep the name of the module that runs on top of `tracer.stack`."""
 
-    def enter(module: nn.Module, _: Any) -> None:
-        tracer.stack.append(tracer.modules.get(id(module), tracer.stack[-1]))
+    plain, names, stack = nn.Module.__call__, tracer.modules, tracer.stack
 
-    def leave(module: nn.Module, _: Any, __: Any) -> None:
-        tracer.stack.pop()
+    def entered(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        stack.append(names.get(id(module), stack[-1]))
+        try:
+            return plain(module, *args, **kwargs)
+        finally:
+            stack.pop()
 
-    hooks = [
-        module_hooks.register_module_forward_pre_hook(enter),
-        module_hooks.register_module_forward_hook(leave, always_call=True),
-    ]
+    nn.Module.__call__ = entered  # global forward hooks would do the same on a much slower path
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        nn.Module.__call__ = plain
 
 
 def _nothing_overridden(*_: Any) -> bool:
