@@ -19,9 +19,8 @@ def modules_of(model: nn.Module) -> Named:
         prefix, module = waiting.pop()
         found.append((prefix, module))
         stem = prefix + "." if prefix else ""
-        waiting += [
-            (stem + key, child) for key, child in reversed(module.__dict__["_modules"].items()) if child is not None
-        ]
+        children = reversed(module.__dict__["_modules"].items())
+        waiting += [(stem + key, child) for key, child in children if child is not None]
     return found
 
 
