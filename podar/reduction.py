@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,11 +60,13 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
         else:
             vectors = slice_sums(scores[name], shapes)
         for dim, vector in vectors.items():
-            if not np.isfinite(vector.sum()):
-                raise PodarError(f"{name} has NaN or infinite values: repair or reload the weights before pruning")
             ids = layout[dim]
-            axes[id(ids)] = ids
-            sums[id(ids)] = sums[id(ids)] + vector if id(ids) in sums else vector
+            if id(ids) not in sums:
+                axes[id(ids)], sums[id(ids)] = ids, np.zeros(ids.shape)
+            sums[id(ids)] += vector
+        bad = next((d for d in vectors if not math.isfinite(sums[id(layout[d])].sum())), None)
+        if bad is not None:
+            raise PodarError(f"{name} has NaN or infinite values: repair or reload the weights before pruning")
     total: NDArray[np.float64] = np.zeros(units + 1)
     if axes:
         under = np.concatenate([graph.ties.units(ids).reshape(ids.size, -1) for ids in axes.values()])
@@ -78,7 +82,7 @@ BLOCK = 1 << 17
 
 def slice_sums(
     values: Tensor, layout: Mapping[int, tuple[int, ...]], compute: Callable[..., Tensor] | None = None
-) -> dict[int, NDArray[np.float64]]:
+) -> dict[int, NDArray[np.floating[Any]]]:
     """Sums over all other dimensions, for each dimension in `layout`; one of shape (g, i) is summed group by group.
 
     Args:
@@ -103,7 +107,7 @@ def slice_sums(
             if 1 in layout:
                 columns.addmv_(part.t(), ones[: len(part)])
         found = {0: rows, 1: columns.view(values.shape[1], -1).sum(1)}
-        return {d: found[d].double().cpu().numpy() for d in layout}
+        return {d: found[d].cpu().numpy() for d in layout}
     values = values if compute is None else compute(values)
     found = {}
     for dim, shape in layout.items():
@@ -113,4 +117,4 @@ def slice_sums(
         else:  # (g, i): the inputs of every group of a convolution
             parts = values.reshape(shape[0], -1, shape[1], values[0, 0].numel())
             found[dim] = parts.sum(dim=(1, 3))
-    return {d: v.double().cpu().numpy() for d, v in found.items()}
+    return {d: v.cpu().numpy() for d, v in found.items()}

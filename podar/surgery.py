@@ -196,9 +196,8 @@ def _renew_masked(modules: dict[str, nn.Module]) -> None:
 def cut(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
     """What remains of a tensor, in its memory format."""
     layout = _format(tensor)
-    for c in sorted(cuts, key=lambda c: c.groups == 1):  # positions within groups first: groups count dense rows
+    for c in cuts:  # positions within groups first: groups count dense rows
         if c.groups == 1:
-            tensor = tensor.index_select(c.dim, _kept(c.removed, c.size).to(tensor.device))
             continue
         kept = _kept(c.removed, c.size).numpy()
         places: NDArray[np.int64] = (kept % (c.size // c.groups)).reshape(c.groups, -1)
@@ -207,7 +206,27 @@ def cut(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
         index = index.reshape(c.groups, 1, -1, *[1] * (tensor.dim() - 2))
         index = index.expand(c.groups, parts.shape[1], index.shape[2], *parts.shape[3:])
         tensor = parts.gather(2, index).reshape(tensor.shape[0], index.shape[2], *tensor.shape[2:])
+    tensor = _select(tensor, {c.dim: _kept(c.removed, c.size).to(tensor.device) for c in cuts if c.groups == 1})
     return tensor.contiguous(memory_format=layout)
+
+
+BLOCK = 1 << 17
+"""Elements gathered at a time: few enough that rows are still in the cache when their columns are chosen."""
+
+
+def _select(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
+    """The indices in `kept`, dimension by dimension; large matrices a block of rows at a time."""
+    if kept.keys() != {0, 1} or tensor.numel() <= BLOCK or not tensor.is_contiguous():
+        for dim, index in kept.items():
+            tensor = tensor.index_select(dim, index)
+        return tensor
+    rows, columns = kept[0], kept[1]
+    out = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
+    step = max(1, BLOCK * len(tensor) // tensor.numel())
+    for start in range(0, len(rows), step):
+        block = tensor.index_select(0, rows[start : start + step])
+        torch.index_select(block, 1, columns, out=out[start : start + step])
+    return out
 
 
 @lru_cache(maxsize=64)

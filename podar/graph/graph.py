@@ -20,7 +20,6 @@ from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
 from podar.graph.members import Named, modules_of, once, tensors_of
 from podar.graph.mirrors import Mirror, mirrors
-from podar.graph.sizes import SEQUENCES, Attribute
 from podar.graph.trace import Record, observe
 
 KERNEL = "kernel positions"
@@ -75,7 +74,7 @@ class Graph:
             name: (tensors[name].numel(), tensors[name].element_size(), isinstance(tensors[name], nn.Parameter))
             for name in self.aliases
         }
-        self.dense = _int_attributes(modules)
+        self.dense = record.sizes.dense
         self.mirrors: list[Mirror] = mirrors(modules)
         self.scale_attributes = _scale_attributes(modules, record)
         self._freeze_outputs(outputs)
@@ -293,17 +292,6 @@ class Graph:
 
 def _under(path: str, wanted: str) -> bool:
     return path == wanted or path.startswith(wanted + ".")
-
-
-def _int_attributes(modules: Named) -> dict[Attribute, int]:
-    found: dict[Attribute, int] = {}
-    for name, module in modules:
-        for key, value in module.__dict__.items():
-            if type(value) is int:
-                found[Attribute(name, key)] = value
-            elif type(value) in SEQUENCES:
-                found.update({Attribute(name, key, i): v for i, v in enumerate(value) if type(v) is int})
-    return found
 
 
 def _scale_attributes(modules: Named, record: Record) -> list[tuple[str, str, Ids]]:

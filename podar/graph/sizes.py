@@ -7,28 +7,28 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from podar.graph.labels import Ids
+from podar.graph.mirrors import CONVOLUTIONS
 
 Alive = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Attribute:
-    """An int attribute of a module; `index` is its place when the attribute is a tuple or list."""
+class Attribute(NamedTuple):
+    """An int attribute of a module; `at` is its place when the attribute is a tuple or list."""
 
     module: str
     name: str
-    index: int | None = None
+    at: int | None = None
 
     def __str__(self) -> str:
         path = f"{self.module}.{self.name}" if self.module else self.name
-        return path if self.index is None else f"{path}[{self.index}]"
+        return path if self.at is None else f"{path}[{self.at}]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +170,7 @@ class Provenance:
     """Replaces a model's int attributes by `Size` and collects what was sized by them."""
 
     def __init__(self) -> None:
+        self.dense: dict[Attribute, int] = {}  # every attribute that was replaced, and its value
         self.constraints: list[Constraint] = []
         self.equalities: list[tuple[Expr, Expr, str]] = []
         self.place: Callable[[], str] = str
@@ -178,14 +179,19 @@ class Provenance:
         """Replace ints, and ints in tuples and lists, in every module's `__dict__` (the caller restores them)."""
         for name, module in modules:
             attributes = module.__dict__
+            filters = isinstance(module, CONVOLUTIONS)  # their tuples count kernel positions, which never go
             for key, value in list(attributes.items()):
                 kind = type(value)
                 if kind is int:
-                    attributes[key] = Size(value, Attribute(name, key), self)
-                elif kind in SEQUENCES and any(type(v) is int for v in value):
+                    attributes[key] = self.size(value, Attribute(name, key))
+                elif kind in SEQUENCES and not filters and any(type(v) is int for v in value):
                     attributes[key] = kind(
-                        Size(v, Attribute(name, key, i), self) if type(v) is int else v for i, v in enumerate(value)
+                        self.size(v, Attribute(name, key, i)) if type(v) is int else v for i, v in enumerate(value)
                     )
+
+    def size(self, value: int, attribute: Attribute) -> Size:
+        self.dense[attribute] = value
+        return Size(value, attribute, self)
 
     def expr(self, value: int) -> Expr:
         """The expression behind an int: a `Size` of this trace, or a literal."""

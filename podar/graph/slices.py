@@ -53,7 +53,7 @@ def _attributes(
         raise PodarError(f"this plan cannot be carried out: {conflict.why}") from conflict
     found: dict[str, dict[str, int | float]] = {}
     for attribute, value in solved.items():
-        key = attribute.name if attribute.index is None else f"{attribute.name}[{attribute.index}]"
+        key = attribute.name if attribute.at is None else f"{attribute.name}[{attribute.at}]"
         found.setdefault(attribute.module, {})[key] = value
     first = {n: f for f, names in graph.aliases.items() for n in names}
     for mirror in graph.mirrors:

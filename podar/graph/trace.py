@@ -8,7 +8,7 @@ import contextlib
 import functools
 import gc
 import operator
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -279,7 +279,7 @@ class Tracer(TorchDispatchMode):
         kwargs: dict[str, Any],
     ) -> Any:
         """Execute one operator, apply its rule, and write it down."""
-        tensors = list(_flat((*args, *kwargs.values())))
+        tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
         inputs = [self.mark(t) for t in tensors]
         is_hollow = any(m.hollow for m in inputs)
         out = NotImplemented
@@ -290,7 +290,7 @@ class Tracer(TorchDispatchMode):
                 out = shape(*args, **kwargs)
         if out is NotImplemented:
             out = func(*args, **kwargs)
-        outs = list(_flat((out,)))
+        outs = [out] if isinstance(out, Tensor) else _tensors((out,))
         if not outs:
             return out
         shapes = tuple(tuple(o.shape) for o in outs)
@@ -345,13 +345,14 @@ class Tracer(TorchDispatchMode):
         self, tensors: list[Tensor], inputs: list[Mark], outs: list[Tensor], is_hollow: bool
     ) -> list[tuple[int, int]]:
         """Give every result a mark and a storage number; a view shares the storage of its base."""
-        writes = []
-        bases = {_storage(t): m for t, m in zip(tensors, inputs)}
+        writes: list[tuple[int, int]] = []
+        bases: dict[int, Mark] = {}
         for o in outs:
             known = getattr(o, "_podar_mark", None)
             if known is not None:
                 known.hollow = known.hollow or is_hollow
                 continue
+            bases = bases or {_storage(t): m for t, m in zip(tensors, inputs)}
             base = bases.get(_storage(o))
             if base is None:
                 self.storages += 1
@@ -406,12 +407,15 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
-def _flat(items: Any) -> Iterator[Tensor]:
+def _tensors(items: Any) -> list[Tensor]:
+    """The tensors among arguments or results, in nested lists too."""
+    found: list[Tensor] = []
     for item in items:
         if isinstance(item, Tensor):
-            yield item
+            found.append(item)
         elif isinstance(item, (list, tuple)):
-            yield from _flat(item)
+            found += _tensors(item)
+    return found
 
 
 def observe(model: nn.Module, inputs: ExampleInputs, *, untouched: bool = True) -> Record:
