@@ -80,6 +80,7 @@ def main(images: int = 24_000, seeds: int = 1, only: str = "") -> None:
 
 def tried(candidate: Candidate, train: Split, images: int, seed: int) -> nn.Module:
     """The demo's network, pruned and recovered on `train` as `candidate` says."""
+    torch.manual_seed(seed)
     model, batches = load_trained(), [train.batch(places) for places in torch.arange(1024).split(128)]
     podar.prune(
         model,

@@ -140,7 +140,7 @@ def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
     every = modules_of(model)
     modules, owners = dict(every), owners_of(every)
     done: dict[int, Tensor] = {}
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
         for name, cuts in plan.cuts.items():
             module, key = owners[name]
             if key in module._parameters:

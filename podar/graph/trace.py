@@ -112,6 +112,9 @@ CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full"
 }
 """Operators that label their result by the sizes that were asked for, whatever enters."""
 
+COUNTS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "scaled_dot_product_attention", "einsum"}
+"""Operators whose multiplications count, even where nothing that enters has labels."""
+
 
 class Tracer(TorchDispatchMode):
     """Sees every ATen call, executes it (hollow where values do not matter), and applies the operator's rule."""
@@ -319,7 +322,8 @@ class Tracer(TorchDispatchMode):
         kwargs: dict[str, Any],
     ) -> None:
         """Apply the operator's rule. Without one, or where it does not fit the call, what enters is frozen."""
-        if not any(m.blocks or m.fresh for m in inputs) and apply is not None and self.operator not in CREATES:
+        plain = self.operator not in CREATES and self.operator not in COUNTS
+        if plain and apply is not None and not any(m.blocks or m.fresh for m in inputs):
             return  # constants among themselves
         why = "no rule for the operator"
         if apply is not None:
@@ -455,6 +459,7 @@ def _run(
     modules = modules_of(model)
     tracer = Tracer(modules, record, real, labels)
     with (
+        torch.inference_mode(False),  # a caller's would bring other operators
         protected(modules, train=train),
         torch.no_grad(),
         _module_stack(tracer),

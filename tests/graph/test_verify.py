@@ -1,0 +1,81 @@
+"""What verification catches: a model that no longer runs, or runs something else than was planned."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import podar
+from podar.errors import PodarError
+from podar.graph.verify import Expectation, verify_trace
+from podar.plans import Plan
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 2, 4
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x).relu())
+        return self.c(x.view(-1, self.heads, self.width).tanh().flatten(1))
+
+
+INPUT = torch.zeros(4, 6)
+
+
+def planned(target: str = "channels=0.5") -> tuple[Any, Expectation, Plan]:
+    model = Net().eval()
+    graph = podar.trace(model, INPUT)
+    plan = podar.plan(graph, target, model=model, scope="local")
+    return model, Expectation(graph, graph.removed_units(plan)), plan
+
+
+def test_the_planned_model_passes() -> None:
+    model, expected, plan = planned()
+    verify_trace(podar.apply(model, plan), INPUT, expected)
+
+
+def test_a_cut_that_is_missing_is_caught() -> None:
+    model, expected, plan = planned()
+    cuts = {name: cut for name, cut in plan.cuts.items() if name != "c.weight"}
+    podar.apply(model, dataclasses.replace(plan, cuts=cuts))
+    with pytest.raises(PodarError, match="no longer runs"):
+        verify_trace(model, INPUT, expected)
+
+
+def test_the_untouched_model_is_not_what_was_planned() -> None:
+    model, expected, _ = planned()
+    with pytest.raises(PodarError, match=r"gives shape .* where .* was planned"):
+        verify_trace(model, INPUT, expected)
+
+
+def test_other_operators_are_caught() -> None:
+    model, expected, plan = planned()
+    podar.apply(model, plan)
+    model.a.register_forward_hook(lambda module, args, out: out.sigmoid())
+    with pytest.raises(PodarError, match="after this cut"):
+        verify_trace(model, INPUT, expected)
+
+
+def test_prune_refuses_and_undoes_what_does_not_verify() -> None:
+    class Stubborn(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.a.weight.shape[0] < 8:  # behaves otherwise once it is cut
+                return super().forward(x).sigmoid()
+            return super().forward(x)
+
+    model = Stubborn().eval()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(PodarError, match="left as it was"):
+        podar.prune(model, INPUT, "channels=0.5", scope="local")
+    assert (model.a.out_features, model.heads) == (8, 2) and "podar_plan" not in model.__dict__
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    podar.prune(model, INPUT, "channels=0.5", scope="local", verify=False)
+    assert model.a.out_features == 4
