@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from typing import Any
 
@@ -95,7 +96,7 @@ class Undo:
         self.model = model
         self.parameters: list[tuple[nn.Parameter, Tensor, Tensor | None]] = []
         self.buffers: list[tuple[nn.Module, str, Tensor]] = []
-        self.attributes: list[tuple[nn.Module, str, Any]] = []
+        self.attributes: list[tuple[Any, str, Any]] = []
         self.plan = model.__dict__.get(PLAN_ATTRIBUTE)
 
     def restore(self) -> None:
@@ -105,7 +106,10 @@ class Undo:
         for module, name, buffer in reversed(self.buffers):
             module._buffers[name] = buffer
         for module, name, value in reversed(self.attributes):
-            setattr(module, name, value)
+            if isinstance(module, nn.Module):
+                setattr(module, name, value)
+            else:
+                module.__dict__[name] = value
         if self.plan is None:
             self.model.__dict__.pop(PLAN_ATTRIBUTE, None)
         else:
@@ -251,14 +255,26 @@ def _finish(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
     return tensor
 
 
-def _set(module: nn.Module, key: str, value: int | float, undo: Undo) -> None:
+def _set(module: Any, key: str, value: int | float, undo: Undo) -> None:
     name, _, index = key.partition("[")
-    old = getattr(module, name)
-    if not index:
-        undo.attributes.append((module, name, old))
-        setattr(module, name, value)
-    elif isinstance(old, (list, tuple)):  # else a cache that this copy of the model has not filled yet
-        undo.attributes.append((module, name, old))
+    *path, name = name.split(".")
+    for held in path:  # into a settings object: others may hold the same one, so this module gets a copy
+        settings = module.__dict__.get(held)
+        if settings is None:
+            return
+        undo.attributes.append((module, held, settings))
+        own = copy.copy(settings)
+        module.__dict__[held] = own
+        module = own
+    old = module.__dict__[name] if path else getattr(module, name)
+    if index and not isinstance(old, (list, tuple)):
+        return  # a cache that this copy of the model has not filled yet
+    undo.attributes.append((module, name, old))
+    if index:
         items: list[Any] = list(old)
         items[int(index[:-1])] = value
-        setattr(module, name, type(old)(items))
+        value = type(old)(items)  # pyright: ignore[reportAssignmentType]
+    if path:
+        module.__dict__[name] = value
+    else:
+        setattr(module, name, value)

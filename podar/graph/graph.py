@@ -82,7 +82,7 @@ class Graph:
         self.ties = Ties(
             record.labels, self.solution, record.layouts, record.sizes.constraints, record.ties, self.dense
         )
-        self.clusters: list[Cluster] = self.ties.clusters()
+        self.clusters: list[Cluster] = self._pruned_with_parameters(self.ties.clusters())
         self.costs = CostModel(record, self.ties, self.elements)
 
     def _freeze_outputs(self, outputs: Outputs) -> None:
@@ -98,6 +98,21 @@ class Graph:
             if chosen is None or any(_under(path, wanted) for wanted in chosen):
                 for _, ids in blocks:
                     self.record.labels.freeze(ids, f"output {path} of the model" if path else "output of the model")
+
+    def _pruned_with_parameters(self, clusters: list[Cluster]) -> list[Cluster]:
+        """Leave out what only buffers have: rows of an index table or of a mask that this input did not reach."""
+        owned = np.zeros(len(self.ties.families) + 1, dtype=bool)
+        for name, dims in self.record.layouts.items():
+            if self.elements[name][2]:
+                for ids in dims.values():
+                    owned[self.ties.family_of[self.ties.units(ids)]] = True
+        kept = []
+        for cluster in clusters:
+            if owned[list(cluster.families)].any():
+                kept.append(cluster)
+            else:
+                self.ties.reason.update(dict.fromkeys(cluster.families, "no parameter goes with it"))
+        return kept
 
     # What users ask
 

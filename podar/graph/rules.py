@@ -412,7 +412,7 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
         ids = tracer.axis(x, d)
         if ids is None:
             continue
-        if mark.squared and tracer.operator == "mean":
+        if mark.squared and tracer.operator == "mean" and tracer.owns_vector(len(ids)):
             tracer.record.statistics.append((tracer.stack[-1], ids))
         elif not (mark.zero and tracer.operator in ("sum", "linalg_vector_norm", "norm")):
             tracer.freeze(ids, "a statistic over this axis at")

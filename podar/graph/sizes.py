@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +22,10 @@ Alive = NDArray[np.bool_]
 
 
 class Attribute(NamedTuple):
-    """An int attribute of a module; `at` is its place when the attribute is a tuple or list."""
+    """An int attribute of a module; `at` is its place when the attribute is a tuple or list.
+
+    A dot in `name` leads into a settings object that the module holds: `config.num_heads`.
+    """
 
     module: str
     name: str
@@ -69,6 +74,16 @@ SEQUENCES = (tuple, list, torch.Size)
 """Attributes of these types are looked through for sizes; a forward pass may have cached one of its shapes."""
 
 
+PLAIN = {bool, float, str, dict, set, type(None)}
+
+
+def holds_settings(value: Any) -> bool:
+    """Whether an attribute is a plain object that holds options of the model (a config, a namespace, a dataclass)."""
+    kind = type(value)
+    known = hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (torch.Tensor, Enum, type))
+    return known and kind.__module__.partition(".")[0] not in ("torch", "numpy", "builtins", "weakref")
+
+
 class Size(int):
     """An int that remembers its expression through arithmetic; everything else sees a plain int.
 
@@ -110,6 +125,9 @@ class Size(int):
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
         self.owner.formula(self)
         return int.__int__(self) ** other
+
+    def __neg__(self) -> Any:
+        return 0 - self
 
     __hash__ = int.__hash__
 
@@ -178,16 +196,24 @@ class Provenance:
     def attach(self, modules: Iterable[tuple[str, Any]]) -> None:
         """Replace ints, and ints in tuples and lists, in every module's `__dict__` (the caller restores them)."""
         for name, module in modules:
-            attributes = module.__dict__
-            filters = isinstance(module, CONVOLUTIONS)  # their tuples count kernel positions, which never go
-            for key, value in list(attributes.items()):
-                kind = type(value)
-                if kind is int:
-                    attributes[key] = self.size(value, Attribute(name, key))
-                elif kind in SEQUENCES and not filters and any(type(v) is int for v in value):
+            self._remembering(name, module.__dict__, "", isinstance(module, CONVOLUTIONS))
+
+    def _remembering(self, module: str, attributes: dict[str, Any], path: str, filters: bool = False) -> None:
+        """`filters`: tuples of convolutions count kernel positions, which never go."""
+        for key, value in list(attributes.items()):
+            kind = type(value)
+            if kind is int:
+                attributes[key] = self.size(value, Attribute(module, path + key))
+            elif kind in SEQUENCES:
+                if not filters and any(type(v) is int for v in value):
                     attributes[key] = kind(
-                        self.size(v, Attribute(name, key, i)) if type(v) is int else v for i, v in enumerate(value)
+                        self.size(v, Attribute(module, path + key, i)) if type(v) is int else v
+                        for i, v in enumerate(value)
                     )
+            elif kind not in PLAIN and path.count(".") < 2 and holds_settings(value):
+                # A copy of the module's own: others may hold the same object.
+                attributes[key] = own = copy.copy(value)
+                self._remembering(module, own.__dict__, f"{path}{key}.")
 
     def size(self, value: int, attribute: Attribute) -> Size:
         self.dense[attribute] = value

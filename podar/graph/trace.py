@@ -132,6 +132,7 @@ class Tracer(TorchDispatchMode):
         self.named: dict[int, str] = {}
         for name, tensor in tensors_of(modules).items():
             self.named.setdefault(id(tensor), name)
+        self.vectors = {(n.rpartition(".")[0], len(p)) for n, p in model.named_parameters() if p.dim() == 1}
         self.operator = ""
         self.inside = False  # an operator that is traced as a whole
         self.factored: dict[int, tuple[Ids, list[Ids]]] = {}
@@ -219,6 +220,10 @@ class Tracer(TorchDispatchMode):
         if id(ids) not in self.factored:
             self.factored[id(ids)] = (ids, self.labels.factor(ids, self.fixed.get(id(ids))))
         return [((d,), a) for d, a in zip(dims, self.factored[id(ids)][1]) if a.any()]
+
+    def owns_vector(self, size: int) -> bool:
+        """Whether the module that runs has a vector of this length: the scale of a norm that is written by hand."""
+        return (self.stack[-1], size) in self.vectors
 
     # What rules write
 

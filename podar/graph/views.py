@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from podar.graph.labels import Ids
@@ -293,9 +294,24 @@ def _selected(tracer: Tracer, x: Tensor, dim: int, index: int) -> Blocks:
                 tracer.freeze(ids, "an index is taken by position at")
                 continue
             k = dims.index(dim)
+            _stay(tracer, ids, k, [index])
             dims, ids = dims[:k] + dims[k + 1 :], _row(tracer, ids, k, index)
         blocks.append((tuple(d - (d > dim) for d in dims), ids))
     return tuple(sorted(blocks, key=lambda b: b[0]))
+
+
+def _stay(tracer: Tracer, ids: Ids, axis: int, positions: list[int]) -> None:
+    """Rows named by number keep their place: all before the last one stay, and all after the first from the end."""
+    if tracer.fixed.get(id(ids), (False,) * ids.ndim)[axis]:
+        return
+    n = ids.shape[axis]
+    ahead = max((p + 1 for p in positions if p >= 0), default=0)
+    behind = min((n + p for p in positions if p < 0), default=n)
+    for lo, hi in ((0, ahead), (behind, n)):
+        if lo < hi:
+            exprs: list[Expr | None] = [None] * ids.ndim
+            exprs[axis] = hi - lo
+            tracer.sizes.grid(_part(tracer, ids, axis, lo, hi), exprs, tracer.where)
 
 
 def _row(tracer: Tracer, ids: Ids, axis: int, index: int) -> Ids:
@@ -311,7 +327,7 @@ def _row(tracer: Tracer, ids: Ids, axis: int, index: int) -> Ids:
 @rule("unbind", "unbind_copy")
 def unbind(tracer: Tracer, out: Sequence[Tensor], x: Tensor, dim: int = 0) -> None:
     for i, o in enumerate(out):
-        tracer.put(o, _selected(tracer, x, dim % x.dim(), i), tracer.mark(x).zero)
+        tracer.put(o, _selected(tracer, x, dim % x.dim(), i), tracer.mark(x).zero)  # as many as there are: all stay
 
 
 @rule("slice", "narrow")
@@ -325,33 +341,47 @@ def slice_(
     if (lo, hi, step) == (0, n, 1):
         same(tracer, out, x)
         return
+    if step != 1 or lo >= hi:
+        _strided(tracer, out, x, dim, (lo, hi, step))
+        return
     owner = next((b for b in tracer.blocks(x) if dim in b[0]), None)
     if owner is not None:
-        first, last = _bounds(tracer, dim)
-        aligned = step != 1 and n % step == 0 and lo < step and len(range(lo, hi, step)) == n // step
-        if aligned:
-            # Every k-th index, as rotary positions take pairs: while whole runs of k go, the rest stays in step.
-            runs = owner[1].swapaxes(owner[0].index(dim), -1).reshape(-1, step)
-            tracer.equal(np.repeat(runs[:, 0], step - 1), runs[:, 1:].ravel())
-        elif step != 1:
-            tracer.freeze(owner[1], "every other index is taken at")
-        for bound, expr in ((lo, first), (hi, last)):
-            if 0 < bound < n and not aligned:
-                part = _part(tracer, owner[1], owner[0].index(dim), 0, bound)
-                exprs: list[Expr | None] = [None] * part.ndim
-                exprs[owner[0].index(dim)] = bound if expr is None else expr
-                tracer.sizes.grid(part, exprs, tracer.where)
-    tracer.put(out, _sliced(tracer, x, dim, lo, hi, step), tracer.mark(x).zero)
+        axis = owner[0].index(dim)
+        for bound, written in zip((lo, hi), _bounds(tracer, dim)):
+            if not 0 < bound < n:
+                continue
+            from_end = written is not None and written < 0
+            part = _part(tracer, owner[1], axis, bound, n) if from_end else _part(tracer, owner[1], axis, 0, bound)
+            exprs: list[Expr | None] = [None] * part.ndim
+            exprs[axis] = bound if written is None else tracer.sizes.expr(-written if from_end else written)
+            tracer.sizes.grid(part, exprs, tracer.where)
+    tracer.put(out, _sliced(tracer, x, dim, lo, hi), tracer.mark(x).zero)
 
 
-def _bounds(tracer: Tracer, dim: int) -> tuple[Expr | None, Expr | None]:
-    """Start and stop as Python wrote them, in `x[..., a:b]` or `x.narrow(dim, a, n)`."""
+def _strided(tracer: Tracer, out: Tensor, x: Tensor, dim: int, chosen: tuple[int, int, int]) -> None:
+    """Every other index (rotary positions pair them so): neighbours go together. Of an empty slice nothing is left."""
+    lo, hi, step = chosen
+    ids = tracer.axis(x, dim)  # a joint block is factored: what lies along other dimensions is free
+    blocks = [b for b in tracer.blocks(x) if dim not in b[0]]
+    if ids is not None and lo < hi:
+        if len(ids) % step or lo >= step or len(range(lo, hi, step)) < len(ids) // step:
+            tracer.freeze(ids, "every other index is taken at")
+        else:
+            tuples = ids.reshape(-1, step)
+            tracer.labels.equal(tuples, np.broadcast_to(tuples[:, :1], tuples.shape))
+            if len(tuples) > 1:
+                blocks.append(((dim,), np.ascontiguousarray(tuples[:, 0])))
+    tracer.put(out, tuple(sorted(blocks, key=lambda b: b[0])), tracer.mark(x).zero)
+
+
+def _bounds(tracer: Tracer, dim: int) -> tuple[int | None, int | None]:
+    """Start and stop as Python wrote them, in `x[..., a:b]` or `x.narrow(dim, a, n)`; below 0 they count from the end."""
     if tracer.call is None:
         return None, None
     func, args, _ = tracer.call
     name = getattr(func, "__name__", "")
     if name == "narrow" and len(args) == 4 and isinstance(args[2], int):
-        return tracer.sizes.expr(args[2]), tracer.sizes.expr(args[2] + args[3])
+        return args[2], args[2] + args[3]
     if name == "__getitem__":
         x, index = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
         if Ellipsis in [i for i in index if not isinstance(i, Tensor)]:
@@ -361,27 +391,25 @@ def _bounds(tracer: Tracer, dim: int) -> tuple[Expr | None, Expr | None]:
         plain = [v for v in index if v is not None]
         written = plain[dim] if dim < len(plain) and len(plain) <= x.dim() else None
         if isinstance(written, slice):
-            start, stop = (
-                tracer.sizes.expr(v) if isinstance(v, int) and v >= 0 else None for v in (written.start, written.stop)
-            )
+            start, stop = (v if isinstance(v, int) else None for v in (written.start, written.stop))
             return start, stop
     return None, None
 
 
-def _part(tracer: Tracer, ids: Ids, axis: int, lo: int, hi: int, step: int = 1) -> Ids:
-    key = (id(ids), axis, lo, hi, step)
+def _part(tracer: Tracer, ids: Ids, axis: int, lo: int, hi: int) -> Ids:
+    key = (id(ids), axis, lo, hi)
     if key not in tracer.rows:
-        chosen = tuple(slice(lo, hi, step) if k == axis else slice(None) for k in range(ids.ndim))
+        chosen = tuple(slice(lo, hi) if k == axis else slice(None) for k in range(ids.ndim))
         part = np.ascontiguousarray(ids[chosen])
         tracer.rows[key], tracer.fixed[id(part)] = (ids, part), tracer.fixed.get(id(ids), (False,) * ids.ndim)
     return tracer.rows[key][1]
 
 
-def _sliced(tracer: Tracer, x: Tensor, dim: int, lo: int, hi: int, step: int = 1) -> Blocks:
-    if len(range(lo, hi, step)) == 1 < x.shape[dim]:  # what is left will be broadcast: as if selected
+def _sliced(tracer: Tracer, x: Tensor, dim: int, lo: int, hi: int) -> Blocks:
+    if hi - lo == 1 < x.shape[dim]:  # what is left will be broadcast: as if selected
         return tuple((tuple(d + (d >= dim) for d in dims), ids) for dims, ids in _selected(tracer, x, dim, lo))
     return tuple(
-        (dims, _part(tracer, ids, dims.index(dim), lo, hi, step)) if dim in dims else (dims, ids)
+        (dims, _part(tracer, ids, dims.index(dim), lo, hi)) if dim in dims else (dims, ids)
         for dims, ids in tracer.blocks(x)
     )
 
@@ -406,7 +434,9 @@ def _size_parts(tracer: Tracer, owner: Block, dim: int, sizes: list[int], starts
     name = getattr(func, "__name__", "")
     if name in ("chunk", "unsafe_chunk", "tensor_split"):
         if len(set(sizes)) > 1:
-            tracer.freeze(ids, "parts of unequal size at")
+            for (d,), own in tracer.factors(owner):
+                if d == dim:
+                    tracer.freeze(own, "parts of unequal size at")
         else:
             # Equal parts, as the rows of a joint block.
             apart = ids.reshape([*ids.shape[:axis], len(sizes), sizes[0], *ids.shape[axis + 1 :]])
@@ -466,7 +496,9 @@ def repeat(tracer: Tracer, out: Tensor, x: Tensor, repeats: Sequence[int]) -> No
     tracer.put(out, tuple(sorted(blocks, key=lambda b: b[0])), tracer.mark(x).zero)
 
 
-@rule("roll", "flip", "cumsum", "cumprod", "sort", "topk", "argsort", "tril", "triu", "fft_fft", "_fft_r2c", "_fft_c2r")
+@rule(
+    "roll", "flip", "cumsum", "cumprod", "sort", "topk", "argsort", "tril", "triu", "_fft_r2c", "_fft_c2r", "_fft_c2c"
+)
 def along(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
     """Reorders or mixes positions of some axes; these stay whole, the others keep their labels."""
     outs = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)]
@@ -485,15 +517,19 @@ def along(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Non
 
 @rule("index", "_unsafe_index")
 def index(tracer: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -> None:
-    """Looked-up axes stay whole; the others keep their labels."""
+    """Looked-up axes stay whole where they must; the others keep their labels."""
     chosen = [d for d, i in enumerate(indices) if i is not None]
+    where = indices[chosen[0]]
+    if len(chosen) == 1 and where is not None and where.dim() == 1 and _known(tracer, where):
+        tracer.put(out, _picked(tracer, x, chosen[0], [int(i) for i in where.tolist()]), tracer.mark(x).zero)
+        return
     for d in chosen:
         tracer.freeze(tracer.axis(x, d), "looked up by position at")
     for i in indices:
         if i is not None:
             for _, ids in tracer.blocks(i):
                 tracer.freeze(ids, "used as an index at")
-    masks = any(i is not None and i.dtype.is_floating_point is False and str(i.dtype) == "torch.bool" for i in indices)
+    masks = any(i is not None and i.dtype is torch.bool for i in indices)
     rank = out.dim() - (x.dim() - len(chosen)) if not masks else None
     rest = tracer.blocks(x)
     if rank is None:
@@ -507,6 +543,44 @@ def index(tracer: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | Non
     place = {d: (i if i < start else i + rank) for i, d in enumerate(left)}
     moved = [(tuple(place[d] for d in dims), ids) for dims, ids in rest if all(d in place for d in dims)]
     tracer.put(out, tuple(sorted(moved, key=lambda b: b[0])), tracer.mark(x).zero)
+
+
+def _known(tracer: Tracer, where: Tensor) -> bool:
+    """Whether these positions are numbers of the program's own, a few of them."""
+    return where.dtype is torch.int64 and where.numel() <= 4096 and not tracer.mark(where).hollow
+
+
+def _picked(tracer: Tracer, x: Tensor, dim: int, positions: list[int]) -> Blocks:
+    """Indices taken by their numbers, which must go on to mean the same."""
+    blocks: list[Block] = []
+    for dims, ids in tracer.blocks(x):
+        if dim not in dims:
+            blocks.append((dims, ids))
+            continue
+        axis, n = dims.index(dim), x.shape[dim]
+        if len(dims) == 1:
+            tracer.freeze(ids[: max((p + 1 for p in positions if p >= 0), default=0)], "looked up by position at")
+            tracer.freeze(ids[min((n + p for p in positions if p < 0), default=n) :], "looked up by position at")
+        else:
+            _stay(tracer, ids, axis, positions)
+        if len(positions) > 1:
+            key = (id(ids), axis, *positions)
+            if key not in tracer.rows:
+                taken = np.ascontiguousarray(ids.take(positions, axis=axis))
+                tracer.rows[key] = (ids, taken)
+                tracer.fixed[id(taken)] = tracer.fixed.get(id(ids), (False,) * ids.ndim)
+            blocks.append((dims, tracer.rows[key][1]))
+        elif len(dims) > 1:  # an axis of one index is broadcast
+            blocks.append((dims[:axis] + dims[axis + 1 :], _row(tracer, ids, axis, positions[0])))
+    return tuple(sorted(blocks, key=lambda b: b[0]))
+
+
+@rule("unfold", "unfold_copy")
+def unfold(tracer: Tracer, out: Tensor, x: Tensor, dim: int, *_: Any) -> None:
+    """Windows over one axis: they become a new one, at the end."""
+    dim %= max(x.dim(), 1)
+    tracer.freeze(tracer.axis(x, dim), "positions of")
+    tracer.put(out, tuple(b for b in tracer.blocks(x) if dim not in b[0]), tracer.mark(x).zero)
 
 
 @rule("index_select")

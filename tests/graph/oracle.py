@@ -23,7 +23,7 @@ def redraw(model: nn.Module, seed: int = 0) -> nn.Module:
 
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if not p.is_floating_point():
+            if not p.is_floating_point() or not p.numel():
                 continue
             constant = p.numel() > 1 and bool((p == p.flatten()[0]).all())
             if p.dim() == 1 or constant or p.abs().max() < 1e-3:
@@ -65,8 +65,10 @@ def difference(
     for name, tensor in [*dense.named_parameters(), *dense.named_buffers()]:
         with torch.no_grad():
             tensor[masks[name]] = 0
+    torch.manual_seed(0)  # a model may draw random numbers
     with torch.no_grad(), restricted(dense, masks):
         wanted = [t for _, t in named_tensors(call(dense, real))]
+    torch.manual_seed(0)
     with torch.no_grad():
         got = [t for _, t in named_tensors(call(result.model, real))]
     assert len(wanted) == len(got)
@@ -125,14 +127,13 @@ def restricted(dense: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
 
     undo = []
     for module in dense.modules():
-        if (
-            "RMSNorm" in type(module).__name__
-            and getattr(module, "weight", None) is not None
-            and id(module.weight) in kept
-        ):
+        weight = getattr(module, "weight", None)
+        # Layer and group norms come by the functionals above; whatever else calls itself a norm over channels, here.
+        own = "norm" in type(module).__name__.lower() and not isinstance(module, (nn.LayerNorm, nn.GroupNorm))
+        batch = getattr(module, "running_mean", None) is not None
+        if own and not batch and isinstance(weight, Tensor) and weight.dim() == 1 and id(weight) in kept:
             undo.append((module, module.forward))
-            share = kept[id(module.weight)].double().mean()
-            module.forward = _rms(module, module.forward, share)
+            module.forward = _on_what_remains(module, module.forward, torch.nonzero(kept[id(weight)]).flatten())
     functional.layer_norm, functional.group_norm = layer_norm, group_norm
     try:
         yield
@@ -142,11 +143,25 @@ def restricted(dense: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
             module.forward = forward
 
 
-def _rms(module: Any, forward: Callable[..., Tensor], share: Tensor) -> Callable[..., Tensor]:
-    """mean over n indices of which n·share are alive → mean over those: x / √(Σx²/(n·share) + ε)."""
-    eps = getattr(module, "eps", None) or getattr(module, "variance_epsilon", None) or 1e-6
+def _on_what_remains(module: Any, forward: Callable[..., Tensor], index: Tensor) -> Callable[..., Tensor]:
+    """The same norm, with its vectors cut, of the indices that remain; the others become zero."""
 
-    def run(x: Tensor) -> Tensor:
-        return module.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) / share + eps)
+    def run(x: Tensor, *args: Any) -> Tensor:
+        vectors = {k: p for k, p in module._parameters.items() if p is not None and p.dim() == 1}
+        size = len(next(iter(vectors.values())))
+        dim = x.dim() - 1 if x.shape[-1] == size else 1
+        shape = getattr(module, "normalized_shape", None)
+        try:
+            for key, vector in vectors.items():
+                module._parameters[key] = vector[index]
+            if shape is not None:
+                module.normalized_shape = (len(index),)
+            same = [a.index_select(dim, index) if isinstance(a, Tensor) and a.shape == x.shape else a for a in args]
+            part = forward(x.index_select(dim, index), *same)
+        finally:
+            module._parameters.update(vectors)
+            if shape is not None:
+                module.normalized_shape = shape
+        return torch.zeros_like(x, dtype=part.dtype).index_copy(dim, index, part)
 
     return run

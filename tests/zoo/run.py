@@ -21,7 +21,7 @@ from rich.table import Table
 
 import podar
 from tests.graph.oracle import difference
-from tests.zoo.models import NAMES, build
+from tests.zoo.models import FURTHER, NAMES, build
 
 LIMIT = 180  # seconds a model
 ENOUGH = 0.4  # of the parameters must go
@@ -120,11 +120,12 @@ def main() -> None:
     parser.add_argument("--no-oracle", action="store_true")
     parser.add_argument("--trace", action="store_true", help="print the traceback of what fails")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--further", action="store_true", help="more models of the same sources, instead of the zoo's")
     options = parser.parse_args()
     torch.set_num_threads(1)
     chosen = [
         (source, name)
-        for source, names in NAMES.items()
+        for source, names in (FURTHER if options.further else NAMES).items()
         if options.source in (None, source)
         for name in (options.names or names)
     ]
@@ -133,7 +134,7 @@ def main() -> None:
     for source, name in chosen:
         row = one(source, name, options.target, options.scope, not options.no_oracle)
         rows.append(row)
-        console.print("  ".join(_line(row)[1:]), highlight=False)
+        console.print("  ".join(_line(row)[1:]), highlight=False, markup=False)
         if options.trace and "trace" in row:
             console.print(row["trace"], markup=False)
     table = Table(title=f"{options.target}, scope {options.scope}")
