@@ -1,11 +1,13 @@
 """What must go together: the traced graph of a model."""
 
+from podar.graph import complex as _complex
 from podar.graph import composites as _composites
 from podar.graph import rules as _rules
 from podar.graph import views as _views
+from podar.graph import writes as _writes
 from podar.graph.graph import Graph, Group, trace
 from podar.graph.trace import Tracer, rule
 
 __all__ = ["Graph", "Group", "Tracer", "rule", "trace"]
 
-del _composites, _rules, _views
+del _complex, _composites, _rules, _views, _writes

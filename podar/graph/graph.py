@@ -21,6 +21,7 @@ from podar.graph.labels import INNER, OUTER, Ids
 from podar.graph.members import Named, modules_of, once, tensors_of
 from podar.graph.mirrors import Mirror, mirrors
 from podar.graph.trace import Record, observe
+from podar.graph.unreached import freeze_beside_unreached
 
 KERNEL = "kernel positions"
 """Spatial positions of a filter are no candidates, so they are not listed as frozen."""
@@ -78,6 +79,7 @@ class Graph:
         self.mirrors: list[Mirror] = mirrors(modules)
         self.scale_attributes = _scale_attributes(modules, record)
         self._freeze_outputs(outputs)
+        freeze_beside_unreached(record, [n for n, (_, _, own) in self.elements.items() if own], self.shapes)
         self.solution = record.labels.solve()
         self.ties = Ties(
             record.labels, self.solution, record.layouts, record.sizes.constraints, record.ties, self.dense

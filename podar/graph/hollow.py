@@ -172,6 +172,15 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], a.shape[1], b.shape[2])
 
 
+@shaper("_grouped_mm")
+def grouped_mm(a: Tensor, b: Tensor, offsets: Any = None, *_: Any, **__: Any) -> Any:
+    if a.dim() != 2 or b.dim() != 3:
+        return NotImplemented
+    if a.shape[1] != b.shape[1]:
+        raise RuntimeError(f"matrices of shape {tuple(a.shape)} and {tuple(b.shape)} do not fit")
+    return a.new_empty(a.shape[0], b.shape[2])
+
+
 @shaper("baddbmm")
 def baddbmm(_: Tensor, a: Tensor, b: Tensor, **__: Any) -> Tensor:
     return bmm(a, b)

@@ -16,14 +16,19 @@ from podar.graph.trace import Block, Blocks, Tracer, rule
 
 ZERO_STAYS_ZERO = """abs alias_copy asin atan ceil celu clone copy detach dropout elu erf expm1 floor gelu hardswish
 hardtanh leaky_relu log1p mish neg native_dropout relu relu6 round selu sign silu sin sqrt square tan tanh _to_copy
-lift_fresh positive contiguous
+lift_fresh positive contiguous asinh atanh sinh sgn frac trunc fix nan_to_num softshrink hardshrink deg2rad rad2deg
+special_i1 lift
 """.split()
 ZERO_MOVES = """acos cos erfc exp hardsigmoid log log2 log10 log_sigmoid log_sigmoid_forward logit reciprocal rsqrt
-sigmoid softplus bitwise_not logical_not isnan isinf isfinite threshold bernoulli
+sigmoid softplus bitwise_not logical_not isnan isinf isfinite threshold bernoulli cosh acosh exp2 erfinv lgamma
+digamma sinc signbit special_i0 special_entr special_ndtr special_erfcx rrelu_with_noise
 """.split()
-SUMS = "add sub rsub where maximum minimum lerp addcmul addcdiv fmod remainder".split()
+SUMS = "add sub rsub where maximum minimum fmax fmin lerp addcmul addcdiv fmod remainder".split()
 PRODUCTS = "mul div floor_divide bitwise_and logical_and true_divide".split()
-COMPARISONS = "eq ne lt le gt ge atan2 bitwise_or logical_or logical_xor bitwise_xor masked_fill".split()
+COMPARISONS = """eq ne lt le gt ge atan2 bitwise_or logical_or logical_xor bitwise_xor masked_fill hypot logaddexp
+xlogy copysign heaviside gcd __and__ __or__ __lshift__ __rshift__ bitwise_left_shift bitwise_right_shift logaddexp2
+float_power
+""".split()
 
 
 def _both(names: Sequence[str]) -> list[str]:
@@ -50,6 +55,12 @@ def clamp(tracer: Tracer, out: Tensor, x: Tensor, low: Any = None, high: Any = N
     numbers = not isinstance(low, Tensor) and not isinstance(high, Tensor)
     inside = numbers and (low is None or low <= 0) and (high is None or high >= 0)
     tracer.put(out, tracer.blocks(x), tracer.mark(x).zero and bool(inside))
+
+
+@rule("_prelu_kernel", "prelu")
+def prelu(tracer: Tracer, out: Tensor, x: Tensor, slope: Tensor) -> None:
+    """Slopes go with their channels; zero stays zero whatever the slope."""
+    tracer.put(out, join(tracer, out, [x, slope]) if slope.numel() > 1 else tracer.blocks(x), tracer.mark(x).zero)
 
 
 @rule(*_both(["pow"]))
@@ -431,7 +442,9 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
       "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "upsample_nearest1d", "upsample_nearest2d",
       "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d",
       "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad2d",
-      "reflection_pad1d", "replication_pad2d", "replication_pad1d")  # fmt: skip
+      "reflection_pad1d", "replication_pad2d", "replication_pad1d", "reflection_pad3d", "replication_pad3d",
+      "adaptive_max_pool3d", "_adaptive_avg_pool1d", "adaptive_max_pool1d", "fractional_max_pool2d",
+      "_upsample_nearest_exact1d", "_upsample_nearest_exact3d")  # fmt: skip
 def spatial(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
     """Works on positions; channels pass."""
     rank = {"1": 1, "3": 3}.get(tracer.operator.removesuffix("_with_indices")[-2:-1], 2)

@@ -54,7 +54,7 @@ def verify_trace(model: nn.Module, example_inputs: ExampleInputs, expected: Expe
     """
     graph = expected.graph
     try:
-        steps = replay(model, example_inputs, real=graph.record.real)
+        steps = replay(model, example_inputs, graph.record)
     except Exception as error:
         line = str(error).strip().split("\n")[0][:200]
         raise PodarError(

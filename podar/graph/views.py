@@ -162,12 +162,12 @@ def permute(tracer: Tracer, out: Tensor, x: Tensor, dims: Sequence[int]) -> None
     tracer.put(out, _moved(tracer, x, place), tracer.mark(x).zero)
 
 
-@rule("t", "numpy_T")
+@rule("t", "t_", "numpy_T")
 def t(tracer: Tracer, out: Tensor, x: Tensor) -> None:
     tracer.put(out, _moved(tracer, x, {0: x.dim() - 1, x.dim() - 1: 0}), tracer.mark(x).zero)
 
 
-@rule("transpose")
+@rule("transpose", "transpose_", "swapaxes", "transpose_copy")
 def transpose(tracer: Tracer, out: Tensor, x: Tensor, a: int, b: int) -> None:
     a, b = a % x.dim(), b % x.dim()
     tracer.put(out, _moved(tracer, x, {**{d: d for d in range(x.dim())}, a: b, b: a}), tracer.mark(x).zero)
@@ -185,7 +185,7 @@ def unsqueeze(tracer: Tracer, out: Tensor, x: Tensor, dim: int) -> None:
     tracer.put(out, moved, tracer.mark(x).zero)
 
 
-@rule("squeeze")
+@rule("squeeze", "squeeze_", "squeeze_copy")
 def squeeze(tracer: Tracer, out: Tensor, x: Tensor, *dims: Any) -> None:
     chosen = range(x.dim()) if not dims else [dims[0]] if isinstance(dims[0], int) else dims[0]
     gone = {d % x.dim() for d in chosen if x.shape[d] == 1}
@@ -375,7 +375,7 @@ def _strided(tracer: Tracer, out: Tensor, x: Tensor, dim: int, chosen: tuple[int
 
 
 def _bounds(tracer: Tracer, dim: int) -> tuple[int | None, int | None]:
-    """Start and stop as Python wrote them, in `x[..., a:b]` or `x.narrow(dim, a, n)`; below 0 they count from the end."""
+    """Start and stop as Python wrote them, in `x[..., a:b]` or `x.narrow(dim, a, n)`; below 0 they are from the end."""
     if tracer.call is None:
         return None, None
     func, args, _ = tracer.call
