@@ -131,11 +131,10 @@ class Tracer(TorchDispatchMode):
         self.storages = 0
         self.marked: list[Tensor] = []
         self.named: dict[int, str] = {}
-        for name, tensor in tensors_of(modules).items():
+        self.tensors = tensors_of(modules)
+        for name, tensor in self.tensors.items():
             self.named.setdefault(id(tensor), name)
-        self.vectors = {
-            (n.rpartition(".")[0], len(p)) for n, p in tensors_of(modules).items() if p.dim() == 1 and p.is_floating_point()
-        }
+        self.vectors: set[tuple[str, int]] = set()
         self.decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] | None = None
         self.operator = ""
         self.inside = False  # an operator that is traced as a whole
@@ -227,6 +226,8 @@ class Tracer(TorchDispatchMode):
 
     def owns_vector(self, size: int) -> bool:
         """Whether the module that runs has a vector of this length: the scale of a norm that is written by hand."""
+        if not self.vectors:
+            self.vectors = {(n.rpartition(".")[0], len(t)) for n, t in self.tensors.items() if t.dim() == 1}
         return (self.stack[-1], size) in self.vectors
 
     # What rules write
