@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -159,17 +160,18 @@ def prune(
     )
     made = plan_for(graph, allocation.removed)
     carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
-    known: dict[tuple[int, ...], Tensor] = {}
+    known: dict[int, Tensor] = {}
     removed = {
         name: {c.dim: _tensor(c.removed, known) for c in cuts if c.groups == 1} for name, cuts in made.cuts.items()
     }
     return Result(model, made, graph.cost(), graph.costs.cost(allocation.share), removed, graph)
 
 
-def _tensor(removed: tuple[int, ...], known: dict[tuple[int, ...], Tensor]) -> Tensor:
-    if removed not in known:
-        known[removed] = torch.tensor(removed)
-    return known[removed]
+def _tensor(removed: tuple[int, ...], known: dict[int, Tensor]) -> Tensor:
+    """The same list of a plan becomes the same tensor (a long tuple is slow to hash)."""
+    if id(removed) not in known:
+        known[id(removed)] = torch.from_numpy(np.array(removed, dtype=np.int64))
+    return known[id(removed)]
 
 
 def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:

@@ -64,13 +64,13 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
             if id(ids) not in sums:
                 axes[id(ids)], sums[id(ids)] = ids, np.zeros(ids.shape)
             sums[id(ids)] += vector
-        bad = next((d for d in vectors if not math.isfinite(sums[id(layout[d])].sum())), None)
-        if bad is not None:
-            raise PodarError(f"{name} has NaN or infinite values: repair or reload the weights before pruning")
     total: NDArray[np.float64] = np.zeros(units + 1)
     if axes:
         under = np.concatenate([graph.ties.units(ids).reshape(ids.size, -1) for ids in axes.values()])
         values = np.concatenate([sums[key].ravel() for key in axes])
+        if not math.isfinite(values.sum()):
+            bad = next((n for n in scores if not torch.isfinite(scores[n]).all()), "a sum of importances")
+            raise PodarError(f"{bad} has NaN or infinite values: repair or reload the weights before pruning")
         for k in range(under.shape[1]):
             total += np.bincount(under[:, k], weights=values, minlength=units + 1)
     return total[:units]
@@ -95,17 +95,18 @@ def slice_sums(
     plain = values.dim() > 1 and all(d < 2 and len(shape) == 1 for d, shape in layout.items())
     if plain:
         matrix = values.reshape(values.shape[0], -1)
-        rows, columns = matrix.new_empty(matrix.shape[0]), matrix.new_zeros(matrix.shape[1])
-        ones = matrix.new_ones(max(matrix.shape))
-        step = max(1, BLOCK // matrix.shape[1])
-        scratch = matrix.new_empty(min(step, len(matrix)), matrix.shape[1])
-        for start in range(0, len(matrix), step):
-            part = matrix[start : start + step]
-            part = part if compute is None else compute(part, out=scratch[: len(part)])
+        n, width = matrix.shape
+        rows, columns = matrix.new_empty(n), matrix.new_zeros(width)
+        step = min(n, max(1, BLOCK // width))
+        scratch, ones_down, ones_across = matrix.new_empty(step, width), matrix.new_ones(step), matrix.new_ones(width)
+        for part, into in zip(matrix.split(step), rows.split(step)):
+            k = part.shape[0]
+            if compute is not None:
+                part = compute(part, out=scratch if k == step else scratch[:k])
             if 0 in layout:
-                torch.mv(part, ones[: part.shape[1]], out=rows[start : start + step])
+                torch.mv(part, ones_across, out=into)
             if 1 in layout:
-                columns.addmv_(part.t(), ones[: len(part)])
+                columns.addmv_(part.t(), ones_down if k == step else ones_down[:k])
         found = {0: rows, 1: columns.view(values.shape[1], -1).sum(1)}
         return {d: found[d].cpu().numpy() for d in layout}
     values = values if compute is None else compute(values)

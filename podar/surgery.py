@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -144,6 +143,7 @@ def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
     every = modules_of(model)
     modules, owners = dict(every), owners_of(every)
     done: dict[int, Tensor] = {}
+    kept: KeptIndices = {}
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
         for name, cuts in plan.cuts.items():
             module, key = owners[name]
@@ -154,14 +154,14 @@ def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
                     continue
                 undo.parameters.append((parameter, parameter.data, parameter.grad))
                 parameter.grad = None
-                done[id(parameter)] = _finish(cut(parameter.data, cuts), plan.rescales.get(name, ()))
+                done[id(parameter)] = _finish(cut(parameter.data, cuts, kept), plan.rescales.get(name, ()))
                 _set_data(parameter, done[id(parameter)])
             else:
                 buffer = module._buffers[key]
                 assert buffer is not None
                 undo.buffers.append((module, key, buffer))
                 if id(buffer) not in done:
-                    done[id(buffer)] = cut(buffer, cuts)
+                    done[id(buffer)] = cut(buffer, cuts, kept)
                 module._buffers[key] = done[id(buffer)]
         for name in plan.rescales.keys() - plan.cuts.keys():
             module, key = owners[name]
@@ -197,20 +197,23 @@ def _renew_masked(modules: dict[str, nn.Module]) -> None:
                 hook(module, None)
 
 
-def cut(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
-    """What remains of a tensor, in its memory format."""
+KeptIndices = dict[tuple[int, int, torch.device], Tensor]
+
+
+def cut(tensor: Tensor, cuts: tuple[Cut, ...], known: KeptIndices) -> Tensor:
+    """What remains of a tensor, in its memory format; `known` keeps indices for the tensors that lose the same ones."""
     layout = _format(tensor)
     for c in cuts:  # positions within groups first: groups count dense rows
         if c.groups == 1:
             continue
-        kept = _kept(c.removed, c.size).numpy()
+        kept = _kept(c, torch.device("cpu"), known).numpy()
         places: NDArray[np.int64] = (kept % (c.size // c.groups)).reshape(c.groups, -1)
         parts = tensor.reshape(c.groups, tensor.shape[0] // c.groups, *tensor.shape[1:])
         index = torch.from_numpy(places).to(tensor.device)
         index = index.reshape(c.groups, 1, -1, *[1] * (tensor.dim() - 2))
         index = index.expand(c.groups, parts.shape[1], index.shape[2], *parts.shape[3:])
         tensor = parts.gather(2, index).reshape(tensor.shape[0], index.shape[2], *tensor.shape[2:])
-    tensor = _select(tensor, {c.dim: _kept(c.removed, c.size).to(tensor.device) for c in cuts if c.groups == 1})
+    tensor = _select(tensor, {c.dim: _kept(c, tensor.device, known) for c in cuts if c.groups == 1})
     return tensor.contiguous(memory_format=layout)
 
 
@@ -233,12 +236,14 @@ def _select(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
     return out
 
 
-@lru_cache(maxsize=64)
-def _kept(removed: tuple[int, ...], size: int) -> Tensor:
-    """Indices that stay; many tensors in a row lose the same ones."""
-    keep = np.ones(size, dtype=bool)
-    keep[list(removed)] = False
-    return torch.from_numpy(np.flatnonzero(keep))
+def _kept(c: Cut, device: torch.device, known: KeptIndices) -> Tensor:
+    """Indices that stay. A plan shares its lists: they are told apart by identity, since long tuples hash slowly."""
+    key = (id(c.removed), c.size, device)
+    if key not in known:
+        keep = np.ones(c.size, dtype=bool)
+        keep[list(c.removed)] = False
+        known[key] = torch.from_numpy(np.flatnonzero(keep)).to(device)
+    return known[key]
 
 
 def _format(tensor: Tensor) -> torch.memory_format:

@@ -127,8 +127,8 @@ class Ties:
         partial = [self._rows(g, row) for g in self.constraints if isinstance(g, Grid) and g.ids.ndim > 1]
         kin[:count] += self.solution.role.astype(np.uint64) * np.uint64(SEED)
         used = kin[:count] != self.solution.role.astype(np.uint64) * np.uint64(SEED)
-        _, kin_of = np.unique(kin[:count], return_inverse=True)
-        _, family_of = np.unique(kin[:count] * np.uint64(SEED) + row[:count], return_inverse=True)
+        kin_of = _numbered(kin[:count])
+        family_of = _numbered(kin[:count] * np.uint64(SEED) + row[:count])
         order = np.argsort(family_of, kind="stable")
         parts = np.split(order, np.flatnonzero(np.diff(family_of[order])) + 1) if count else []
         parts = sorted((p for p in parts if used[p[0]]), key=lambda p: p[0])
@@ -303,3 +303,10 @@ class Ties:
     def _names(constraint: Constraint) -> set[Attribute]:
         exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
         return set().union(*(attributes_of(e) for e in exprs))
+
+
+def _numbered(codes: NDArray[np.uint64]) -> Ids:
+    """For each code its place among the distinct ones; neighbours mostly share theirs, so only runs are sorted."""
+    starts = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]]) if len(codes) else np.zeros(0, dtype=np.int64)
+    numbers = np.unique(codes[starts], return_inverse=True)[1]
+    return np.repeat(numbers, np.diff(np.append(starts, len(codes))))

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from podar.graph.members import Named, once
 
@@ -22,15 +22,12 @@ def protected(modules: Named, *, train: bool = False) -> Generator[None]:
     Buffers are copied (they are small); parameters are not, since a forward pass does not write to them.
     """
     saved: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
-    buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     for _, module in once(modules):
         attributes = module.__dict__
         inner = {k: v.copy() for k, v in attributes.items() if type(v) in (dict, list, set)}
         saved.append((module, attributes.copy(), inner))
-        for buffer in attributes["_buffers"].values():
-            if buffer is not None and id(buffer) not in buffers and buffer.device.type != "meta":
-                buffers[id(buffer)] = (buffer, buffer.detach().clone())
         attributes["training"] = train
+    buffers = _snapshots([b for _, module in modules for b in module.__dict__["_buffers"].values() if b is not None])
     random = torch.get_rng_state()
     try:
         yield
@@ -43,10 +40,32 @@ def protected(modules: Named, *, train: bool = False) -> Generator[None]:
                 container = attributes[key]
                 if container or copied:
                     _restore(container, copied)
-        with torch.no_grad():
-            for buffer, before in buffers.values():
-                if buffer._version and not torch.equal(buffer, before):
-                    buffer.copy_(before)
+        for group, before in buffers:
+            _put_back(group, before)
+
+
+def _snapshots(buffers: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
+    """Copies of buffers: the many small ones of one type in one piece, which is copied and compared in one go."""
+    groups: dict[Any, list[Tensor]] = {}
+    for buffer in {id(b): b for b in buffers if b.device.type != "meta"}.values():
+        plain = buffer.layout is torch.strided and not buffer.is_quantized
+        groups.setdefault((buffer.dtype, buffer.device) if plain else id(buffer), []).append(buffer)
+    with torch.no_grad():
+        return [(group, _joined(group)) for group in groups.values()]
+
+
+def _joined(group: list[Tensor]) -> Tensor:
+    return group[0].clone() if len(group) == 1 else torch.cat([b.reshape(-1) for b in group])
+
+
+def _put_back(group: list[Tensor], before: Tensor) -> None:
+    with torch.no_grad():
+        if torch.equal(_joined(group), before):
+            return
+        parts = [before] if len(group) == 1 else before.split([b.numel() for b in group])
+        for buffer, part in zip(group, parts):
+            if not torch.equal(buffer, part.view_as(buffer)):
+                buffer.copy_(part.view_as(buffer))
 
 
 def _restore(container: Any, before: Any) -> None:

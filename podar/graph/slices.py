@@ -24,14 +24,17 @@ def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
     cuts: dict[str, tuple[Cut, ...]] = {}
     kept: dict[tuple[str, int], int] = {}
     known: dict[bytes, tuple[int, ...]] = {}  # axes that lose the same indices share one tuple
+    lists: dict[int, tuple[int, ...]] = {}  # by array: parameters share them
     for first, names in graph.aliases.items():
         own = []
         for dim, ids in sorted(graph.record.layouts.get(first, {}).items()):
-            lost = ~alive[ids.ravel()]
-            key = lost.tobytes()
-            if key not in known:
-                known[key] = tuple(np.flatnonzero(lost).tolist())
-            gone = known[key]
+            if id(ids) not in lists:
+                lost = ~alive[ids.ravel()]
+                key = lost.tobytes()
+                if key not in known:
+                    known[key] = tuple(np.flatnonzero(lost).tolist())
+                lists[id(ids)] = known[key]
+            gone = lists[id(ids)]
             groups = ids.shape[0] if ids.ndim == 2 else 1
             kept[first, dim] = (ids.size - len(gone)) // groups
             if gone:

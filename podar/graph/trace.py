@@ -10,7 +10,7 @@ import gc
 import operator
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,8 +46,7 @@ class Mark:
         self.fresh = False  # a parameter or buffer that no rule has looked at yet
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One operator of the trace: what verification compares, and what memory planning needs."""
 
     name: str
@@ -161,7 +160,7 @@ class Tracer(TorchDispatchMode):
         mark = getattr(tensor, "_podar_mark", None)
         if mark is None:
             named = id(tensor) in self.named
-            mark = self.attach(tensor, Mark(zero=named, hollow=isinstance(tensor, nn.Parameter)))
+            mark = self.attach(tensor, Mark(zero=named, hollow=_is_parameter(tensor)))
             mark.fresh = named and self.rules
         return mark
 
@@ -428,6 +427,12 @@ class Calls(TorchFunctionMode):
                 for k, d in enumerate(dims):
                     values[d] = Size(values[d], Axis(ids, k), self.tracer.sizes)
         return values
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    """`isinstance` asks a metaclass, which takes longer than all the rest of a small operator."""
+    kind = type(tensor)
+    return kind is nn.Parameter or (kind is not Tensor and isinstance(tensor, nn.Parameter))
 
 
 def _storage(tensor: Tensor) -> int:
