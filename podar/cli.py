@@ -352,6 +352,9 @@ def sparsify(
     reconstruct: Annotated[
         bool, typer.Option("--reconstruct", help="Let what stays take over, from pictures without labels.")
     ] = False,
+    permute: Annotated[
+        bool, typer.Option("--permute", help="Reorder channels first, so that N:M keeps more; same outputs.")
+    ] = False,
     scope: WeightScope = "global",
     importance: WeightImportance = "magnitude",
     amounts: Annotated[
@@ -382,6 +385,7 @@ def sparsify(
                 "importance": importance,
                 "amounts": _ratios(amounts or (), option="--amounts"),
                 "protect": protect or (),
+                "permute": permute,
                 "reconstruct": reconstruct,
                 "schedule": schedule,
             }

@@ -47,6 +47,7 @@ class Prune(Stage):
 class Sparsify(Stage):
     """Make weights zero: the arguments of `podar.sparsify`.
 
+    `permute`: reorder channels first, so that an N:M pattern keeps more.
     `reconstruct`: what stays takes over the work of what goes, from some training pictures without their labels.
     `schedule`: not now but while the next `finetune` trains: "one-shot", "iterative", "cubic" or "rigl".
     """
@@ -59,6 +60,7 @@ class Sparsify(Stage):
     amounts: dict[str, float] = {}
     protect: tuple[str, ...] = ()
     rounds: int | None = Field(default=None, ge=1)
+    permute: bool = False
     reconstruct: bool = False
     schedule: str | None = None
 

@@ -36,6 +36,10 @@ def check_sparsify(options: Sparsify) -> None:
     for layers, amount in options.amounts.items():
         if not 0 <= amount < 1:
             raise UsageError(f"amount {layers}={amount:g}: give the fraction that goes, from 0 to below 1.")
+    if options.permute and not isinstance(pattern, NofM):
+        raise UsageError(f"pattern {pattern} does not depend on the order of channels: permute goes with N:M only.")
+    if options.permute and options.schedule:
+        raise UsageError("permute reorders channels once, before the cut: it goes with no schedule.")
     if options.amounts and isinstance(pattern, NofM):
         raise UsageError(f"pattern {pattern} fixes the amount of every layer: leave the amounts of single layers out.")
     if options.schedule is None:
@@ -60,6 +64,9 @@ def sparsify(job: Job, options: Sparsify, data: Any) -> dict[str, Any]:
         "amounts": options.amounts or None, "protect": options.protect,
     }  # fmt: skip
     fragment: dict[str, Any] = {"sparsity": goal}
+    if options.permute:
+        moved = sparse.permute(job.model, job.source.inputs(), options.pattern)
+        fragment["permuted"] = [vars(group) for group in moved]
     if options.reconstruct:
         errors = sparse.reconstruct(job.model, options.amount, **given)
         fragment["reconstruction"] = [vars(error) for error in errors]

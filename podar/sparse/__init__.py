@@ -4,6 +4,7 @@ from podar.sparse.callbacks import follow_ultralytics, lightning_callback, trans
 from podar.sparse.compression import load_sparse, save_sparse
 from podar.sparse.masking import sparsify
 from podar.sparse.masks import LayerSparsity, Sparsity, bake, mask_weights, masks_of, sparsity
+from podar.sparse.permutation import Permuted, permute
 from podar.sparse.reconstruction import LayerError, reconstruct
 from podar.sparse.schedules import SCHEDULES, cubic, iterative, one_shot
 from podar.sparse.training import Keeper, gradual, keep, rigl
@@ -13,6 +14,7 @@ __all__ = [
     "Keeper",
     "LayerError",
     "LayerSparsity",
+    "Permuted",
     "Sparsity",
     "bake",
     "cubic",
@@ -25,6 +27,7 @@ __all__ = [
     "mask_weights",
     "masks_of",
     "one_shot",
+    "permute",
     "reconstruct",
     "rigl",
     "save_sparse",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from podar.compat.torchvision import import_torchvision
 from podar.errors import PodarError, require
 from podar.sparse.training import Keeper
 
@@ -24,6 +26,7 @@ def lightning_callback(make: Make) -> Any:
     Example:
         >>> Trainer(callbacks=[lightning_callback(lambda model: podar.sparse.gradual(model, 0.9))])
     """
+    _mend_torchvision()
     for name in ("lightning.pytorch", "pytorch_lightning"):
         try:
             base = importlib.import_module(name).Callback
@@ -31,7 +34,7 @@ def lightning_callback(make: Make) -> Any:
         except ModuleNotFoundError:
             continue
     else:
-        raise PodarError("this callback needs Lightning, which is not installed: run pip install lightning")
+        raise PodarError('this callback needs Lightning, which is not installed: run pip install "podar[lightning]"')
 
     class Sparse(base):
         """Attached when training begins, to every optimizer."""
@@ -53,6 +56,7 @@ def transformers_callback(make: Make) -> Any:
     Raises:
         PodarError: transformers is not installed.
     """
+    _mend_torchvision()
     base = require("transformers", "transformers").TrainerCallback
 
     class Sparse(base):
@@ -82,13 +86,21 @@ def follow_ultralytics(yolo: Any, make: Make) -> None:
         kept[:] = [make(model)]
         batches = [0]
         trainer.podar_batches = batches
-        total = trainer.epochs * len(trainer.train_loader)
+        trainer.podar_total = total = trainer.epochs * len(trainer.train_loader)
         kept[0].attach(trainer.optimizer, lambda: min(1.0, (batches[0] + 1) / total))
 
     def after_batch(trainer: Any) -> None:
         trainer.podar_batches[0] += 1
+        # It gathers gradients over many batches, so the last steps of the optimizer may come long before the end.
+        kept[0].step(min(1.0, trainer.podar_batches[0] / trainer.podar_total), trainer.optimizer)
         if trainer.ema is not None:
             kept[0].apply(trainer.ema.ema)
 
     yolo.add_callback("on_train_start", start)
     yolo.add_callback("on_train_batch_end", after_batch)
+
+
+def _mend_torchvision() -> None:
+    """Both libraries import torchvision where it is installed, and break where it does not match torch."""
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()
