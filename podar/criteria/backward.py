@@ -10,10 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from podar.criteria.gradients import batches_of
 from podar.errors import PodarError
 
 Batch = tuple[Any, Tensor]
+
+
+def batches_of(data: Any, name: str, limit: int = 32) -> Iterator[tuple[Any, Tensor]]:
+    """Up to `limit` (inputs, targets) batches from an iterable of batches or a map-style data set of samples."""
+    if data is None:
+        raise PodarError(f"importance {name!r} needs data: pass data=, batches of (inputs, targets), and loss=")
+    if hasattr(data, "train"):
+        data = data.train
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):
+        data = torch.utils.data.DataLoader(data, batch_size=64)
+    for k, batch in enumerate(data):
+        if k == limit:
+            return
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise PodarError(f"importance {name!r} needs (inputs, targets), the data give {type(batch).__name__}")
+        yield batch[0], batch[1]
 
 
 def labelled_batches(data: Any, name: str, limit: int = 32) -> Iterator[Batch]:

@@ -175,6 +175,9 @@ def columns(module: nn.Module, x: Tensor) -> Tensor:
 def _renew(model: nn.Module, weight: Weight, moment: Tensor, mask: Tensor, pattern: Pattern) -> LayerError:
     dense = weight.matrix(weight.values).float()
     alone = weight.matrix(mask)
+    if bool(alone.all()):
+        attach(model, weight, mask)
+        return LayerError(weight.name, 0.0, 0.0)
     rows = dense.view(moment.shape[0], -1, dense.shape[1])  # (groups, outputs of a group, columns)
     allowed = None if weight.mask is None else weight.matrix(weight.mask.bool()).view(rows.shape)
     kept = int(alone.sum()) // (pattern.size if isinstance(pattern, Block) else 1)

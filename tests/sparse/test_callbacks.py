@@ -132,7 +132,7 @@ def test_ultralytics(tmp_path: Path) -> None:
         name="run", exist_ok=True,
     )  # fmt: skip
     saved = YOLO(str(tmp_path / "run" / "weights" / "last.pt")).model
-    zeros = podar.sparsity(saved)
     assert isinstance(saved, nn.Module)
+    zeros = podar.sparsity(saved)
     counted = [layer for layer in zeros.layers if not layer.name.startswith("model.23.")]
     assert sum(x.zeros for x in counted) / sum(x.weights for x in counted) == pytest.approx(0.6, abs=0.005)
