@@ -93,7 +93,11 @@ def anatomy(inspected: Mapping[str, Any]) -> Iterator[Any]:
     for name, justify in (("group", "left"), ("kind", "left"), ("size", "right"), ("parameters", "right")):
         table.add_column(name, justify=justify, overflow="fold")  # pyright: ignore[reportArgumentType]
     table.add_column("in step with", overflow="fold")
+    block = ""
     for group in groups:
+        if group.get("block", "") != block:
+            block = group["block"]
+            table.add_row(Text(block, style="bold"))
         stays = " (stays, its heads go)" if group["held"] else ""
         table.add_row(
             group["name"],

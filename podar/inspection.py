@@ -25,19 +25,23 @@ _FILES = (".onnx", ".xml", ".pt2")
 def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
     """Groups, costs and frozen axes of a model.
 
-    **Returns:** plain data, and the graph itself. `params` of a group is what would go if all of it went.
+    **Returns:** plain data, and the graph itself. `params` of a group is what would go if all of it went;
+    `block`, where the model's library numbers its blocks, the one that its first member lies in.
     """
     inputs = source.inputs()
-    graph = source.trace(source.build(), inputs)
+    built = source.build()
+    graph = source.trace(built, inputs)
     whole = np.ones(len(graph.ties.families))
     total = graph.costs.value("params", whole)
     groups = []
     for group in graph.groups:
         without = whole.copy()
         without[list(group.families)] = 0
+        block = {} if source.block is None else {"block": source.block(built, group.name)}
         groups.append(
             {
                 "name": group.name,
+                **block,
                 "kind": group.kind,
                 "size": group.size,
                 "params": round(total - graph.costs.value("params", without)),

@@ -366,7 +366,8 @@ def _worth_keeping(folder: Path) -> bool:
         done = _read_json(folder / WORK / "state.json")["done"]
     except (PodarError, OSError, KeyError):
         return False
-    return any(entry["name"].startswith("fine-tune") for entry in done)
+    unfinished = folder / WORK / "files" / "weights" / "last.pt"  # a library's trainer that broke off itself
+    return unfinished.is_file() or any(entry["name"].startswith("fine-tune") for entry in done)
 
 
 def _write_state(folder: Path, state: dict[str, Any]) -> None:

@@ -39,6 +39,8 @@ class Source:
     - `figures(model)`: what summary.json should hold beside costs.
     - `save(model, folder)`: writes the file of the model's library beside podar's own, where it has one.
     - `export(model, folder, stem, inputs, format)`: writes `folder/stem` with the format's suffix.
+    - `samples(model)`: where the data are of a library's own form, training batches (inputs, targets) and the loss.
+    - `block(model, name)`: where the library numbers its blocks, the one that a module belongs to.
     - `pictures(dense, model, folder)`: where the data are of a library's own form (`data` is None then), pictures of
       both models' answers; None otherwise. `about_data`: one line about such data.
     - `notes`: what the user should know, one sentence each: converted images, untrained weights.
@@ -57,6 +59,8 @@ class Source:
     figures: Callable[[nn.Module], dict[str, Any]]
     save: Callable[[nn.Module, Path], None]
     export: Callable[..., Exported]
+    samples: Callable[[nn.Module], tuple[Any, Callable[..., Tensor]]] | None = None
+    block: Callable[[nn.Module, str], str] | None = None
     pictures: Callable[[nn.Module, nn.Module, Path], list[dict[str, str]]] | None = None
     about_data: str | None = None
     notes: tuple[str, ...] = ()
@@ -151,6 +155,7 @@ def open_source(
         figures=lambda _: {},
         save=library.save if library else lambda _, folder: None,
         export=exported,
+        block=library.block if library else None,
         notes=tuple(notes),
     )
 
@@ -189,6 +194,8 @@ def _library_source(
         figures=lambda given: library.figures(given, inputs),
         save=library.save,
         export=library.export,
+        samples=data.samples if data is not None else None,
+        block=library.block,
         pictures=data.pictures if data is not None else None,
         about_data=data.about if data is not None else None,
         notes=notes,

@@ -103,6 +103,11 @@ def check(recipe: Recipe) -> None:
                 name = next(iter(stage.settings))
                 raise UsageError(f"{name}={stage.settings[name]}: only Ultralytics' trainer takes such arguments.")
             kind.check_settings(stage.settings)
+            if not stage.distill and stage.settings.get("distill_model"):
+                raise UsageError(
+                    f"--no-distill and distill_model={stage.settings['distill_model']} contradict each other: leave "
+                    "one of them away (distill: false in a recipe)."
+                )
 
 
 def check_format(name: str, model: str = "") -> None:
@@ -160,6 +165,7 @@ def evaluate_dense(job: Job) -> dict[str, Any]:
 
 def prune(job: Job, options: Prune) -> dict[str, Any]:
     """Cut the model to the target."""
+    data, loss = _samples(job)
     multiple_of = options.multiple_of or max((LIKED_MULTIPLE.get(f, 1) for f in job.recipe.formats), default=1)
     result = job.source.prune(
         job.model,
@@ -170,7 +176,8 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
         ratios=options.ratios or None,
         protect=options.protect,
         multiple_of=multiple_of,
-        data=_calibration(job),
+        data=data,
+        loss=loss,
     )
     share = result.graph.share(result.graph.removed_units(result.plan))
     first = {layer["name"]: layer["before"] for layer in job.found.get("layers", ())}
@@ -188,7 +195,7 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
 
 def sparsify(job: Job, options: Sparsify) -> dict[str, Any]:
     """Make weights zero."""
-    return sparse_stages.sparsify(job, options, _calibration(job))
+    return sparse_stages.sparsify(job, options, _samples(job)[0])
 
 
 def recalibrate(job: Job) -> dict[str, Any]:
@@ -205,7 +212,7 @@ def recalibrate(job: Job) -> dict[str, Any]:
 def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
     """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
     was_cut = bool(job.found.get("layers") or job.found.get("sparsity"))
-    keeper = sparse_stages.keeper(job, _calibration(job))
+    keeper = sparse_stages.keeper(job, _samples(job)[0])
     # Trainers of libraries know no keeper, and are asked only where there is one.
     kept = {} if keeper is None else {"keeper": keeper}
     history = job.source.train(
@@ -298,9 +305,11 @@ def measure(job: Job, options: Measure) -> dict[str, Any]:
     }
 
 
-def _calibration(job: Job) -> _Batches | None:
-    """Batches for criteria that need some."""
-    return None if job.source.data is None else _Batches(job.source.data.train, job.recipe.seed)
+def _samples(job: Job) -> tuple[Any, Any]:
+    """Training batches and a loss, for criteria that need them; loss None is cross entropy."""
+    if job.source.samples is not None:
+        return job.source.samples(job.model)
+    return (None if job.source.data is None else _Batches(job.source.data.train, job.recipe.seed)), None
 
 
 class _Batches:

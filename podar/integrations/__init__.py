@@ -33,6 +33,7 @@ class LibraryData:
     - `fit(model)`: the model with that head; its other weights stay. Raises `PodarError` where that cannot be.
     - `train(model, **options)`: as `podar.sources.Source.train`.
     - `evaluate(model)`: the library's own figures, under podar's names.
+    - `samples(model)`: training batches (inputs, targets) and the loss, for importance criteria that need them.
     - `pictures(dense, model, folder)`: writes pictures of both models' answers; `file` and `caption` of each.
     """
 
@@ -43,6 +44,7 @@ class LibraryData:
     fit: Callable[[nn.Module], nn.Module]
     train: Callable[..., History]
     evaluate: Callable[[nn.Module], dict[str, float]]
+    samples: Callable[[nn.Module], tuple[Any, Callable[..., Tensor]]]
     pictures: Callable[[nn.Module, nn.Module, Path], list[dict[str, str]]]
 
 
@@ -55,6 +57,7 @@ class Library:
     - `inputs(model, side)`: example inputs of that side.
     - `save(model, folder)`: writes the file that the library loads, beside podar's own.
     - `export(model, folder, stem, inputs, format)`: as `podar.export`, by the library's exporter.
+    - `block(model, name)`: the block that a module belongs to, in the library's own numbering.
     - `open_data(model, spec, side)`: the data set, or None where `spec` is not of the library's own form.
     """
 
@@ -64,6 +67,7 @@ class Library:
     inputs: Callable[[nn.Module, int], Any]
     save: Callable[[nn.Module, Path], None]
     export: Callable[..., Exported]
+    block: Callable[[nn.Module, str], str]
     open_data: Callable[[nn.Module, str, int | None], LibraryData | None]
 
 

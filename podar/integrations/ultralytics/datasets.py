@@ -14,6 +14,7 @@ from podar.integrations import LibraryData
 from podar.integrations.ultralytics.files import write_checkpoint
 from podar.integrations.ultralytics.heads import head_of, with_head
 from podar.integrations.ultralytics.models import make_ready
+from podar.integrations.ultralytics.samples import Samples, loss_of
 from podar.integrations.ultralytics.training import said, train
 
 SHAPED = {"segment": "polygons", "obb": "rotated rectangles of four corners"}
@@ -66,6 +67,7 @@ def open_data(model: Any, spec: str, side: int | None) -> LibraryData:
         fit=fit,
         train=lambda trained, **options: train(trained, str(Path(spec).resolve()), side, **options),
         evaluate=partial(evaluate, spec=spec, side=side),
+        samples=lambda scored: (Samples(scored, str(Path(spec).resolve()), side), loss_of(scored)),
         pictures=partial(pictures, found=found, side=side),
     )
 

@@ -65,6 +65,7 @@ def train(
     seconds: float | None = None,
     seed: int = 0,
     progress: Any = None,
+    keeper: Any = None,
     **_: Any,
 ) -> History:
     """Train in place; Ultralytics' own files (weights/, results.csv, args.yaml, plots) go into `files`.
@@ -75,6 +76,11 @@ def train(
     **Raises:** `PodarError` with what Ultralytics says where it cannot train.
     """
     make_ready()
+    if keeper is not None:
+        raise PodarError(
+            "Ultralytics' trainer would fill the zeros of a sparse model again: prune it instead, or sparsify without "
+            "fine-tuning (--epochs 0)."
+        )
     from ultralytics import YOLO
     from ultralytics.cfg import smart_value
 

@@ -1,0 +1,177 @@
+"""What a cut costs YOLO26n on composed scenes, and what the same MACs give when the stock architecture is narrowed.
+
+python benchmarks/yolo_accuracy.py [--json benchmarks/yolo_accuracy.json] [--seeds 0 1 2] [--cells dense pruned-0.6 …]
+
+For each seed: the dense model from scratch; cut to 0.6 and 0.4 of its MACs and trained again, with and without
+distillation from the dense one; and rivals: yolo26n with a lesser width multiple of Ultralytics' own, of the same MACs,
+trained from scratch for as many epochs as both trainings took together. Weights of the last epoch count, so that no
+choice is made on the validation scenes. Every finished cell is written to the JSON at once; a later call goes on.
+Weights stay under runs/; a dense model whose weights are gone is trained again when a cell needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import shutil
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from podar import runs
+from podar.data.scenes import compose
+from podar.files import write_atomic
+from podar.integrations.ultralytics import blueprint, fused_cost, make_ready, prune, save_pruned, trainer
+from podar.integrations.ultralytics.datasets import evaluate
+from podar.integrations.ultralytics.exporting import export
+from podar.integrations.ultralytics.speed import fastest_on_cpu
+from podar.measuring import compare, latency_ratio, processor
+
+MODEL, SIDE, SCENES = "yolo26n.yaml", 160, (800, 300)
+EPOCHS, AGAIN = 36, 14  # of the dense training, and after a cut
+HOW = {"batch": 16, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1.0, "mosaic": 0.0, "cache": "ram"}
+CELLS = (
+    "dense",
+    *(f"{how}-{kept}" for kept in (0.6, 0.4) for how in ("pruned", "narrowed", "distilled")),
+)
+
+
+def train(model: str | Path, data: Path, folder: Path, epochs: int, seed: int, **more: Any) -> dict[str, Any]:
+    """Train by Ultralytics (podar's trainer keeps a pruned shape); the last weights go to `folder`.pt."""
+    make_ready()
+    from ultralytics import YOLO
+
+    yolo = YOLO(str(model))
+    yolo.add_callback("on_train_start", fastest_on_cpu)
+    said: dict[str, Any] = {}
+
+    def keep(trained: Any) -> None:
+        said.update(arithmetic=getattr(trained, "podar_arithmetic", "fp32"), epochs=trained.epoch + 1)
+
+    yolo.add_callback("on_train_end", keep)
+    start = time.perf_counter()
+    where = {"data": str(data), "project": str(folder.parent.resolve()), "name": folder.name, "exist_ok": True}
+    quiet = {"workers": 0, "plots": False, "verbose": False, "val": False, "pretrained": False}
+    if Path(model).suffix == ".pt":
+        del quiet["pretrained"]
+    yolo.train(trainer=trainer(), epochs=epochs, imgsz=SIDE, seed=seed, **where, **HOW, **quiet, **more)
+    shutil.copy(folder / "weights" / "last.pt", folder.with_suffix(".pt"))
+    return {**said, "train_seconds": time.perf_counter() - start}
+
+
+@cache
+def narrowed(macs: int, classes: int) -> tuple[float, dict[str, Any]]:
+    """Width multiple, and configuration, of the stock architecture whose MACs come nearest."""
+    config = copy.deepcopy(blueprint(MODEL, {}, False).make().yaml)  # type: ignore[union-attr]
+    depth, width, most = config["scales"][config["scale"]]
+    found: dict[float, tuple[float, dict[str, Any]]] = {}
+    for step in range(40, 100):
+        tried = {**config, "scales": {config["scale"]: [depth, width * step / 100, most]}}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / MODEL
+            path.write_text(yaml.safe_dump(tried))
+            model = blueprint(str(path), {"nc": classes}, False).make()
+        distance = abs(costs(model)["macs"] - macs)
+        found.setdefault(distance, (width * step / 100, tried))
+    return found[min(found)]
+
+
+def costs(model: Any) -> dict[str, int]:
+    """In training, and as deployed (batch norms folded away, one of two heads dropped)."""
+    from podar.integrations.ultralytics.library import LIBRARY
+
+    x = torch.zeros(1, 3, SIDE, SIDE)
+    cost, fused = LIBRARY.trace(model, x).cost(), fused_cost(model, x)
+    return {"params": cost.params, "macs": cost.macs, "fused_params": fused.params, "fused_macs": fused.macs}
+
+
+def load(path: Path) -> Any:
+    """The model of a checkpoint."""
+    return blueprint(str(path), {}, False).make()
+
+
+def cell(name: str, seed: int, data: Path, folder: Path, dense: Path) -> dict[str, Any]:
+    """Train one model, validate it, and measure it beside the dense one."""
+    how, _, kept = name.partition("-")
+    out = folder / name
+    notes: dict[str, Any] = {}
+    if how == "dense":
+        notes |= train(MODEL, data, out, EPOCHS, seed)
+    else:
+        macs = costs(load(dense))["macs"]
+        if how == "narrowed":
+            width, config = narrowed(round(macs * float(kept)), load(dense).model[-1].nc)
+            path = folder / f"width-{kept}" / MODEL
+            write_atomic(path, yaml.safe_dump(config))
+            notes |= {"width_multiple": width, **train(path, data, out, EPOCHS + AGAIN, seed)}
+        else:
+            model = load(dense)
+            prune(model, torch.zeros(1, 3, SIDE, SIDE), f"macs={kept}", multiple_of=8)
+            cut = save_pruned(model, folder / f"{name}-cut.pt", {"imgsz": SIDE})
+            notes["cut_map50_95"] = evaluate(model, str(data), SIDE)["map50_95"]
+            teacher = {"distill_model": str(dense)} if how == "distilled" else {}
+            notes |= train(cut, data, out, AGAIN, seed, **teacher)
+    model = load(out.with_suffix(".pt"))
+    found = {**costs(model), **evaluate(model, str(data), SIDE), **notes}
+    if how != "dense":
+        found |= latency(load(dense), model)
+    return found
+
+
+def latency(dense: Any, model: Any) -> dict[str, Any]:
+    """Median latency of both in ONNX Runtime, one thread, in turn."""
+    x = torch.rand(1, 3, SIDE, SIDE)
+    with tempfile.TemporaryDirectory() as folder:
+        pair = {"before": dense, "after": model}
+        files = {half: export(given, Path(folder), half, x, "onnx").path for half, given in pair.items()}
+        both = compare(files, x, threads=1, seconds=10)
+    return {
+        "latency_ms": {"dense": both["before"].latency_ms["p50"], "this": both["after"].latency_ms["p50"]},
+        "latency_ratio": latency_ratio(both["before"], both["after"]),
+    }
+
+
+def main() -> None:
+    """Fill in the cells that the JSON does not have yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/yolo_accuracy.json"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+    parser.add_argument("--out", type=Path, default=Path("runs/yolo_accuracy"), help="for scenes and weights")
+    asked = parser.parse_args()
+    told = json.loads(asked.json.read_text()) if asked.json.is_file() else {"cells": {}}
+    data = asked.out / "scenes" / "data.yaml"
+    if not data.is_file():
+        compose(data.parent, scenes=SCENES, side=SIDE)
+    told |= {
+        "command": "python benchmarks/yolo_accuracy.py",
+        "data": f"{SCENES[0]} + {SCENES[1]} scenes of Fashion-MNIST photographs, {SIDE} px",
+        "training": {**HOW, "epochs": EPOCHS, "epochs_again": AGAIN},
+        "processor": processor().to_json(),
+        "versions": runs.versions(),
+    }
+    for seed in asked.seeds:
+        folder = asked.out / f"seed-{seed}"
+        dense = folder / "dense.pt"
+        for name in asked.cells:
+            key = f"seed-{seed}/{name}"
+            if key in told["cells"]:
+                continue
+            if name != "dense" and not dense.is_file():
+                told["cells"][f"seed-{seed}/dense"] = cell("dense", seed, data, folder, dense)
+            if key not in told["cells"]:
+                told["cells"][key] = cell(name, seed, data, folder, dense)
+            print(key, json.dumps(told["cells"][key]), flush=True)
+            kept = json.loads(asked.json.read_text())["cells"] if asked.json.is_file() else {}  # of another process
+            told["cells"] = dict(sorted({**kept, **told["cells"]}.items()))
+            write_atomic(asked.json, json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
