@@ -27,10 +27,17 @@ import yaml
 from podar import runs
 from podar.data.scenes import compose
 from podar.files import write_atomic
-from podar.integrations.ultralytics import blueprint, fused_cost, make_ready, prune, save_pruned, trainer
+from podar.integrations.ultralytics import (
+    blueprint,
+    fastest_on_cpu,
+    fused_cost,
+    make_ready,
+    prune,
+    save_pruned,
+    trainer,
+)
 from podar.integrations.ultralytics.datasets import evaluate
 from podar.integrations.ultralytics.exporting import export
-from podar.integrations.ultralytics.speed import fastest_on_cpu
 from podar.measuring import compare, latency_ratio, processor
 
 MODEL, SIDE, SCENES = "yolo26n.yaml", 160, (800, 300)

@@ -20,8 +20,19 @@ from typing import Any
 from podar.integrations.ultralytics.cutting import fused_cost, prune
 from podar.integrations.ultralytics.files import save_pruned
 from podar.integrations.ultralytics.models import SIDE, architectures, blueprint, make_ready
+from podar.integrations.ultralytics.speed import fastest_on_cpu
 
-__all__ = ["SIDE", "architectures", "blueprint", "fused_cost", "prune", "save_pruned", "trainer", "tune"]
+__all__ = [
+    "SIDE",
+    "architectures",
+    "blueprint",
+    "fastest_on_cpu",
+    "fused_cost",
+    "prune",
+    "save_pruned",
+    "trainer",
+    "tune",
+]
 
 
 def trainer(task: str | None = None) -> type[Any]:

@@ -65,6 +65,11 @@ def read_checkpoint(path: Path, trust: bool = False) -> nn.Module:
         raise PodarError(
             f"{path} holds no Ultralytics model: give a state dict as --weights beside the MODEL that it belongs to."
         )
+    if not isinstance(getattr(model, "yaml", None), dict) or not hasattr(model, "model"):
+        raise PodarError(
+            f"{path} holds a {type(model).__name__}, which is no model of Ultralytics: give the function that "
+            "builds it as MODEL (FILE.py:FUNCTION), and its weights as --weights."
+        )
     return model.float().eval()
 
 
@@ -77,6 +82,13 @@ def _allow_list(path: Path) -> list[Any]:
     allowed: list[Any] = []
     for name in needed:
         known = _known(name)
+        if known is None and name.startswith("ultralytics."):
+            import ultralytics
+
+            raise PodarError(
+                f"{path} needs {name}, which Ultralytics {ultralytics.__version__} does not have: install the release "
+                "that wrote the file."
+            )
         if known is None:
             raise PodarError(
                 f"{path} needs {name}, which is no part of a model of torch or Ultralytics, and loading such a pickle "

@@ -133,6 +133,11 @@ def _classify(spec: str) -> dict[str, Any]:
     from ultralytics.data.utils import IMG_FORMATS
 
     root = Path(spec)
+    if root.suffix in (".yaml", ".yml"):
+        raise PodarError(
+            f"{spec}: a classifier of Ultralytics takes a folder with train/CLASS and val/CLASS, no data.yaml, so "
+            "these labels are of another task."
+        )
     found: dict[str, list[str]] = {}
     for split in ("train", "val"):
         folder = root / split
@@ -168,6 +173,8 @@ def _detect(spec: str, task: str, side: int) -> dict[str, Any]:
             raise PodarError(f"{spec} is no data set of Ultralytics: {key}: is missing.")
     if task == "pose" and not content.get("kpt_shape"):
         raise PodarError(f"{spec} has no kpt_shape:, so its labels are of another task than pose.")
+    if task != "pose" and content.get("kpt_shape"):  # Ultralytics would take the key points for outlines
+        raise PodarError(f"{spec} has a kpt_shape:, so its labels are of another task than {task}: key points.")
     try:
         data: dict[str, Any] = check_det_dataset(str(path.resolve()), autodownload=False)
     except Exception as error:
@@ -182,6 +189,9 @@ def _check_labels(spec: str, split: str, data: dict[str, Any], task: str, side: 
     from ultralytics.data.dataset import YOLODataset
     from ultralytics.data.utils import load_dataset_cache_file
 
+    for place in data[split] if isinstance(data[split], list) else [data[split]]:
+        if not Path(place).exists():
+            raise PodarError(f"{spec}: {split}: there is no {place}.")
     if not any(True for _ in _images(data[split])):
         raise PodarError(f"{spec}: {split}: {data[split]} holds no images.")
     try:
@@ -194,6 +204,7 @@ def _check_labels(spec: str, split: str, data: dict[str, Any], task: str, side: 
         kept = load_dataset_cache_file(cache)
         corrupt = kept["results"][3]
         if corrupt:
+            _complaint(data, data[split])  # raises, with better words, where an image is no image at all
             first = next((said(ValueError(m)) for m in kept["msgs"] if "corrupt" in m), "")
             raise PodarError(f"{spec}: {split} has {corrupt} damaged images or labels, first {first}")
     if not any(len(label["cls"]) for label in read.labels):

@@ -13,6 +13,7 @@ from torch import nn
 from podar.errors import PodarError
 from podar.files import atomic_path
 from podar.integrations.ultralytics.models import make_ready
+from podar.integrations.ultralytics.quantizing import QUANTIZATION
 from podar.integrations.ultralytics.sealing import is_pruned, seal
 
 NAME = "pruned.pt"
@@ -47,6 +48,7 @@ def write_checkpoint(model: nn.Module, path: str | Path, settings: dict[str, Any
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     saved: Any = copy.deepcopy(model).half().eval()
+    quantization = saved.__dict__.pop(QUANTIZATION, None)
     saved.criterion = None
     for parameter in saved.parameters():
         parameter.requires_grad = False
@@ -72,6 +74,8 @@ def write_checkpoint(model: nn.Module, path: str | Path, settings: dict[str, Any
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
+    if quantization is not None:  # Ultralytics' own form: load_checkpoint puts the fake quantizers back
+        content["modelopt"] = quantization
     with atomic_path(Path(path)) as temporary:
         torch.save(content, temporary)
     return Path(path)

@@ -13,6 +13,7 @@ from podar.integrations import Library, LibraryData
 from podar.integrations._inputs import random_images
 from podar.integrations.ultralytics.cutting import fused_cost, kept_outputs, prune
 from podar.integrations.ultralytics.files import NAME, save_pruned, write_checkpoint
+from podar.integrations.ultralytics.quantizing import recall_quantization
 from podar.integrations.ultralytics.sealing import is_pruned
 
 
@@ -34,12 +35,15 @@ def _inputs(model: Any, side: int) -> Any:
 def _save(model: nn.Module, folder: Path) -> None:
     settings: dict[str, Any] = getattr(model, "trained_with", {})
     write = save_pruned if is_pruned(model) else write_checkpoint
+    recall_quantization(model, folder)
     write(model, folder / NAME, settings)
 
 
 def _export(model: nn.Module, folder: Path, stem: str, inputs: Any, format: str) -> Exported:
     from podar.integrations.ultralytics.exporting import export
 
+    if stem == "model":  # the trained one of a run; dense.onnx stands beside it
+        recall_quantization(model, folder)
     return export(model, folder, stem, inputs, format)
 
 

@@ -180,14 +180,25 @@ def _find_checkpoint(model: str) -> Path:
         found = Path(_asked(downloads.attempt_download_asset, model))
         if found.is_file():
             return found.resolve()
-    hint = ""
+    refuse_missing(model, f" and it could not be downloaded; {path.stem}.yaml is its architecture with random weights")
+    raise AssertionError  # refused above
+
+
+def refuse_missing(model: str, of_a_known_one: str | None = None) -> None:
+    """Say that a checkpoint is missing, with the nearest name; one that can be downloaded is left to Ultralytics.
+
+    **Arguments:** `of_a_known_one`: what to say of a name that could be downloaded; None: nothing, no error.
+    """
+    from ultralytics.utils import downloads
+
+    path = Path(model).expanduser()
     if model in downloads.GITHUB_ASSETS_NAMES:
-        hint = f" and it could not be downloaded; {path.stem}.yaml is its architecture with random weights"
-    else:
-        local = [p.name for p in path.parent.glob("*.pt")] if path.parent.is_dir() else []
-        near = nearest(path.name, [*local, *(downloads.GITHUB_ASSETS_NAMES if path.name == model else ())])
-        hint = f"; did you mean {path.with_name(near)}?" if near else ""
-    raise PodarError(f"there is no file {model}{hint}" + ("" if hint.endswith("?") else "."))
+        if of_a_known_one is None:
+            return
+        raise PodarError(f"there is no file {model}{of_a_known_one}.")
+    local = [p.name for p in path.parent.glob("*.pt")] if path.parent.is_dir() else []
+    near = nearest(path.name, [*local, *(downloads.GITHUB_ASSETS_NAMES if path.name == model else ())])
+    raise PodarError(f"there is no file {model}" + (f"; did you mean {path.with_name(near)}?" if near else "."))
 
 
 def _asked(function: Any, *args: Any) -> Any:

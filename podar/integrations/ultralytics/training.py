@@ -14,7 +14,8 @@ from torch import nn
 from podar.errors import PodarError, UsageError, nearest
 from podar.files import write_atomic
 from podar.integrations.ultralytics.files import NAME, write_checkpoint
-from podar.integrations.ultralytics.models import make_ready
+from podar.integrations.ultralytics.models import make_ready, refuse_missing
+from podar.integrations.ultralytics.quantizing import remember_quantization
 from podar.recover import History
 
 _OURS = {  # what podar's own options, or the run folder, say already
@@ -36,9 +37,10 @@ _OURS = {  # what podar's own options, or the run folder, say already
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse arguments that Ultralytics does not know, or that podar has an option for.
 
-    **Raises:** `UsageError`, with the nearest valid name.
+    **Raises:** `UsageError`, with the nearest valid name, or with what is wrong with a value.
     """
     make_ready()
+    from ultralytics.cfg import get_cfg, smart_value
     from ultralytics.utils import DEFAULT_CFG_DICT
 
     for name in settings:
@@ -49,6 +51,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"Ultralytics has no argument {name!r}" + (f"; did you mean {near}={settings[name]}?" if near else ".")
             )
+    teacher = settings.get("distill_model")
+    if teacher and not Path(str(teacher)).expanduser().is_file():
+        refuse_missing(str(teacher))
+    try:
+        get_cfg(overrides={key: smart_value(v) if isinstance(v, str) else v for key, v in settings.items()})
+    except Exception as error:
+        raise UsageError(said(error)) from error
 
 
 def train(
@@ -110,8 +119,9 @@ def train(
     except Exception as error:
         raise PodarError(f"Ultralytics could not train: {said(error)}") from error
     best: Any = bare(yolo.model).float()
+    remember_quantization(model, best)
     try:
-        model.load_state_dict(best.state_dict())
+        model.load_state_dict({name: t for name, t in best.state_dict().items() if "quantizer" not in name})
     except RuntimeError as error:
         raise PodarError(f"training left a model of another shape ({said(error)}): please report it.") from error
     model.eval()
@@ -154,7 +164,7 @@ def said(error: BaseException) -> str:
 
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error) or type(error).__name__)
     text = text.encode("ascii", "ignore").decode()
-    text = " ".join(text.split()).partition(" Note dataset download")[0]
+    text = " ".join(text.split()).partition(" Note dataset download")[0].partition(" See http")[0]
     text = text.replace("ignoring corrupt image/label: ", "")
     return text[:300].rstrip(". ") + "."
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from podar import recipes, runs
+from podar import stages as podar_stages
 from podar.errors import PodarError, UsageError
 from podar.integrations.ultralytics.training import check_settings
 from podar.sources import open_source
@@ -80,10 +81,59 @@ def test_an_interrupted_training_is_kept_and_goes_on(
 
 def test_unknown_arguments_name_the_nearest_and_ours_name_the_option() -> None:
     check_settings({"batch": 8, "lr0": 0.005, "distill_model": "yolo26s.pt"})
+    with pytest.raises(PodarError, match=r"there is no file yolo26ss\.pt; did you mean yolo26s\.pt\?"):
+        check_settings({"distill_model": "yolo26ss.pt"})
     with pytest.raises(UsageError, match="did you mean batch=4"):
         check_settings({"bathc": 4})
+    with pytest.raises(UsageError, match="'batch=many' is of invalid type str"):
+        check_settings({"batch": "many"})
     with pytest.raises(UsageError, match="--imgsz"):
         check_settings({"imgsz": 64})
+
+
+def test_a_teacher_and_no_teacher_contradict_each_other(scenes: Callable[[str], Path]) -> None:
+    stages = [
+        {"prune": {"target": "macs=0.6"}},
+        {"finetune": {"distill": False, "settings": {"distill_model": "a.pt"}}},
+    ]
+    asked = recipes.make({"model": "yolo26n.yaml", "data": str(scenes("detect")), "stages": stages})
+    with pytest.raises(UsageError, match=r"--no-distill and distill_model=a\.pt"):
+        podar_stages.check(asked)
+
+
+@pytest.mark.slow
+def test_a_teacher_is_taken_by_its_file(tmp_path: Path, scenes: Callable[[str], Path]) -> None:
+    from podar.integrations.ultralytics.files import write_checkpoint
+
+    teacher = write_checkpoint(open_source("yolo26n.yaml", str(scenes("detect"))).build(), tmp_path / "teacher.pt")
+    summary = runs.start(recipe(scenes("detect"), distill_model=str(teacher)), tmp_path / "y", command="podar prune")
+    assert count(tmp_path / "y" / "pruned.pt") == summary["after"]["params"]
+    assert "dis_loss" in (tmp_path / "y" / "results.csv").read_text().split("\n")[0]
+
+
+@pytest.mark.slow
+def test_quantization_aware_training_reaches_every_file(tmp_path: Path, scenes: Callable[[str], Path]) -> None:
+    pytest.importorskip("modelopt")
+    import onnx
+
+    summary = runs.start(recipe(scenes("detect"), formats=("onnx",), quantize=8), tmp_path / "y", command="podar prune")
+    kinds = {node.op_type for node in onnx.load(tmp_path / "y" / "model.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert torch.load(tmp_path / "y" / "pruned.pt", weights_only=False)["modelopt"]["ranges"]
+    assert count(tmp_path / "y" / "pruned.pt") == summary["after"]["params"]
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_keeps_its_weights(
+    tmp_path: Path, scenes: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(stage: str, done: int, total: int, info: dict[str, float]) -> None:
+        if stage == "fine-tune" and info.get("epoch") == 2:
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(PodarError, match=r"the disk is full; what was trained is kept: podar resume"):
+        runs.start(recipe(scenes("detect"), epochs=3), tmp_path / "y", command="podar prune", progress=fail)
+    assert (tmp_path / "y" / ".work" / "files" / "weights" / "best.pt").is_file()
 
 
 def test_a_side_that_is_no_multiple_of_the_stride(scenes: Callable[[str], Path]) -> None:
@@ -119,6 +169,10 @@ def remove(root: Path) -> None:
     shutil.rmtree(root / "images" / "val")
 
 
+def remove_training(root: Path) -> None:
+    shutil.rmtree(root / "images" / "train")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -126,6 +180,7 @@ def remove(root: Path) -> None:
         (spoil_image, "00002.png"),
         (empty, "holds no images"),
         (remove, "missing path|images not found"),
+        (remove_training, "train: there is no .*images/train"),
     ],
 )
 def test_bad_data_is_said_in_one_sentence(
@@ -142,6 +197,11 @@ def test_bad_data_is_said_in_one_sentence(
 def test_labels_of_another_task(scenes: Callable[[str], Path], model: str) -> None:
     with pytest.raises(PodarError, match=r"another task|Segment dataset|requires|not boxes"):
         open_source(model, str(scenes("detect")), image_size=64)
+
+
+def test_key_points_are_no_boxes(scenes: Callable[[str], Path]) -> None:
+    with pytest.raises(PodarError, match="has a kpt_shape:, so its labels are of another task than detect"):
+        open_source("yolo26n.yaml", str(scenes("pose")), image_size=64)
 
 
 def test_a_missing_file_names_the_nearest(scenes: Callable[[str], Path]) -> None:

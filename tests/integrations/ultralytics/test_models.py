@@ -159,6 +159,22 @@ def test_a_truncated_checkpoint(tmp_path: Path, checkpoint: tuple[Path, nn.Modul
         read_checkpoint(tmp_path / "x.pt")
 
 
+def test_a_module_of_another_tool(tmp_path: Path) -> None:
+    torch.save({"model": nn.Sequential(nn.Conv2d(3, 4, 3))}, tmp_path / "x.pt")
+    with pytest.raises(PodarError, match=r"holds a Sequential, which is no model of Ultralytics: give the function"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_class_that_ultralytics_no_longer_has(
+    tmp_path: Path, checkpoint: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics.nn.modules import block
+
+    monkeypatch.delattr(block, "C3k2")
+    with pytest.raises(PodarError, match=r"needs ultralytics\.nn\.modules\.block\.C3k2, which Ultralytics .* not have"):
+        read_checkpoint(checkpoint[0])
+
+
 def test_a_plain_state_dict_is_no_model(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "x.pt")
     with pytest.raises(PodarError, match="give a state dict as --weights"):

@@ -87,6 +87,21 @@ def test_a_broken_off_training_goes_on_in_the_same_shape(tmp_path: Path, scenes:
 
 
 @pytest.mark.slow
+def test_a_search_for_hyperparameters_keeps_the_shape(tmp_path: Path, scenes: Callable[[str], Path]) -> None:
+    make_ready()
+    from ultralytics import YOLO
+
+    from podar.integrations.ultralytics import tune
+
+    path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
+    asked = settings(scenes("detect"), tmp_path)
+    tune(YOLO(str(path)), iterations=2, epochs=1, **{k: v for k, v in asked.items() if k != "verbose"})
+    found = sorted(tmp_path.rglob("best.pt"))
+    assert found
+    assert {count(YOLO(str(file)).model) for file in found} == {before}
+
+
+@pytest.mark.slow
 def test_two_gloo_ranks_keep_the_shape(tmp_path: Path, scenes: Callable[[str], Path]) -> None:
     path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
     script = tmp_path / "train.py"
