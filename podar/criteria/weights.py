@@ -14,7 +14,11 @@ from podar.criteria.registry import PerParameter, Scores, criterion, generator_f
 @criterion("magnitude")
 def magnitude(model: nn.Module, data: Any = None, loss: Any = None) -> Scores:
     """Squared weights: over a unit's slices they sum to its squared L2 norm (Li et al., 2017; Fang et al., 2023)."""
-    return PerParameter(prunable(model), torch.square)
+    return PerParameter(prunable(model), _squared)
+
+
+def _squared(values: Tensor, out: Tensor | None = None) -> Tensor:
+    return torch.mul(values, values, out=out)  # torch.square goes through pow and takes a tenth longer
 
 
 @criterion("magnitude-l1")

@@ -133,6 +133,12 @@ def batch_norm(x: Tensor, *statistics: Any, **__: Any) -> tuple[Tensor, Tensor, 
     return torch.empty_like(x), nothing, nothing
 
 
+@shaper("batch_norm")
+def batch_norm_alone(x: Tensor, *statistics: Any, **__: Any) -> Tensor:
+    _per_channel(x, statistics[:4])
+    return torch.empty_like(x)
+
+
 @shaper("native_layer_norm")
 def layer_norm(x: Tensor, normalized_shape: Sequence[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     if tuple(x.shape[x.dim() - len(normalized_shape) :]) != tuple(normalized_shape):

@@ -273,7 +273,8 @@ def _count(tracer: Tracer, ids: Ids | None, groups: int) -> None:
     tracer.sizes.grid(ids, (tracer.sizes.expr(written),), tracer.where)
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm")
+@rule("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit",
+      "cudnn_batch_norm")  # fmt: skip
 def batch_norm(tracer: Tracer, out: Any, x: Tensor, weight: Any, bias: Any, *args: Any, **_: Any) -> None:
     """Everything a channel has goes with it."""
     vectors = [a for a in (weight, bias, *args[:2]) if isinstance(a, Tensor)]
@@ -285,7 +286,8 @@ def batch_norm(tracer: Tracer, out: Any, x: Tensor, weight: Any, bias: Any, *arg
         for dims, other in tracer.blocks(x):
             if dims != (1,):
                 tracer.freeze(other, "a statistic over this axis at")
-    tracer.put(out[0], tracer.blocks(x), zero=weight is not None and bias is not None)
+    y = out[0] if isinstance(out, tuple) else out
+    tracer.put(y, tracer.blocks(x), zero=weight is not None and bias is not None)
 
 
 @rule("native_layer_norm", "_fused_rms_norm", "rms_norm")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -74,14 +75,16 @@ SEQUENCES = (tuple, list, torch.Size)
 """Attributes of these types are looked through for sizes; a forward pass may have cached one of its shapes."""
 
 
-PLAIN = {bool, float, str, dict, set, type(None)}
+PLAIN = {bool, float, str, dict, OrderedDict, set, type(None)}
+"""Types that are no settings objects, known at a glance: a module holds a dozen of them."""
 
 
 def holds_settings(value: Any) -> bool:
     """Whether an attribute is a plain object that holds options of the model (a config, a namespace, a dataclass)."""
     kind = type(value)
-    known = hasattr(value, "__dict__") and not callable(value) and not isinstance(value, (torch.Tensor, Enum, type))
-    return known and kind.__module__.partition(".")[0] not in ("torch", "numpy", "builtins", "weakref")
+    if callable(value) or isinstance(value, (torch.Tensor, Enum, type, dict, set)) or not hasattr(value, "__dict__"):
+        return False
+    return kind.__module__.partition(".")[0] not in ("torch", "numpy", "builtins", "weakref")
 
 
 class Size(int):

@@ -103,7 +103,12 @@ def rule(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return register
 
 
-WHOLE = {"linear", "scaled_dot_product_attention", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu", "rms_norm"}
+WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "einsum"} | {
+    "lstm",
+    "gru",
+    "rnn_tanh",
+    "rnn_relu",
+}
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
 CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn"} | {
@@ -112,7 +117,7 @@ CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full"
 }
 """Operators that label their result by the sizes that were asked for, whatever enters."""
 
-COUNTS = {"convolution", "mm", "addmm", "bmm", "baddbmm", "scaled_dot_product_attention", "einsum"}
+COUNTS = {"convolution", "linear", "mm", "addmm", "bmm", "baddbmm", "scaled_dot_product_attention", "einsum"}
 """Operators whose multiplications count, even where nothing that enters has labels."""
 
 
