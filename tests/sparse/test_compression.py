@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -38,3 +39,24 @@ def test_ninety_per_cent_of_zeros_take_a_fifth(tmp_path: Path) -> None:
     podar.bake(model)
     for name, tensor in load_sparse(path).items():
         assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_the_reader_of_the_docs_reads_what_podar_writes(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sparse.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def read(path)" in block)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 30
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 64, 3), nn.BatchNorm2d(64), nn.Linear(300, 90), nn.Linear(300, 90))
+    model[3].weight = model[2].weight  # tied
+    podar.sparsify(model, 0.95)
+    podar.bake(model)
+    with torch.no_grad():
+        weight = model.get_parameter("0.weight")
+        weight[weight == 0] = -0.0
+    path = save_sparse(model, tmp_path / "m.safetensors")
+    found: dict[str, object] = {}
+    exec(code, found)
+    state = found["read"](str(path))  # type: ignore[operator]
+    for name, tensor in model.state_dict().items():
+        assert state[name].tobytes() == tensor.numpy().tobytes(), name
+    assert state.keys() == model.state_dict().keys()
