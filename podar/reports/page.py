@@ -50,7 +50,9 @@ def render(record: RunRecord) -> str:
         rows=headline.rows(record.before, record.after),
         sentence=headline.sentence(record.before, record.after),
         measured=_measured(record),
-        macs_chart=charts.against(record.points, "macs", "MACs of one input", numbers.count),
+        macs_chart=None
+        if _same_macs(record)
+        else charts.against(record.points, "macs", "MACs of one input", numbers.count),
         latency_chart=charts.against(record.points, "latency_ms", "median latency", numbers.milliseconds),
         accuracy_chart=charts.over_epochs(record.history, "val_accuracy", "validation accuracy", charts.short_percent),
         loss_chart=charts.over_epochs(record.history, "loss", "training loss", lambda loss: f"{loss:.3g}"),
@@ -73,6 +75,11 @@ def _measured(record: RunRecord) -> str:
         return ""
     threads = latency.get("threads", 1)
     return f"{latency['runtime']}, {threads} thread{'s' if threads != 1 else ''}, dense and pruned in turn"
+
+
+def _same_macs(record: RunRecord) -> bool:
+    """Zeros leave the MACs as they were: a chart against them would show one column of points."""
+    return bool(record.sparsity) and len({point.macs for point in record.points}) < 2
 
 
 def _widest(layers: Sequence[Layer]) -> int:

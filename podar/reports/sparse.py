@@ -11,10 +11,10 @@ from podar.reports import numbers
 from podar.reports.charts import Tick, padded, short_percent, ticks
 
 ARMS = {
-    "ticket": "tickets: rewound",
-    "reinit": "same masks, drawn anew",
+    "ticket": "tickets",
+    "reinit": "weights drawn anew",
     "random": "random masks",
-    "finetune": "same masks, not rewound",
+    "finetune": "trained on, not rewound",
 }
 
 
