@@ -119,13 +119,15 @@ def open_source(
         image: Tensor = dataset.train[0][0]
         return image.unsqueeze(0)
 
-    def train(trained: nn.Module, *, files: Path | None = None, settings: Any = None, **options: Any) -> History:
+    def train(
+        trained: nn.Module, *, files: Path | None = None, settings: Any = None, keeper: Any = None, **options: Any
+    ) -> History:
         from podar.recover import finetune
 
         if settings:
             raise UsageError(f"{', '.join(settings)}: podar's own trainer takes no such arguments.")
         given = {key: value for key, value in options.items() if key != "batch_size" or value is not None}
-        return finetune(trained, _needed(dataset), **given)
+        return finetune(trained, _needed(dataset), keeper=None if keeper is None else keeper(trained), **given)
 
     def evaluate(measured: nn.Module) -> dict[str, float]:
         from podar.recover import accuracy

@@ -10,9 +10,12 @@ from podar.errors import UsageError
 from podar.recipes import Recipe, Sparsify, Ticket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from podar.lottery import Tickets
+    from podar.sparse import Keeper
     from podar.stages import Job
 
 SPARSE_FILE = "model.sparse.safetensors"
@@ -52,7 +55,7 @@ def check_sparsify(options: Sparsify) -> None:
         raise UsageError(f"rigl rewires single weights, so it knows no pattern {pattern}: leave the pattern out.")
 
 
-def sparsify(job: Job, options: Sparsify, data: Any) -> dict[str, Any]:
+def sparsify(job: Job, options: Sparsify, data: Any, loss: Any) -> dict[str, Any]:
     """Make the least weights zero; where a schedule is given, fine-tuning will."""
     from podar import sparse
 
@@ -71,30 +74,49 @@ def sparsify(job: Job, options: Sparsify, data: Any) -> dict[str, Any]:
         errors = sparse.reconstruct(job.model, options.amount, **given)
         fragment["reconstruction"] = [vars(error) for error in errors]
     else:
-        sparse.sparsify(job.model, options.amount, rounds=options.rounds, **given)
+        sparse.sparsify(job.model, options.amount, rounds=options.rounds, loss=loss, **given)
     sparse.bake(job.model)
     return fragment
 
 
-def keeper(job: Job, data: Any) -> Any:
-    """What keeps, or makes, the zeros of a job's model while it trains; None for a job without any."""
+def keeper(job: Job, data: Any, loss: Any) -> Callable[[nn.Module], Keeper]:
+    """Makes what keeps, or makes, the zeros of a model while it trains."""
     from podar import sparse
 
-    if "sparsity" not in job.found:
-        return None
     planned = job.found.get("schedule")
     if planned is None:
-        return sparse.keep(job.model)
+        return sparse.keep
     options = Sparsify.model_validate(planned)
-    given = {"importance": options.importance, "data": data, "protect": options.protect}
+    given = {"importance": options.importance, "data": data, "loss": loss, "protect": options.protect}
     if options.schedule == "rigl":
-        assert options.amount is not None
-        scope = "erk" if "scope" not in options.model_fields_set or options.scope == "global" else options.scope
-        return sparse.rigl(job.model, options.amount, scope=scope, **given)
-    assert options.schedule is not None
-    return sparse.gradual(
-        job.model, options.amount, schedule=options.schedule, pattern=options.pattern, scope=options.scope, **given
+        # RigL keeps every layer's density for good, so those of Erdős–Rényi stand for one rank over all layers.
+        scope = "erk" if options.scope == "global" else options.scope
+        return lambda model: sparse.rigl(model, options.amount or 0.0, scope=scope, **given)
+    schedule = options.schedule or "cubic"
+    return lambda model: sparse.gradual(
+        model, options.amount, schedule=schedule, pattern=options.pattern, scope=options.scope, **given
     )
+
+
+def complete(job: Job) -> None:
+    """A trainer that puts its best weights back may return to a time when the schedule was not at its end."""
+    from podar import sparse
+    from podar.sparse.layers import weights_of
+    from podar.sparse.masking import check_amount
+    from podar.sparse.patterns import parse_pattern
+
+    planned = job.found.get("schedule")
+    if planned is None:
+        return
+    options = Sparsify.model_validate(planned)
+    weights = weights_of(job.model, options.protect)
+    zeros = sum(w.values.numel() - int(torch.count_nonzero(w.values)) for w in weights)
+    amount = check_amount(options.amount, parse_pattern(options.pattern))
+    if zeros < (amount - 1e-3) * sum(w.values.numel() for w in weights):
+        sparse.sparsify(
+            job.model, options.amount, pattern=options.pattern, scope=options.scope, protect=options.protect
+        )
+        sparse.bake(job.model)
 
 
 def ticket(job: Job, options: Ticket) -> dict[str, Any]:

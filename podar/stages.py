@@ -195,7 +195,7 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
 
 def sparsify(job: Job, options: Sparsify) -> dict[str, Any]:
     """Make weights zero."""
-    return sparse_stages.sparsify(job, options, _samples(job)[0])
+    return sparse_stages.sparsify(job, options, *_samples(job))
 
 
 def recalibrate(job: Job) -> dict[str, Any]:
@@ -212,9 +212,7 @@ def recalibrate(job: Job) -> dict[str, Any]:
 def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
     """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
     was_cut = bool(job.found.get("layers") or job.found.get("sparsity"))
-    keeper = sparse_stages.keeper(job, _samples(job)[0])
-    # Trainers of libraries know no keeper, and are asked only where there is one.
-    kept = {} if keeper is None else {"keeper": keeper}
+    keeper = sparse_stages.keeper(job, *_samples(job)) if "sparsity" in job.found else None
     history = job.source.train(
         job.model,
         epochs=options.epochs,
@@ -228,8 +226,9 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
         settings=options.settings,
         seed=job.recipe.seed,
         progress=job.progress,
-        **kept,
+        keeper=keeper,
     )
+    sparse_stages.complete(job)
     earlier = job.found.get("history", [])
     offset = max((epoch["epoch"] for epoch in earlier), default=0)
     fragment: dict[str, Any] = {

@@ -91,7 +91,7 @@ class Keeper:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks, for a checkpoint."""
-        return {**self.masks, ":seen": torch.tensor(self._seen)}
+        return {**self.masks, ":seen": torch.tensor([self._seen, self._since])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the masks of a checkpoint.
@@ -108,7 +108,7 @@ class Keeper:
                     "they belong to another model"
                 )
         self.masks = {w.name: state[w.name].bool().to(w.parameter.device) for w in self.weights}
-        self._seen = int(state[":seen"])
+        self._seen, self._since = state[":seen"].tolist()
         self.apply()
 
 

@@ -17,6 +17,7 @@ from podar.integrations.ultralytics.files import NAME, write_checkpoint
 from podar.integrations.ultralytics.models import make_ready, refuse_missing
 from podar.integrations.ultralytics.quantizing import remember_quantization
 from podar.recover import History
+from podar.sparse import follow_ultralytics
 
 _OURS = {  # what podar's own options, or the run folder, say already
     "model": "MODEL",
@@ -80,16 +81,11 @@ def train(
     """Train in place; Ultralytics' own files (weights/, results.csv, args.yaml, plots) go into `files`.
 
     A training that was broken off goes on from its last epoch. `lr` and `batch_size` None are left to Ultralytics;
-    a teacher is named as there, by `distill_model`.
+    a teacher is named as there, by `distill_model`. `keeper(module)` gives what holds the zeros of the trained module.
 
     **Raises:** `PodarError` with what Ultralytics says where it cannot train.
     """
     make_ready()
-    if keeper is not None:
-        raise PodarError(
-            "Ultralytics' trainer would fill the zeros of a sparse model again: prune it instead, or sparsify without "
-            "fine-tuning (--epochs 0)."
-        )
     from ultralytics import YOLO
     from ultralytics.cfg import smart_value
 
@@ -112,6 +108,8 @@ def train(
         yolo = YOLO(str(write_checkpoint(model, start, {"imgsz": side})))
     if progress is not None:
         _report_to(yolo, progress)
+    if keeper is not None:
+        follow_ultralytics(yolo, keeper)
     try:
         yolo.train(trainer=Trainer, **asked)
     except PodarError:
