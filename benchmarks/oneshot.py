@@ -92,7 +92,7 @@ def vit(note: Callable[[dict[str, Any], list[Any]], None]) -> None:
     source = open_source(VIT, model_args=VIT_ARGS)
     torch.manual_seed(0)
     model = source.build()
-    finetune(model, data, epochs=3, lr=5e-4, batch_size=64, label_smoothing=0.0, precision="fp32")
+    finetune(model, data, epochs=20, lr=1e-3, batch_size=64, label_smoothing=0.0, precision="fp32")
     state = {name: t.clone() for name, t in model.state_dict().items()}
 
     def build() -> nn.Module:
@@ -103,7 +103,7 @@ def vit(note: Callable[[dict[str, Any], list[Any]], None]) -> None:
     images = data.train.batch(torch.arange(256))[0]
     head = {
         "network": f"{VIT} {VIT_ARGS}, linear layers of the blocks",
-        "data": f"digits, {len(data.test)} test pictures; trained 3 epochs here",
+        "data": f"digits, {len(data.test)} test pictures; trained 20 epochs here",
         "calibration": 256,
         "dense_accuracy": accuracy(build(), data.test),
     }
