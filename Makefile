@@ -2,6 +2,7 @@
 #
 #   make demo    the whole story on real data, in minutes        make lint    style, types and import directions
 #   make test    everything that must pass before a commit       make clean   remove .venv and caches
+#   make test-native  the sparse engine's C++ tests       make sanitize, make test-aarch64   the same, otherwise built
 #   make test-zoo    every model of the zoo, by the oracle        make demo-yolo   YOLO26 on composed scenes
 #   make test-yolo   every task and generation of YOLO            make test-yolo-oldest   with the oldest release
 #
@@ -10,6 +11,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+NATIVE := $(VENV)/.native
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
@@ -18,9 +20,9 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
+.PHONY: test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
 
-install: $(INSTALLED)
+install: $(INSTALLED) $(NATIVE)
 
 # The stamp is touched last, so an installation that broke off is taken up again.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -30,10 +32,19 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
-demo: $(INSTALLED)
+# The sparse engine needs a C++ compiler and Python's headers; podar works without it, and its tests are skipped.
+$(NATIVE): $(INSTALLED) $(wildcard native/*.* native/src/* native/include/* native/podar_native/*.py)
+	@echo "building the sparse engine (native/): a minute"
+	@if ! command -v c++ >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then \
+		echo "no C++ compiler: podar.accelerate will not work here, and its tests are skipped"; \
+	elif ! $(BIN)/python -m pip install -qq --disable-pip-version-check ./native 2>$(VENV)/native.log; then \
+		echo "the sparse engine could not be built ($(VENV)/native.log says why): its tests are skipped"; fi
+	@touch $@
+
+demo: $(INSTALLED) $(NATIVE)
 	env -u OMP_NUM_THREADS $(BIN)/podar demo
 
-lint: $(INSTALLED)
+lint: $(INSTALLED) $(NATIVE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -57,6 +68,21 @@ test-yolo-oldest: $(INSTALLED)
 
 test-zoo: $(INSTALLED)
 	$(BIN)/python -m tests.zoo.run
+
+# The engine's C++ tests, alone, under the address and undefined-behaviour sanitizers, and as aarch64 under qemu
+# (Debian: g++-aarch64-linux-gnu and qemu-user-static).
+test-native:
+	cmake -S native -B build/native -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON >/dev/null
+	cmake --build build/native && build/native/test_engine
+
+sanitize:
+	cmake -S native -B build/sanitized -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON -DPODAR_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug >/dev/null
+	cmake --build build/sanitized && build/sanitized/test_engine
+
+test-aarch64:
+	cmake -S native -B build/aarch64 -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux \
+		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ >/dev/null
+	cmake --build build/aarch64 && qemu-aarch64-static -L /usr/aarch64-linux-gnu build/aarch64/test_engine
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Graph",
     "Plan",
+    "accelerate",
     "apply",
     "bake",
     "distill",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from podar.plans import Plan
     from podar.pruning import plan, prune
     from podar.recover import distill, finetune
+    from podar.runtime import accelerate
     from podar.saving import load, save
     from podar.sparse import bake, sparsify, sparsity
     from podar.surgery import apply, mask
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Graph": "podar.graph",
     "Plan": "podar.plans",
+    "accelerate": "podar.runtime",
     "apply": "podar.surgery",
     "bake": "podar.sparse",
     "distill": "podar.recover",

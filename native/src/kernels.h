@@ -1,0 +1,52 @@
+// What the engine asks of a vector level: one table of functions per level, filled by kernels.inc.
+#pragma once
+#include <cstdint>
+
+namespace podar {
+
+// out[o, p] = act(bias[o] + Σ w·in[p + off]) over lists of (off, w), for flattened positions p.
+struct SparseJob {
+  const float* in;
+  float* out;
+  const float* residual;  // or null
+  const float* bias;      // one for each row of each block
+  const uint32_t* mask;   // all ones where a position is inside the image, or null where pads may hold anything
+  const int32_t* starts;  // [input blocks][output blocks + 1]
+  const int32_t* offsets;
+  const float* weights;   // [entries][rows]
+  int64_t out_plane, residual_plane;
+  int32_t channels, blocks, input_blocks, rows, tile, act, residual_after;
+  float a, b;
+};
+
+struct Level {
+  const char* name;
+  int vector;  // floats
+  // Positions from..to (multiples of the vector) of output blocks first..last.
+  void (*sparse)(const SparseJob& job, int64_t from, int64_t to, int32_t first, int32_t last);
+  void (*activate)(float* x, int64_t n, int32_t act, float a, float b);
+  // y[o] = bias[o] + Σ w·x[off], one position
+  void (*dots)(const int32_t* starts, const int32_t* offsets, const float* weights, const float* bias, const float* x,
+               float* y, int64_t y_step, int32_t first, int32_t last);
+  void (*add)(const float* x, const float* y, float* out, int64_t n);
+  void (*mul)(const float* x, const float* y, float* out, int64_t n);
+  void (*scale)(const float* x, float s, float* out, int64_t n);
+  void (*keep)(float* x, const uint32_t* mask, int64_t n);
+  // One output row of a pooling window, the maximum or the sum: over `rows` input rows of `width`, then over `columns`
+  // columns of scratch, which holds the neutral value in its `pad` first places and after pad + width.
+  void (*max_row)(const float* const* rows, int n_rows, int width, float* scratch, int pad, int columns, int step,
+                  float* out, int n);
+  void (*sum_row)(const float* const* rows, int n_rows, int width, float* scratch, int pad, int columns, int step,
+                  float* out, int n);
+  void (*split_row)(const float* in, int step, float* out, int n);
+  double (*sum)(const float* x, int64_t n);
+};
+
+const Level* level_scalar();
+const Level* level_base();  // SSE2 on x86-64, NEON on aarch64, whatever the compiler knows elsewhere
+#if defined(__x86_64__) || defined(_M_X64)
+const Level* level_avx2();
+const Level* level_avx512();
+#endif
+
+}  // namespace podar

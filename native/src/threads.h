@@ -1,0 +1,18 @@
+// A small pool of sleeping threads: parts of one job at a time, the caller takes part 0.
+#pragma once
+
+namespace podar {
+
+// Calls part(context, i, n) for i in 0..n, each on a thread of its own; serially where another engine is using the pool.
+void in_parallel(int n, void (*part)(void* context, int i, int n), void* context);
+
+template <class F>
+void in_parallel(int n, F& f) {
+  if (n <= 1) {
+    f(0, 1);
+    return;
+  }
+  in_parallel(n, [](void* context, int i, int parts) { (*static_cast<F*>(context))(i, parts); }, &f);
+}
+
+}  // namespace podar

@@ -1,0 +1,219 @@
+// The engine alone, against a plain loop: random convolutions on every level, over memory that ends at guard pages.
+// `make sanitize` runs it under the address and undefined-behaviour sanitizers, `make test-aarch64` under qemu.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "engine.h"
+#include "format.h"
+#include "podar_native.h"
+
+using namespace podar;
+
+namespace {
+
+int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+struct Case {
+  int channels, out_channels, size_y, size_x, kernel, rows, input_block, tile, act;
+  float density;
+  bool residual;
+};
+
+// The file image of input → convolution (pad kernel/2) → output, built as podar_native/program.py does.
+std::vector<uint8_t> program(const Case& c, const std::vector<float>& weight, const std::vector<float>& bias) {
+  const int pad = c.kernel / 2, stride = c.size_x + pad;
+  const int lead = static_cast<int>(up(pad * stride + pad, 16));
+  const int plane = lead + static_cast<int>(up(static_cast<int64_t>(c.size_y) * stride, 16));
+  const int blocks = (c.out_channels + c.rows - 1) / c.rows;
+  const int step = c.input_block ? c.input_block : c.channels, input_blocks = (c.channels + step - 1) / step;
+  std::vector<int32_t> starts, offsets;
+  std::vector<float> weights, biases(static_cast<size_t>(blocks) * c.rows);
+  std::copy(bias.begin(), bias.end(), biases.begin());
+  for (int ib = 0; ib < input_blocks; ++ib) {
+    for (int b = 0; b < blocks; ++b) {
+      starts.push_back(static_cast<int32_t>(offsets.size()));
+      for (int i = ib * step; i < std::min(c.channels, (ib + 1) * step); ++i)
+        for (int ky = 0; ky < c.kernel; ++ky)
+          for (int kx = 0; kx < c.kernel; ++kx) {
+            std::vector<float> column;
+            for (int r = 0; r < c.rows; ++r) {
+              const int o = b * c.rows + r;
+              column.push_back(o < c.out_channels ? weight[((static_cast<size_t>(o) * c.channels + i) * c.kernel + ky) * c.kernel + kx] : 0);
+            }
+            if (std::all_of(column.begin(), column.end(), [](float w) { return w == 0; })) continue;
+            offsets.push_back(i * plane + (ky - pad) * stride + kx - pad);
+            weights.insert(weights.end(), column.begin(), column.end());
+          }
+    }
+    starts.push_back(static_cast<int32_t>(offsets.size()));
+  }
+  Header header{};
+  std::memcpy(header.magic, kMagic, 8);
+  header.format = 1;
+  header.tensors = 2;
+  header.ops = 3;
+  header.inputs = header.outputs = 1;
+  const int64_t in_floats = static_cast<int64_t>(c.channels) * plane, out_floats = static_cast<int64_t>(c.out_channels) * plane;
+  std::vector<Tensor> tensors(2);
+  tensors[0] = {lead, c.channels, c.size_y, c.size_x, stride, plane, lead};
+  tensors[1] = {lead + in_floats, c.out_channels, c.size_y, c.size_x, stride, plane, lead};
+  header.arena_floats = static_cast<uint64_t>(lead + in_floats + out_floats + lead + 16);  // and not one float more
+  std::vector<Op> ops(3);
+  for (Op& op : ops) op.in = op.in2 = op.out = -1;
+  ops[0].kind = kInput;
+  ops[0].out = 0;
+  ops[0].p[0] = ops[0].p[1] = ops[0].p[2] = ops[0].p[4] = 1;
+  ops[0].p[5] = c.channels;
+  ops[0].p[6] = c.size_y;
+  ops[0].p[7] = c.size_x;
+  ops[1].kind = kConv;
+  ops[1].flags = kMasked;
+  ops[1].in = 0;
+  ops[1].in2 = c.residual ? 0 : -1;
+  ops[1].out = 1;
+  ops[1].act = c.act;
+  const int32_t p[] = {c.rows, blocks, input_blocks, c.tile, static_cast<int32_t>(offsets.size()), pad * stride + pad};
+  std::copy(std::begin(p), std::end(p), ops[1].p);
+  ops[2].kind = kOutput;
+  ops[2].in = 1;
+  std::vector<uint8_t> image(sizeof(Header));
+  auto append = [&](const void* data, size_t bytes) {
+    image.resize(up(static_cast<int64_t>(image.size()), 64));
+    const size_t at = image.size();
+    image.resize(at + bytes);
+    if (bytes) std::memcpy(image.data() + at, data, bytes);
+    return at;
+  };
+  header.tensor_table = append(tensors.data(), tensors.size() * sizeof(Tensor));
+  ops[1].at[0] = static_cast<int64_t>(append(starts.data(), starts.size() * 4));
+  ops[1].at[1] = static_cast<int64_t>(append(offsets.data(), offsets.size() * 4));
+  ops[1].at[2] = static_cast<int64_t>(append(weights.data(), weights.size() * 4));
+  ops[1].at[3] = static_cast<int64_t>(append(biases.data(), biases.size() * 4));
+  header.op_table = append(ops.data(), ops.size() * sizeof(Op));
+  header.bytes = image.size();
+  std::memcpy(image.data(), &header, sizeof header);
+  return image;
+}
+
+struct Aligned {
+  explicit Aligned(const std::vector<uint8_t>& bytes) : room(bytes.size() + 64) {
+    begin = reinterpret_cast<uint8_t*>(up(reinterpret_cast<intptr_t>(room.data()), 64));
+    std::copy(bytes.begin(), bytes.end(), begin);
+  }
+  std::vector<uint8_t> room;
+  uint8_t* begin;
+};
+
+int run_case(const Case& c, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::uniform_real_distribution<float> uniform;
+  auto numbers = [&](size_t n) {
+    std::vector<float> v(n);
+    for (float& x : v) x = normal(random);
+    return v;
+  };
+  auto weight = numbers(static_cast<size_t>(c.out_channels) * c.channels * c.kernel * c.kernel);
+  for (float& w : weight)
+    if (uniform(random) >= c.density) w = 0;
+  const auto bias = numbers(c.out_channels);
+  const int batch = 2, area = c.size_y * c.size_x, pad = c.kernel / 2;
+  const auto image = numbers(static_cast<size_t>(batch) * c.channels * area);
+  std::vector<double> expected(static_cast<size_t>(batch) * c.out_channels * area);
+  double largest = 1;
+  for (int n = 0; n < batch; ++n)
+    for (int o = 0; o < c.out_channels; ++o)
+      for (int y = 0; y < c.size_y; ++y)
+        for (int x = 0; x < c.size_x; ++x) {
+          double sum = bias[o];
+          for (int i = 0; i < c.channels; ++i)
+            for (int ky = 0; ky < c.kernel; ++ky)
+              for (int kx = 0; kx < c.kernel; ++kx) {
+                const int iy = y + ky - pad, ix = x + kx - pad;
+                if (iy < 0 || ix < 0 || iy >= c.size_y || ix >= c.size_x) continue;
+                sum += static_cast<double>(weight[((static_cast<size_t>(o) * c.channels + i) * c.kernel + ky) * c.kernel + kx]) *
+                       image[(static_cast<size_t>(n) * c.channels + i) * area + y * c.size_x + x];
+              }
+          if (c.residual) sum += image[(static_cast<size_t>(n) * c.channels + o) * area + y * c.size_x + x];
+          if (c.act == kRelu) sum = std::max(sum, 0.0);
+          if (c.act == kSilu) sum = sum / (1 + std::exp(-sum));
+          expected[(static_cast<size_t>(n) * c.out_channels + o) * area + y * c.size_x + x] = sum;
+          largest = std::max(largest, std::fabs(sum));
+        }
+  const auto bytes = program(c, weight, bias);
+  const Aligned file(bytes);
+  int failures = 0;
+  for (const Level* level : levels()) {
+    podar_engine* engine = nullptr;
+    if (podar_open(file.begin, bytes.size(), level->name, &engine)) {
+      std::printf("%s: %s\n", level->name, podar_error());
+      return 1;
+    }
+    std::vector<float> out(expected.size(), NAN);
+    const float* in = image.data();
+    float* to = out.data();
+    podar_run(engine, &in, &to, batch, 1 + static_cast<int>(random() % 3), nullptr);
+    podar_close(engine);
+    double worst = 0;
+    for (size_t i = 0; i < out.size(); ++i) worst = std::max(worst, out[i] == out[i] ? std::fabs(out[i] - expected[i]) : 1e9);
+    if (worst > 1e-5 * largest) {
+      std::printf("%s: off by %g: %d→%d, %d×%d, kernel %d, rows %d, inputs %d, tile %d\n", level->name, worst, c.channels,
+                  c.out_channels, c.size_y, c.size_x, c.kernel, c.rows, c.input_block, c.tile);
+      ++failures;
+    }
+  }
+  return failures;
+}
+
+// Files with any byte wrong are refused, or run inside their own memory.
+int run_damaged(std::mt19937& random) {
+  const Case c{3, 4, 6, 7, 3, 1, 0, 2, kRelu, 0.5f, false};
+  std::vector<float> weight(4 * 3 * 9, 0.5f), bias(4, 0.1f), image(3 * 42, 1.0f);
+  const auto bytes = program(c, weight, bias);
+  for (int k = 0; k < 3000; ++k) {
+    auto broken = bytes;
+    for (int n = 0; n <= k % 3; ++n) broken[8 + random() % (broken.size() - 8)] = static_cast<uint8_t>(random());
+    const Aligned file(broken);
+    podar_engine* engine = nullptr;
+    if (podar_open(file.begin, broken.size(), nullptr, &engine)) continue;
+    if (podar_arena_bytes(engine) < (1 << 26) && podar_inputs(engine) == 1 && podar_outputs(engine) == 1 &&
+        podar_input_floats(engine, 0) <= (1 << 20) && podar_output_floats(engine, 0) <= (1 << 20)) {
+      std::vector<float> in(podar_input_floats(engine, 0), 1.0f), out(podar_output_floats(engine, 0));
+      const float* from = in.data();
+      float* to = out.data();
+      podar_run(engine, &from, &to, 1, 1, nullptr);
+    }
+    podar_close(engine);
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int cases = count > 1 ? std::atoi(arguments[1]) : 1500;
+  std::mt19937 random(7);
+  auto pick = [&](std::initializer_list<int> from) { return from.begin()[random() % from.size()]; };
+  int failures = 0;
+  for (int k = 0; k < cases; ++k) {
+    Case c;
+    c.channels = 1 + static_cast<int>(random() % 20);
+    c.residual = random() % 4 == 0;
+    c.out_channels = c.residual ? c.channels : 1 + static_cast<int>(random() % 20);
+    c.size_y = 1 + static_cast<int>(random() % 12);
+    c.size_x = 1 + static_cast<int>(random() % 40);
+    c.kernel = pick({1, 1, 3, 5});
+    c.rows = pick({1, 4, 8});
+    c.input_block = pick({0, 2, 7});
+    c.tile = pick({0, 1, 2, 3, 5, 8, 16});
+    c.act = pick({kNone, kRelu, kSilu});
+    c.density = static_cast<float>(pick({0, 5, 20, 100})) / 100;
+    failures += run_case(c, random);
+  }
+  failures += run_damaged(random);
+  std::printf("%d cases on %s: %d failures\n", cases, podar_levels(), failures);
+  return failures ? 1 : 0;
+}

@@ -1,0 +1,343 @@
+"""`podar.accelerate`: a model's sparse regions move into the engine, the rest stays in torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
+from torch.fx.passes.operator_support import OperatorSupportBase
+from torch.fx.passes.tools_common import legalize_graph
+
+from podar.errors import PodarError, UsageError, require
+from podar.files import write_atomic
+from podar.runtime.choosing import Decision, choose
+from podar.runtime.folding import exported
+from podar.runtime.lowering import Lowering, Unsupported, reason_against, shape_of
+from podar.runtime.operator import open_program
+
+
+@dataclass(frozen=True)
+class Region:
+    """Operators that lie together and run as one program.
+
+    - `layers`: what was decided for each convolution and linear layer.
+    - `engine_ms`, `torch_ms`: a run of the region in each; NaN where it was not measured.
+    - `kept`: whether the engine runs it.
+    """
+
+    operators: int
+    layers: tuple[Decision, ...]
+    engine_ms: float
+    torch_ms: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What `podar.accelerate` did: the regions, and the operators that stay in torch with the reason for each kind."""
+
+    regions: tuple[Region, ...]
+    host: Mapping[str, tuple[int, str]]
+    level: str
+
+    def __str__(self) -> str:
+        lines = [f"sparse engine ({self.level}):"]
+        for number, region in enumerate(self.regions):
+            sparse = sum(layer.sparse for layer in region.layers)
+            where = "engine" if region.kept else "torch (the engine would be slower)"
+            lines.append(
+                f"  region {number}: {region.operators} operators, {sparse} sparse and "
+                f"{len(region.layers) - sparse} dense layers, engine {region.engine_ms:.2f} ms, "
+                f"torch {region.torch_ms:.2f} ms → {where}"
+            )
+            lines += [f"    {layer}" for layer in region.layers]
+        lines += [f"  in torch: {count} × {name}: {why}" for name, (count, why) in self.host.items()]
+        return "\n".join(lines)
+
+
+class Accelerated(nn.Module):
+    """A model whose sparse regions run in the engine. It takes and returns what the model did, in eval mode.
+
+    `report` says what was decided. Inputs must have the example's shapes and types; the batch may differ where one
+    program runs the whole model.
+    """
+
+    def __init__(self, graph: fx.GraphModule, report: Acceleration, example: list[Tensor]) -> None:
+        super().__init__()
+        self.network = graph
+        self.report = report
+        self._shapes = [tuple(t.shape) for t in example]
+        self._types = [t.dtype for t in example]
+        calls = [n for n in graph.graph.nodes if n.op == "call_function"]
+        engine = [n for n in calls if n.target is torch.ops.podar.run_sparse.default]
+        self._whole = len(engine) == 1 and all(n in engine or n.target is getitem for n in calls)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's."""
+        if not torch.compiler.is_compiling():
+            self._check(args, kwargs)
+        return self.network(*args, **kwargs)
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = list(tensors_in((args, kwargs)))
+        skip = 1 if self._whole else 0
+        if [tuple(t.shape)[skip:] for t in given] != [s[skip:] for s in self._shapes]:
+            raise PodarError(
+                f"this accelerated model was prepared for inputs of {_listed(self._shapes)} and got "
+                f"{_listed(tuple(t.shape) for t in given)}: accelerate the model again with an input of that shape."
+            )
+        for tensor, dtype in zip(given, self._types):
+            if tensor.dtype != dtype:
+                raise PodarError(
+                    f"this accelerated model takes {dtype} and got {tensor.dtype}: convert the input with .to({dtype})."
+                )
+
+    def train(self, mode: bool = True) -> Accelerated:
+        """The engine only infers: train the model it was made from.
+
+        **Raises:** `UsageError` for `mode=True`.
+        """
+        if mode:
+            raise UsageError(
+                "an accelerated model cannot be trained: train the model it came from, then accelerate it."
+            )
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the program file that `podar_native.Runner` runs without torch.
+
+        **Raises:** `PodarError` where some operators stay in torch, so that no one program is the model.
+        """
+        if not self._whole:
+            left = ", ".join(self.report.host) or "regions that are faster in torch"
+            raise PodarError(f"this model is no single program: {left} run in torch; there is no file to write.")
+        programs = [b for name, b in self.network.named_buffers() if name.startswith("_program_")]
+        write_atomic(path, programs[0].numpy().tobytes())
+
+
+def accelerate(
+    model: nn.Module | str | Path,
+    example_inputs: Any,
+    *,
+    measure: bool = True,
+    tune: bool = True,
+) -> Accelerated:
+    """Run a sparse model's layers in the sparse engine.
+
+    **Arguments:**
+
+    - `model`: a module that torch.export can follow. It is not changed.
+    - `example_inputs`: a tensor, a tuple, or a dict of keyword arguments; the result takes inputs of these shapes.
+    - `measure`: leave regions in torch where torch is faster (False: whatever the engine can run, it runs).
+    - `tune`: search each layer's variant inside the network (False: by rules of thumb). What was found is remembered
+      under `PODAR_CACHE`, or the user's cache folder.
+
+    **Returns:** a module with the model's outputs (within 1e-4 relative) and a `report`, printable.
+
+    **Raises:** `PodarError` where torch.export cannot follow the model, podar-native is missing or too old, or nothing
+    in the model can run in the engine.
+
+    ```python
+    podar.sparsify(model, 0.9)
+    fast = podar.accelerate(podar.bake(model), torch.randn(1, 3, 224, 224))
+    print(fast.report)
+    ```
+    """
+    check_native()
+    if isinstance(model, (str, Path)):
+        from podar.runtime.onnx_files import accelerate_onnx
+
+        return accelerate_onnx(Path(model), example_inputs, measure=measure, tune=tune)
+    args, kwargs = as_arguments(example_inputs)
+    example = list(tensors_in((args, kwargs)))
+    if not example:
+        raise UsageError("example_inputs holds no tensor: give the model's inputs.")
+    graph = exported(model, args, kwargs)
+    batch = example[0].shape[0] if example[0].ndim else 1
+    reasons = {
+        node: why
+        for node in graph.graph.nodes
+        if node.op == "call_function" and (why := reason_against(graph, node, batch)) is not None
+    }
+    regions = _regions(graph, set(reasons))
+    with torch.no_grad():
+        inside = _recorded(graph, args, kwargs)
+    reports: list[Region] = []
+    level = ""
+    for nodes in regions:
+        lowering = _lower(graph, nodes, reasons)
+        if lowering is None:
+            continue
+        inputs = [inside.values[n] for n in lowering.outside]
+        program, decisions = choose(lowering.network, [t.numpy() for t in inputs], tune=tune)
+        held = torch.frombuffer(bytearray(program), dtype=torch.uint8)
+        runner = open_program(held)
+        level = runner.level
+        engine_ms = (
+            _best(lambda r=runner, i=inputs: r.run([t.contiguous().numpy() for t in i])) if measure else float("nan")
+        )
+        torch_ms = sum(inside.milliseconds[n] for n in nodes)
+        kept = not measure or engine_ms < torch_ms
+        reports.append(Region(len(nodes), tuple(decisions), engine_ms, torch_ms if measure else float("nan"), kept))
+        if kept:
+            _put_in(graph, lowering, nodes, held, len(reports) - 1, inside)
+    if not reports:
+        raise PodarError(f"nothing in {type(model).__name__} can run in the sparse engine: {_first_reason(reasons)}.")
+    legalize_graph(graph)
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    report = Acceleration(tuple(reports), _grouped(reasons), level)
+    return Accelerated(graph, report, example)
+
+
+def check_native() -> None:
+    """Refuse a podar-native that reads other programs than this podar writes."""
+    native = require("podar_native", extra="sparse")
+    if getattr(native, "FORMAT", None) != 1:
+        raise PodarError(
+            'the installed podar-native does not fit this podar: run pip install --upgrade "podar[sparse]".'
+        )
+
+
+def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as positional and keyword arguments."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    raise UsageError("example_inputs is no tensor, tuple or dict: give the model's inputs.")
+
+
+def tensors_in(value: Any) -> Iterable[Tensor]:
+    """Every tensor inside nested arguments, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+# --- regions --------------------------------------------------------------------------------------------------------
+
+
+def _regions(graph: fx.GraphModule, host: set[fx.Node]) -> list[list[fx.Node]]:
+    class Support(OperatorSupportBase):
+        def is_node_supported(self, submodules: Any, node: fx.Node) -> bool:
+            return node.op == "call_function" and node not in host
+
+    found = CapabilityBasedPartitioner(graph, Support(), allows_single_node_partition=True).propose_partitions()
+    place = {node: i for i, node in enumerate(graph.graph.nodes)}
+    regions = [sorted(partition.nodes, key=place.__getitem__) for partition in found]
+    worthwhile = [r for r in regions if any(_has_weight(n) for n in r)]
+    return sorted(worthwhile, key=lambda r: place[r[0]])
+
+
+def _has_weight(node: fx.Node) -> bool:
+    return any(name in str(node.target) for name in ("conv", "linear"))
+
+
+def _lower(graph: fx.GraphModule, nodes: list[fx.Node], reasons: dict[fx.Node, str]) -> Lowering | None:
+    lowering = Lowering(graph)
+    try:
+        for node in nodes:
+            lowering.add(node)
+        for node in _leaving(nodes):
+            lowering.finish(node)
+    except (Unsupported, ValueError) as error:
+        reasons |= {node: str(error) for node in nodes if _has_weight(node)}
+        return None
+    return lowering
+
+
+def _leaving(nodes: list[fx.Node]) -> list[fx.Node]:
+    inside = set(nodes)
+    return [n for n in nodes if any(user not in inside for user in n.users)]
+
+
+def _put_in(
+    graph: fx.GraphModule, lowering: Lowering, nodes: list[fx.Node], program: Tensor, number: int, inside: _Recorder
+) -> None:
+    name = f"_program_{number}"
+    graph.register_buffer(name, program)
+    leaving = _leaving(nodes)
+    text = ";".join(",".join(str(n) for n in shape_of(node)[1:]) for node in leaving)
+    end = next(n for n in reversed(graph.graph.nodes) if n.op == "output")
+    with graph.graph.inserting_before(end):
+        held = graph.graph.get_attr(name)
+        call = graph.graph.call_function(torch.ops.podar.run_sparse.default, (held, list(lowering.outside), text))
+        call.meta["val"] = [node.meta["val"] for node in leaving]
+        for i, node in enumerate(leaving):
+            item = graph.graph.call_function(getitem, (call, i))
+            item.meta = dict(node.meta)
+            inside.values[item] = inside.values[node]  # a later region may read it
+            node.replace_all_uses_with(item, delete_user_cb=lambda user: user not in nodes)
+    for node in reversed(nodes):
+        graph.graph.erase_node(node)
+
+
+# --- measuring in the host ------------------------------------------------------------------------------------------
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the graph once for the values and some times for the fastest time of every node."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.values: dict[fx.Node, Any] = {}
+        self.milliseconds: dict[fx.Node, float] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        start = time.perf_counter()
+        value = super().run_node(n)
+        took = (time.perf_counter() - start) * 1e3
+        self.values[n] = value
+        self.milliseconds[n] = min(took, self.milliseconds.get(n, took))
+        return value
+
+
+def _recorded(graph: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Recorder:
+    flat = torch.utils._pytree.tree_leaves((args, kwargs))
+    recorder = _Recorder(graph)
+    for _ in range(5):
+        recorder.run(*flat, enable_io_processing=False)
+    return recorder
+
+
+def _best(run: Any, times: int = 7) -> float:
+    best = float("inf")
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - start)
+    return best * 1e3
+
+
+def _grouped(reasons: Mapping[fx.Node, str]) -> dict[str, tuple[int, str]]:
+    grouped: dict[str, tuple[int, str]] = {}
+    for node, why in reasons.items():
+        name = str(node.target).removeprefix("aten.")
+        grouped[name] = grouped.get(name, (0, why))[0] + 1, why
+    return grouped
+
+
+def _first_reason(reasons: Mapping[fx.Node, str]) -> str:
+    for node, why in reasons.items():
+        return f"{str(node.target).removeprefix('aten.')}: {why}"
+    return "it has no convolution or linear layer"
+
+
+def _listed(shapes: Iterable[tuple[int, ...]]) -> str:
+    return ", ".join("×".join(map(str, s)) or "a scalar" for s in shapes) or "nothing"

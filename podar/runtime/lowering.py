@@ -1,0 +1,353 @@
+"""One short function per torch operator that the engine runs: it adds the operator to a `podar_native.Network`."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from podar.errors import require
+
+if TYPE_CHECKING:
+    from podar_native import Network, Value
+
+aten = torch.ops.aten
+Lower = Callable[["Lowering", fx.Node], "Value"]
+RULES: dict[Any, Lower] = {}
+
+
+class Unsupported(Exception):
+    """The engine does not run this operator with these settings; the message says why."""
+
+
+def rule(*targets: Any) -> Callable[[Lower], Lower]:
+    """Register the function that lowers these operators."""
+
+    def register(function: Lower) -> Lower:
+        RULES.update(dict.fromkeys(targets, function))
+        return function
+
+    return register
+
+
+class Lowering:
+    """A network that grows node by node. Values of three axes are channels × length, or `rows`: length × channels."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.native = require("podar_native", extra="sparse")
+        self.network: Network = self.native.Network()
+        self.module = module
+        self.values: dict[fx.Node, Value] = {}
+        self.rows: dict[fx.Node, bool] = {}
+        self.outside: list[fx.Node] = []  # inputs, in the network's order
+
+    def value(self, node: Any, *, rows: bool | None = None) -> Value:
+        """The value of a node; one that is made outside becomes an input. `rows`: how three axes must lie."""
+        if not isinstance(node, fx.Node) or node.op == "get_attr" or "val" not in node.meta:
+            raise Unsupported("an operand is a constant")
+        if node not in self.values:
+            shape = shape_of(node)
+            as_rows = len(shape) == 3 and rows is not False and (rows or not _planes_by_nature(node))
+            self.values[node] = self.network.input(shape[1:], node.name, rows=as_rows)
+            self.rows[node] = as_rows
+            self.outside.append(node)
+        if rows is not None and len(shape_of(node)) == 3 and self.rows[node] != rows:
+            raise Unsupported("three axes are channels × length in one place and length × channels in another")
+        return self.values[node]
+
+    def constant(self, node: Any) -> np.ndarray:
+        """A parameter's or buffer's numbers."""
+        return constant_of(self.module, node).numpy()
+
+    def add(self, node: fx.Node) -> None:
+        """Lower one node.
+
+        **Raises:** `Unsupported`.
+        """
+        if node.target not in RULES:
+            raise Unsupported("the engine has no such operator")
+        try:
+            value = RULES[node.target](self, node)
+        except ValueError as error:
+            raise Unsupported(str(error).rstrip(".")) from error
+        self.values[node] = value
+        kept = [a for a in node.all_input_nodes if a in self.rows]
+        self.rows.setdefault(node, bool(kept) and self.rows[kept[0]])
+
+    def finish(self, node: fx.Node) -> None:
+        """Give a node's value back."""
+        self.network.output(self.values[node], shape_of(node)[1:], node.name, rows=self.rows[node])
+
+
+def reason_against(module: fx.GraphModule, node: fx.Node, batch: int) -> str | None:
+    """Why the engine cannot run this node; None where it can."""
+    if node.op != "call_function":
+        return "it is no operator"
+    if node.target not in RULES:
+        return "the engine has no such operator"
+    tensors = [a for a in node.all_input_nodes if a.op != "get_attr"]
+    for n in (node, *tensors):
+        val = n.meta.get("val")
+        if not isinstance(val, Tensor):
+            return "it does not work on one tensor"
+        if val.dtype != torch.float32:
+            return f"it works on {str(val.dtype).removeprefix('torch.')}"
+        if any(not isinstance(size, int) for size in val.shape):
+            return "its sizes are open"
+        if not 2 <= val.ndim <= 4 or val.shape[0] != batch or 0 in val.shape:
+            return f"its tensors are no batch of {batch} images, sequences or vectors"
+    try:
+        Lowering(module).add(node)
+    except Unsupported as error:
+        return str(error)
+    return None
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)
+
+
+def constant_of(module: fx.GraphModule, node: Any) -> Tensor:
+    """The tensor behind a get_attr node.
+
+    **Raises:** `Unsupported` for another node, or one that is no float tensor.
+    """
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        raise Unsupported("its weight is computed, not stored")
+    tensor = operator.attrgetter(str(node.target))(module)
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        raise Unsupported("its weight is no float tensor")
+    return tensor.detach().float().cpu()
+
+
+def _planes_by_nature(node: fx.Node) -> bool:
+    return any(user.target in (aten.conv1d.default, aten.max_pool1d.default) for user in node.users)
+
+
+def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    """A positional or named argument."""
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """One or two sizes as two."""
+    items = [value, value] if isinstance(value, int) else list(value)
+    items = items * 2 if len(items) == 1 else items
+    if len(items) != 2 or any(not isinstance(i, int) for i in items):
+        raise Unsupported("its sizes are not whole numbers on two axes")
+    return items[0], items[1]
+
+
+# --- the operators --------------------------------------------------------------------------------------------------
+
+
+@rule(aten.conv2d.default, aten.conv2d.padding, aten.conv1d.default, aten.conv1d.padding)
+def conv(to: Lowering, node: fx.Node) -> Value:
+    weight = to.constant(node.args[1])
+    bias_node = argument(node, 2, "bias")
+    bias = None if bias_node is None else to.constant(bias_node)
+    flat = weight.ndim == 3
+    if flat:
+        weight = weight[:, :, None]
+    stride, padding, dilation = (
+        argument(node, 3, "stride", 1), argument(node, 4, "padding", 0), argument(node, 5, "dilation", 1)
+    )  # fmt: skip
+
+    def two(value: Any, first: int) -> tuple[int, int]:
+        return (first, pair(value)[1]) if flat else pair(value)
+
+    steps, spread = two(stride, 1), two(dilation, 1)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        around = [d * (k - 1) for d, k in zip(spread, weight.shape[2:])]
+        if any(n % 2 for n in around):
+            raise Unsupported("it pads one side more than the other")
+        padding = around[1] // 2 if flat else [n // 2 for n in around]
+    x = to.value(node.args[0], rows=False)
+    return to.network.conv(
+        x,
+        weight,
+        bias,
+        stride=steps,
+        padding=two(padding, 0),
+        dilation=spread,
+        groups=int(argument(node, 6, "groups", 1)),
+        name=node.name,
+    )
+
+
+@rule(aten.linear.default)
+def linear(to: Lowering, node: fx.Node) -> Value:
+    if len(shape_of(node)) == 4:
+        raise Unsupported("a linear layer over the last of four axes")
+    bias = argument(node, 2, "bias")
+    weight = to.constant(node.args[1])
+    x = to.value(node.args[0], rows=True)
+    return to.network.linear(x, weight, None if bias is None else to.constant(bias), name=node.name)
+
+
+@rule(aten._native_batch_norm_legit_no_training.default)
+def batch_norm(to: Lowering, node: fx.Node) -> Value:
+    raise Unsupported("it should have been folded")
+
+
+@rule(aten.max_pool2d.default)
+def max_pool(to: Lowering, node: fx.Node) -> Value:
+    kernel = pair(node.args[1])
+    stride = pair(argument(node, 2, "stride") or kernel)
+    if pair(argument(node, 4, "dilation", 1)) != (1, 1):
+        raise Unsupported("a dilated pooling window")
+    size = shape_of(node)[2], shape_of(node)[3]
+    return to.network.pool(
+        to.value(node.args[0]), "max", kernel, stride, pair(argument(node, 3, "padding", 0)), size=size
+    )
+
+
+@rule(aten.avg_pool2d.default)
+def average_pool(to: Lowering, node: fx.Node) -> Value:
+    kernel = pair(node.args[1])
+    stride = pair(argument(node, 2, "stride") or kernel)
+    if argument(node, 4, "ceil_mode", False) or argument(node, 6, "divisor_override") is not None:
+        raise Unsupported("an average over windows of unlike sizes")
+    exclude = not argument(node, 5, "count_include_pad", True)
+    padding = pair(argument(node, 3, "padding", 0))
+    return to.network.pool(to.value(node.args[0]), "average", kernel, stride, padding, exclude_pad=exclude)
+
+
+@rule(aten.adaptive_avg_pool2d.default)
+def adaptive_average_pool(to: Lowering, node: fx.Node) -> Value:
+    x = to.value(node.args[0])
+    high, wide = shape_of(node)[-2:]
+    if (high, wide) == (1, 1):
+        return to.network.mean(x)
+    if (high, wide) == (x.height, x.width):
+        return x
+    if x.height % high or x.width % wide:
+        raise Unsupported("an average over windows of unlike sizes")
+    window = x.height // high, x.width // wide
+    return to.network.pool(x, "average", window, window)
+
+
+@rule(aten.mean.dim)
+def mean(to: Lowering, node: fx.Node) -> Value:
+    rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
+    if sorted(d % rank for d in node.args[1]) != [2, 3] or rank != 4:  # type: ignore[union-attr]
+        raise Unsupported("a mean over other axes than height and width")
+    return to.network.mean(to.value(node.args[0]))
+
+
+@rule(aten.add.Tensor)
+def add(to: Lowering, node: fx.Node) -> Value:
+    if argument(node, 2, "alpha", 1) != 1:
+        raise Unsupported("an addition with a factor")
+    x, y = _alike(to, node)
+    return to.network.add(x, y)
+
+
+@rule(aten.mul.Tensor)
+def mul(to: Lowering, node: fx.Node) -> Value:
+    x, y = _alike(to, node)
+    if x.shape == y.shape:
+        return to.network.mul(x, y)
+    if y.height * y.width > 1:
+        x, y = y, x
+    return to.network.mul(x, y)
+
+
+def _alike(to: Lowering, node: fx.Node) -> tuple[Value, Value]:
+    first, second = node.args[0], node.args[1]
+    if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
+        raise Unsupported("an operand is a number")
+    if len(shape_of(first)) != len(shape_of(second)) if "val" in first.meta and "val" in second.meta else True:
+        raise Unsupported("operands have different numbers of axes")
+    x = to.value(first)
+    y = to.value(second, rows=to.rows[first] if len(shape_of(first)) == 3 else None)
+    return x, y
+
+
+@rule(aten.cat.default)
+def cat(to: Lowering, node: fx.Node) -> Value:
+    if argument(node, 1, "dim", 0) not in (1, 1 - len(shape_of(node))) or len(shape_of(node)) == 3:
+        raise Unsupported("a concatenation along another axis than the channels")
+    return to.network.concat([to.value(part) for part in node.args[0]])  # type: ignore[union-attr]
+
+
+@rule(aten.slice.Tensor)
+def channels(to: Lowering, node: fx.Node) -> Value:
+    if argument(node, 1, "dim", 0) != 1 or argument(node, 4, "step", 1) != 1 or len(shape_of(node)) == 3:
+        raise Unsupported("a slice along another axis than the channels")
+    x = to.value(node.args[0])
+    first = argument(node, 2, "start") or 0
+    first = max(0, first + x.channels) if first < 0 else first
+    return to.network.channels(x, first, first + shape_of(node)[1])
+
+
+@rule(aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
+def upsample(to: Lowering, node: fx.Node) -> Value:
+    x = to.value(node.args[0])
+    high, wide = shape_of(node)[-2:]
+    if high % x.height or wide % x.width:
+        raise Unsupported("an enlargement by no whole factor")
+    return to.network.upsample(x, (high // x.height, wide // x.width))
+
+
+@rule(aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten.squeeze.dims, aten._unsafe_view.default)
+def view(to: Lowering, node: fx.Node) -> Value:
+    x = node.args[0]
+    before, after = shape_of(x), shape_of(node)  # type: ignore[arg-type]
+    if before == after:
+        return to.value(x)
+    # Only what keeps one number a channel: [N, C, 1, 1] and [N, C].
+    if before[:2] != after[:2] or int(np.prod(before[2:])) != 1 or int(np.prod(after[2:])) != 1:
+        raise Unsupported("a view that mixes channels and positions")
+    if 3 in (len(before), len(after)):
+        raise Unsupported("a view of a sequence")
+    return to.value(x)
+
+
+@rule(aten.clone.default, aten.dropout.default, aten.contiguous.default, aten.alias.default)
+def same(to: Lowering, node: fx.Node) -> Value:
+    if node.target is aten.dropout.default and node.args[2]:
+        raise Unsupported("a dropout that is switched on")
+    return to.value(node.args[0])
+
+
+def _activation(name: str, *targets: Any, settings: Callable[[fx.Node], Sequence[float]] | None = None) -> None:
+    @rule(*targets)
+    def activation(to: Lowering, node: fx.Node) -> Value:
+        numbers = settings(node) if settings else ()
+        if any(not isinstance(n, (int, float)) for n in numbers):
+            raise Unsupported("a bound is no number")
+        return to.network.activate(to.value(node.args[0]), to.native.Activation(name, *map(float, numbers)))
+
+
+def _bounds(node: fx.Node) -> tuple[float, float]:
+    low, high = argument(node, 1, "min"), argument(node, 2, "max")
+    return -float("inf") if low is None else low, float("inf") if high is None else high
+
+
+_activation("relu", aten.relu.default)
+_activation("silu", aten.silu.default)
+_activation("sigmoid", aten.sigmoid.default)
+_activation("tanh", aten.tanh.default)
+_activation("hardswish", aten.hardswish.default)
+_activation("hardsigmoid", aten.hardsigmoid.default)
+_activation("leaky_relu", aten.leaky_relu.default, settings=lambda n: (argument(n, 1, "negative_slope", 0.01),))
+_activation(
+    "clamp",
+    aten.hardtanh.default,
+    settings=lambda n: (argument(n, 1, "min_val", -1.0), argument(n, 2, "max_val", 1.0)),
+)
+_activation("clamp", aten.clamp.default, settings=_bounds)
+_activation("clamp", aten.relu6.default, settings=lambda n: (0.0, 6.0))
+
+
+@rule(aten.gelu.default)
+def gelu(to: Lowering, node: fx.Node) -> Value:
+    name = "gelu_tanh" if node.kwargs.get("approximate") == "tanh" else "gelu"
+    return to.network.activate(to.value(node.args[0]), to.native.Activation(name))
