@@ -76,13 +76,16 @@ Engine::Engine(const void* image_, size_t bytes_, const char* wanted) : image(st
 
 void Engine::check() const {
   const auto arena = static_cast<int64_t>(header.arena_floats);
+  int64_t used = 0;
   for (const Tensor& t : tensors) {
     require(t.channels > 0 && t.height > 0 && t.width > 0 && t.channels < (1 << 24) && t.height < (1 << 20) && t.width < (1 << 20),
             "a tensor is empty or too large");
     require(t.stride >= t.width && t.lead >= 0 && t.lead % 16 == 0 && t.plane % 16 == 0 && t.base % 16 == 0, "a tensor's planes are not aligned");
     require(t.channels == 1 || t.plane >= positions(t), "a tensor's planes overlap");
     require(t.base >= t.lead && end_of(t) + t.lead + 16 <= arena, "a tensor lies outside the arena");
+    used = std::max(used, end_of(t) + t.lead);
   }
+  require(arena - used < (1 << 20), "it asks for more memory than its tensors need");
   auto* self = const_cast<Engine*>(this);
   for (size_t i = 0; i < ops.size(); ++i) {
     check_op(ops[i]);

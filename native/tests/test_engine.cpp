@@ -135,7 +135,7 @@ int run_case(const Case& c, std::mt19937& random) {
                 const int iy = y + ky - pad, ix = x + kx - pad;
                 if (iy < 0 || ix < 0 || iy >= c.size_y || ix >= c.size_x) continue;
                 sum += static_cast<double>(weight[((static_cast<size_t>(o) * c.channels + i) * c.kernel + ky) * c.kernel + kx]) *
-                       image[(static_cast<size_t>(n) * c.channels + i) * area + y * c.size_x + x];
+                       image[(static_cast<size_t>(n) * c.channels + i) * area + iy * c.size_x + ix];
               }
           if (c.residual) sum += image[(static_cast<size_t>(n) * c.channels + o) * area + y * c.size_x + x];
           if (c.act == kRelu) sum = std::max(sum, 0.0);

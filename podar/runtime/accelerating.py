@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
@@ -123,7 +124,7 @@ class Accelerated(nn.Module):
 
 
 def accelerate(
-    model: nn.Module | str | Path,
+    model: nn.Module,
     example_inputs: Any,
     *,
     measure: bool = True,
@@ -151,10 +152,8 @@ def accelerate(
     ```
     """
     check_native()
-    if isinstance(model, (str, Path)):
-        from podar.runtime.onnx_files import accelerate_onnx
-
-        return accelerate_onnx(Path(model), example_inputs, measure=measure, tune=tune)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"accelerate takes a torch module, not {type(model).__name__}.")
     args, kwargs = as_arguments(example_inputs)
     example = list(tensors_in((args, kwargs)))
     if not example:
@@ -309,7 +308,7 @@ class _Recorder(fx.Interpreter):
 
 
 def _recorded(graph: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Recorder:
-    flat = torch.utils._pytree.tree_leaves((args, kwargs))
+    flat = pytree.tree_leaves((args, kwargs))
     recorder = _Recorder(graph)
     for _ in range(5):
         recorder.run(*flat, enable_io_processing=False)

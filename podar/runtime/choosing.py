@@ -78,10 +78,10 @@ def _search(
     def offer(choices: dict[str, Choice], tiles: Sequence[int]) -> None:
         program = native.build(network, choices)
         for tile in tiles:
-            times = profile(native.with_tile(program, tile), inputs, runs=3)
+            times = profile(native.with_tile(program, tile), inputs, runs=3).tolist()
             for layer in native.describe(program)["layers"]:
                 took, choice = times[layer["op"]], choices.get(layer["name"])
-                if choice and took < best.get(layer["name"], (np.inf, None))[0]:
+                if choice and (layer["name"] not in best or took < best[layer["name"]][0]):
                     best[layer["name"]] = took, native.Choice(choice.rows, choice.input_block, tile)
 
     density = {layer["name"]: layer["nonzeros"] / max(1, np.prod(layer["weight"])) for layer in layers}
