@@ -47,6 +47,8 @@ class Plan:
         attributes: new values by module and attribute; a key `name[2]` is an element of a tuple or list.
         rescales: rows to multiply once the cuts are made.
         shapes: shapes of the tensors cut, as the plan expects to find them.
+        skips: modules that are skipped, with whether each gives zeros instead of its input, and the items of the tuple
+            that it returns (0 for a tensor). Tensors in `shapes` under them go as a whole.
         earlier: plans already carried out before this one, oldest first.
 
     Example:
@@ -59,6 +61,7 @@ class Plan:
     rescales: Mapping[str, tuple[Rescale, ...]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     earlier: tuple[Plan, ...] = ()
+    skips: Mapping[str, tuple[bool, int]] = field(default_factory=dict)
 
     def __add__(self, later: Plan) -> Plan:
         """This plan, then `later`, which was made for the model that this one leaves."""
@@ -66,15 +69,24 @@ class Plan:
             return NotImplemented
         steps = (*self.steps, *later.steps)
         last = steps[-1]
-        return Plan(last.cuts, last.attributes, last.rescales, last.shapes, steps[:-1])
+        return Plan(last.cuts, last.attributes, last.rescales, last.shapes, steps[:-1], last.skips)
 
     @property
     def steps(self) -> tuple[Plan, ...]:
         """The plans to carry out one after the other; the last is this one without its predecessors."""
-        return (*self.earlier, Plan(self.cuts, self.attributes, self.rescales, self.shapes))
+        return (*self.earlier, Plan(self.cuts, self.attributes, self.rescales, self.shapes, (), self.skips))
 
     def __bool__(self) -> bool:
-        return bool(self.cuts or self.earlier)
+        return bool(self.cuts or self.skips or self.earlier)
+
+    def dropped(self) -> dict[str, tuple[int, ...]]:
+        """Tensors that go as a whole, in this step and earlier ones, with their shapes."""
+        return {
+            name: shape
+            for step in self.steps
+            for name, shape in step.shapes.items()
+            if any(name.startswith(module + ".") for module in step.skips)
+        }
 
     def to_json(self) -> str:
         """The plan as one JSON object. Lists of indices that several tensors share are written once."""
@@ -104,7 +116,7 @@ class Plan:
             last = steps[-1]
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"this plan is damaged ({type(error).__name__}: {error}); save it again") from error
-        return Plan(last.cuts, last.attributes, last.rescales, last.shapes, tuple(steps[:-1]))
+        return Plan(last.cuts, last.attributes, last.rescales, last.shapes, tuple(steps[:-1]), last.skips)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, under a temporary name first."""
@@ -143,6 +155,7 @@ def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:
         "attributes": {m: dict(values) for m, values in plan.attributes.items()},
         "rescales": {n: [[index(r.indices), r.factor] for r in rs] for n, rs in plan.rescales.items()},
         "shapes": {n: list(s) for n, s in plan.shapes.items()},
+        "skips": {m: list(form) for m, form in plan.skips.items()},
     }
 
 
@@ -152,4 +165,5 @@ def _decode(data: dict[str, Any], sets: list[tuple[int, ...]]) -> Plan:
         attributes={m: dict(values) for m, values in data["attributes"].items()},
         rescales={n: tuple(Rescale(sets[s], f) for s, f in rs) for n, rs in data["rescales"].items()},
         shapes={n: tuple(s) for n, s in data["shapes"].items()},
+        skips={m: (bool(zeros), int(items)) for m, (zeros, items) in data.get("skips", {}).items()},
     )

@@ -14,6 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from podar.errors import PodarError
 from podar.graph.members import modules_of, owners_of, tensors_of
 from podar.plans import Cut, Plan, Rescale
+from podar.skips import Skipped, replace
 
 PLAN_ATTRIBUTE = "podar_plan"
 """Where a pruned model carries its plan, as a JSON string: deepcopy, pickling and other trainers keep it."""
@@ -56,13 +57,16 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         PodarError: a name or shape of the plan is not the model's, or the plan has several steps (shapes differ).
     """
-    if plan.earlier:
+    if any(step.cuts for step in plan.earlier):
         raise PodarError(
             "a plan of several steps cannot be a mask: each step counts in the shapes that the last one left"
         )
-    _check(model, plan)
+    for step in plan.steps:
+        _check(model, step)
     tensors = tensors_of(modules_of(model))
     with torch.no_grad():
+        for name in plan.dropped():
+            tensors[name].zero_()
         for name, cuts in plan.cuts.items():
             zero(tensors[name], cuts)
     return model
@@ -96,9 +100,12 @@ class Undo:
         self.parameters: list[tuple[nn.Parameter, Tensor, Tensor | None]] = []
         self.buffers: list[tuple[nn.Module, str, Tensor]] = []
         self.attributes: list[tuple[Any, str, Any]] = []
+        self.modules: list[tuple[str, nn.Module]] = []
         self.plan = model.__dict__.get(PLAN_ATTRIBUTE)
 
     def restore(self) -> None:
+        for name, module in reversed(self.modules):
+            replace(self.model, name, module)
         for parameter, data, grad in reversed(self.parameters):
             _set_data(parameter, data)
             parameter.grad = grad
@@ -134,6 +141,9 @@ def _check(model: nn.Module, plan: Plan) -> None:
                 "was it carried out already, or made for another model?"
             )
     known = dict(modules)
+    for name in plan.skips:
+        if name not in known:
+            raise PodarError(f"the plan skips {name!r}, which this model does not have; was it made for another model?")
     for name in plan.attributes:
         if name not in known:
             raise PodarError(f"the plan sets attributes of {name!r}, which this model does not have")
@@ -171,6 +181,8 @@ def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
                 undo.parameters.append((parameter, parameter.data, parameter.grad))
                 done[id(parameter)] = _finish(parameter.data, plan.rescales[name])
                 _set_data(parameter, done[id(parameter)])
+    for name, (zeros, items) in plan.skips.items():
+        undo.modules.append((name, replace(model, name, Skipped(zeros, items).train(modules[name].training))))
     for name, values in plan.attributes.items():
         module = modules[name]
         for key, value in values.items():
