@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,14 +70,17 @@ class CostModel:
             memory_bytes=self._peak(memory),
         )
 
-    def value(self, kind: str, share: Fractions) -> float:
-        """One number of `cost`, without computing the others (`kind`: params, macs, bytes, memory)."""
+    def value(self, kind: str, share: Fractions, tensors: Any = 1.0, products: Any = 1.0) -> float:
+        """One number of `cost`, without computing the others (`kind`: params, macs, bytes, memory).
+
+        `tensors` and `products` (parameters and MACs) are multiplied on: 0 where one goes as a whole.
+        """
         kept = self.kept(share)
         if kind == "macs":
-            return float((self.macs_dense * kept[self.product_axes].prod(axis=1)).sum())
+            return float((self.macs_dense * kept[self.product_axes].prod(axis=1) * products).sum())
         if kind == "memory":
             return self._peak(self.bytes_dense * kept[self.storage_axes].prod(axis=1))
-        elements = self.elements * kept[self.tensor_axes].prod(axis=1)
+        elements = self.elements * kept[self.tensor_axes].prod(axis=1) * tensors
         return float(elements[self.is_parameter].sum() if kind == "params" else (elements * self.width).sum())
 
     def macs_by_module(self, share: Fractions) -> dict[str, int]:

@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from podar.allocate import Allocation, allocate, parse_target
+from podar.allocate import Allocation, Target, allocate, parse_target
 from podar.cost import Cost
 from podar.criteria import Scorer, score
 from podar.errors import PodarError
 from podar.graph import Graph, trace
+from podar.graph.depth import Block
 from podar.graph.graph import Outputs
 from podar.graph.inputs import ExampleInputs
 from podar.graph.slices import plan_for
 from podar.graph.trace import no_collection
 from podar.graph.verify import Expectation, verify_trace
+from podar.layers import block_plan, choose_blocks, nothing_left, share_of_target
 from podar.plans import Plan
 from podar.reduction import unit_scores
 from podar.surgery import Undo, _apply_step, _check, remember, removed_mask
@@ -37,6 +39,7 @@ class Result:
         removed: for each tensor (under every tied name) and dimension the indices that went, in indices of the model
             as it was passed in. Where groups of a convolution lose different inputs, `removed_mask` has the full story.
         graph: the trace of the model as it was passed in.
+        blocks: names of the residual blocks that went as a whole (`depth=True`).
     """
 
     model: nn.Module
@@ -45,6 +48,7 @@ class Result:
     after: Cost
     removed: dict[str, dict[int, Tensor]]
     graph: Graph
+    blocks: tuple[str, ...] = ()
 
     def removed_mask(self, name: str) -> Tensor:
         """BoolTensor of the dense shape of a parameter or buffer: True where an element was removed.
@@ -54,6 +58,8 @@ class Result:
         """
         if name not in self.graph.shapes:
             raise PodarError(f"the model has no parameter or buffer named {name!r}")
+        if name in self.plan.dropped():
+            return torch.ones(self.graph.shapes[name], dtype=torch.bool)
         return removed_mask(self.graph.shapes[name], self.plan.cuts.get(name, ()))
 
 
@@ -120,6 +126,7 @@ def prune(
     loss: Any = None,
     outputs: Outputs = None,
     verify: bool = True,
+    depth: bool = False,
 ) -> Result:
     """Make a model smaller, in place: trace, score, plan, cut, and check that what is left fits together.
 
@@ -137,6 +144,7 @@ def prune(
         loss: `loss(outputs, targets)` for those criteria.
         outputs: paths of the outputs that must keep their shape, or a test of a path; None keeps all.
         verify: trace the result and compare it with the plan; a plan that fails is undone and refused.
+        depth: whole residual blocks may go too, each weighed like one more unit (docs/depth.md).
 
     Returns:
         Result: .model, .plan, .before, .after, .removed, .removed_mask(name).
@@ -154,17 +162,55 @@ def prune(
     """
     parsed = parse_target(target)
     graph = trace(model, example_inputs, outputs=outputs)
-    scores = unit_scores(graph, score(importance, model, data, loss), fallback=model)
-    allocation: Allocation = allocate(
-        graph, parsed, scores, scope=scope, ratios=ratios, protect=protect, multiple_of=multiple_of
-    )
+    elementwise = score(importance, model, data, loss)
+    scores = unit_scores(graph, elementwise, fallback=model)
+    options: dict[str, Any] = {"scope": scope, "ratios": ratios, "protect": protect, "multiple_of": multiple_of}
+    if depth:
+        blocks = choose_blocks(model, example_inputs, graph, parsed, elementwise, scores, **options)
+        if blocks:
+            return _with_depth(model, example_inputs, graph, blocks, parsed, elementwise, outputs, verify, options)
+    allocation: Allocation = allocate(graph, parsed, scores, **options)
     made = plan_for(graph, allocation.removed)
     carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
+    return Result(model, made, graph.cost(), graph.costs.cost(allocation.share), _removed(made), graph)
+
+
+def _with_depth(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    graph: Graph,
+    blocks: list[Block],
+    target: Target,
+    elementwise: Mapping[str, Tensor],
+    outputs: Outputs,
+    verify: bool,
+    options: dict[str, Any],
+) -> Result:
+    """Blocks first, as a plan of its own; then channels of what is left, down to the same target."""
+    skipping = block_plan(blocks, graph)
+    undo = Undo(model)
+    try:
+        _check(model, skipping)
+        _apply_step(model, skipping, undo)
+        remember(model, skipping)
+        rest = trace(model, example_inputs, outputs=outputs)
+        goal = share_of_target(target, graph)
+        allocation = nothing_left(rest, goal)
+        if allocation is None:
+            allocation = allocate(rest, goal, unit_scores(rest, elementwise, fallback=model), **options)
+        made = plan_for(rest, allocation.removed)
+        carry_out(model, made, Expectation(rest, allocation.removed) if verify else None, example_inputs)
+    except BaseException:
+        undo.restore()
+        raise
+    removed = _removed(made) | {n: {0: torch.arange(s[0] if s else 1)} for n, s in skipping.dropped().items()}
+    after = rest.costs.cost(allocation.share)
+    return Result(model, skipping + made, graph.cost(), after, removed, graph, tuple(b.name for b in blocks))
+
+
+def _removed(made: Plan) -> dict[str, dict[int, Tensor]]:
     known: dict[int, Tensor] = {}
-    removed = {
-        name: {c.dim: _tensor(c.removed, known) for c in cuts if c.groups == 1} for name, cuts in made.cuts.items()
-    }
-    return Result(model, made, graph.cost(), graph.costs.cost(allocation.share), removed, graph)
+    return {name: {c.dim: _tensor(c.removed, known) for c in cuts if c.groups == 1} for name, cuts in made.cuts.items()}
 
 
 def _tensor(removed: tuple[int, ...], known: dict[int, Tensor]) -> Tensor:

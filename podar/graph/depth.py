@@ -42,6 +42,7 @@ WITH_BIAS = {
     "linear": (1, 2),
     "convolution": (1, 2),
     "native_batch_norm": (1, 2),
+    "batch_norm": (3, 4),
     "native_layer_norm": (2, 3),
     "native_group_norm": (1, 2),
 }
@@ -120,14 +121,22 @@ def _all(items: Any) -> Generator[Any]:
             yield item
 
 
+Results = dict[int, list[tuple[int, int, Any]]]
+"""For every module (by id) and call: the value of its first tensor, the value that it returned, and all it returned."""
+
+
 @contextmanager
-def _results(found: dict[int, list[Any]]) -> Generator[None]:
-    """Note what every module returns."""
+def _results(tracer: _Flow, found: Results) -> Generator[None]:
+    """Note what every module is given (the value of its first tensor) and what it returns."""
     plain = nn.Module.__call__
 
     def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        first = next((t for t in _all((*args, *kwargs.values())) if isinstance(t, Tensor)), None)
+        given = -1 if first is None else tracer.value.get(_storage(first), -1)
         out = plain(module, *args, **kwargs)
-        found.setdefault(id(module), []).append(out)
+        main = out[0] if isinstance(out, tuple) and out else out
+        made = tracer.value.get(_storage(main), -1) if isinstance(main, Tensor) else -1
+        found.setdefault(id(module), []).append((given, made, out))
         return out
 
     nn.Module.__call__ = called
@@ -137,16 +146,16 @@ def _results(found: dict[int, list[Any]]) -> Generator[None]:
         nn.Module.__call__ = plain
 
 
-def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow, set[int], dict[int, list[Any]]]:
+def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow, set[int], Results]:
     """Events of one run, the values that are returned, and the results of every module."""
     modules = modules_of(model)
     tracer = _Flow(modules, Record(decisions=list(like.decisions)), like.real)
-    results: dict[int, list[Any]] = {}
+    results: Results = {}
     with (
         torch.inference_mode(False),
         protected(modules),
         torch.no_grad(),
-        _results(results),
+        _results(tracer, results),
         _module_stack(tracer),
         _transparent_functionals(),
         no_collection(),
@@ -177,7 +186,7 @@ def residual_blocks(model: nn.Module, inputs: ExampleInputs, graph: Graph) -> tu
 
 
 class _Search:
-    def __init__(self, model: nn.Module, flow: _Flow, returned: set[int], results: dict[int, list[Any]]) -> None:
+    def __init__(self, model: nn.Module, flow: _Flow, returned: set[int], results: Results) -> None:
         self.events, self.results, self.tensors = flow.events, results, flow.tensors
         modules = modules_of(model)
         self.modules = dict(once(modules))
@@ -207,7 +216,7 @@ class _Search:
                 inside = self.branch(k, trunk, branch)
                 if inside is None or any(max(b) in inside or inside & b for b, _ in found):
                     continue  # an outer branch over one already found
-                block = self.block(inside, branch)
+                block = self.enclosed(inside, k, trunk, branch) or self.block(inside, branch)
                 if block is not None:
                     found.append((inside | {k}, block))
                     break
@@ -235,6 +244,33 @@ class _Search:
                 inside.add(k)
         return inside if depends <= inside else None
 
+    def enclosed(self, inside: set[int], add: int, trunk: int, branch: int) -> Block | None:
+        """The module that is x + f(x) and nothing else, where there is one: it gives its input back."""
+        for name in reversed(self.events[add].stack):
+            if not name or any(self.used(k) and k not in inside and k != add for k in self.runs[name]):
+                return None
+            calls = self.results.get(id(self.modules[name]), [])
+            form = _form(calls[0][2]) if len(calls) == 1 else None
+            if (
+                form is None
+                or calls[0][:2] != (trunk, self.events[add].makes[0])
+                or id(self.modules[name]) in self.shared
+            ):
+                continue
+            tensors = self.owned([name])
+            if tensors and self.vanishes(inside, set(tensors), set(), branch):
+                return Block(name, {name: (False, form)}, tensors, self.kind(tensors))
+        return None
+
+    def owned(self, modules: Sequence[str]) -> tuple[str, ...]:
+        """Parameters and buffers under these modules, or none where others use one of them too."""
+        tensors = tuple(n for n in self.tensors if any(n.startswith(m + ".") for m in modules))
+        ids = {id(self.tensors[n]) for n in tensors}
+        return () if any(id(t) in ids for n, t in self.tensors.items() if n not in tensors) else tensors
+
+    def kind(self, tensors: Sequence[str]) -> tuple[Any, ...]:
+        return tuple((n.rpartition(".")[2], tuple(self.tensors[n].shape)) for n in tensors)
+
     def block(self, inside: set[int], branch: int) -> Block | None:
         """The modules to skip, and what goes with them."""
         whole = {
@@ -250,23 +286,19 @@ class _Search:
         skips: dict[str, tuple[bool, int]] = {}
         for name in outermost:
             module = self.modules[name]
-            shapes = {_form(r) for r in self.results.get(id(module), [])}
+            shapes = {_form(out) for _, _, out in self.results.get(id(module), [])}
             form = shapes.pop() if len(shapes) == 1 else None
             if form is None or id(module) in self.shared:
                 return None
             skips[name] = (name == last, form)
-        tensors = tuple(n for n in self.tensors if any(n.startswith(m + ".") for m in outermost))
-        ids = {id(self.tensors[n]) for n in tensors}
-        if not tensors or any(id(t) in ids for n, t in self.tensors.items() if n not in tensors):
-            return None
-        if not self.vanishes(inside, set(tensors), set(), branch):
+        tensors = self.owned(outermost)
+        if not tensors or not self.vanishes(inside, set(tensors), set(), branch):
             return None
         replaced = {k for name in outermost for k in self.runs[name]}
         gone = {v for k in self.runs[last] for v in self.events[k].makes}
         if branch not in gone and not self.vanishes(inside - replaced, set(), gone, branch):
             return None
-        kind = tuple((n.rpartition(".")[2], tuple(self.tensors[n].shape)) for n in tensors)
-        return Block(last, skips, tensors, kind)
+        return Block(last, skips, tensors, self.kind(tensors))
 
     def used(self, k: int) -> bool:
         """Whether anything reads what an operator made (views make nothing, some kernels leave scratch)."""

@@ -106,6 +106,8 @@ class Size(int):
         same = int.__eq__(self, other)  # type: ignore[operator]
         if same is True and type(other) is Size:
             self.owner.equalities.append((self.expr, other.expr, f"a comparison in {self.owner.place()}"))
+        elif same is False and type(other) is Size:
+            self.owner.differences.append((self, other))
         return same
 
     def __ne__(self, other: object) -> bool:
@@ -194,6 +196,7 @@ class Provenance:
         self.dense: dict[Attribute, int] = {}  # every attribute that was replaced, and its value
         self.constraints: list[Constraint] = []
         self.equalities: list[tuple[Expr, Expr, str]] = []
+        self.differences: list[tuple[Size, Size]] = []
         self.place: Callable[[], str] = str
 
     def attach(self, modules: Iterable[tuple[str, Any]]) -> None:
@@ -268,6 +271,11 @@ def attributes_of(expr: Expr | None) -> set[Attribute]:
     return {expr} if isinstance(expr, Attribute) else set()
 
 
+def _attributes_in(constraint: Constraint) -> set[Attribute]:
+    exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
+    return set[Attribute]().union(*(attributes_of(e) for e in exprs))
+
+
 def axes_in(expr: Expr | None) -> list[Axis]:
     """The axes whose sizes are in an expression."""
     if isinstance(expr, Term):
@@ -336,6 +344,29 @@ class Solver:
                 values[keep] = self.dense[keep]
             waiting = later
         return {a: v for a, v in values.items() if v != self.dense[a]}
+
+    def apart(self, solved: dict[Attribute, int], differences: Iterable[tuple[Size, Size]]) -> dict[Attribute, int]:
+        """What the model compared and found different must stay different: a branch of its code hangs on it.
+
+        Where one side is an attribute that nothing else sizes, it follows the other side in proportion.
+
+        Raises:
+            SizeConflict: both sides would be equal, and both are needed as they are.
+        """
+        solved = dict(solved)
+        used = set[Attribute]().union(*(_attributes_in(c) for c in self.constraints))
+        for one, two in differences:
+            if self.value(one.expr, solved) != self.value(two.expr, solved):
+                continue
+            for free, other in ((one, two), (two, one)):
+                if isinstance(free.expr, Attribute) and free.expr not in used:
+                    now = self.value(other.expr, solved)
+                    solved[free.expr] = max(1, round(int(free) * now / max(int(other), 1)))
+                    break
+            if self.value(one.expr, solved) == self.value(two.expr, solved):
+                why = f"{one.expr} and {two.expr} would become equal, which the model treats as another case"
+                raise SizeConflict(Equality(one.expr, two.expr, ""), why)
+        return solved
 
     def shape(self, ids: Ids) -> tuple[int, ...] | None:
         key = id(ids)

@@ -51,7 +51,8 @@ def _attributes(
     graph: Graph, alive: NDArray[np.bool_], kept: dict[tuple[str, int], int]
 ) -> dict[str, dict[str, int | float]]:
     try:
-        solved = Solver(graph.record.sizes.constraints, graph.dense).solve(lambda ids: alive[ids])
+        solver = Solver(graph.record.sizes.constraints, graph.dense)
+        solved = solver.apart(solver.solve(lambda ids: alive[ids]), graph.record.sizes.differences)
     except SizeConflict as conflict:
         raise PodarError(f"this plan cannot be carried out: {conflict.why}") from conflict
     found: dict[str, dict[str, int | float]] = {}

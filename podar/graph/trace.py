@@ -111,6 +111,13 @@ WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "ei
 }
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
+LEADING = {
+    "linear": ("input", "weight", "bias"),
+    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask"),
+    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias"),
+}
+"""Arguments that may be given by name, in their order."""
+
 CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn"} | {
     "expand",
     "repeat",
@@ -280,6 +287,9 @@ class Tracer(TorchDispatchMode):
 
     def whole(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call of Python as one operator, whatever it is made of."""
+        given = [k for k in LEADING.get(name, ())[len(args) :] if k in kwargs]
+        if given:
+            args, kwargs = (*args, *(kwargs[k] for k in given)), {k: v for k, v in kwargs.items() if k not in given}
         self.inside = True
         try:
             return self.observed(func, name, RULES.get(name), hollow.SHAPERS.get(name), args, kwargs)
