@@ -20,6 +20,7 @@ from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
 from podar.graph.members import Named, modules_of, once, tensors_of
 from podar.graph.mirrors import Mirror, mirrors
+from podar.graph.sizes import Grid, attributes_of
 from podar.graph.trace import Record, observe
 from podar.graph.unreached import freeze_beside_unreached
 
@@ -179,6 +180,7 @@ class Graph:
                 f"no module or parameter is named {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
             )
         lines = [name]
+        followers = self._followers()
         frozen = {(n, d): why for n, d, why in self.frozen}
         by_family = {k: g for g in self.groups for k in g.families}
         for n in own:
@@ -196,12 +198,57 @@ class Graph:
                     lines.append(f"{text}: frozen: {frozen[n, dim]}")
         for group in dict.fromkeys(by_family[k] for n in own for k in self._families_of(n) if k in by_family):
             lines.append(f"  {group.name}: {group.size} {group.kind}, which own slices of")
-            lines += [f"    {n} dim {d}" for n, d in group.members]
+            lines += [f"    {self._places(n, d, group)}" for n, d in group.members]
+            follow = sorted({str(a) for k in group.families for a in followers.get(k, ())})
+            if follow:
+                lines.append(f"    and these attributes follow: {', '.join(follow)}")
             if group.tied:
                 lines.append(f"    and lose in step with {', '.join(group.tied)}")
             if group.held:
                 lines.append("    and stay by default: heads go instead")
         return "\n".join(lines)
+
+    def goes_with(self, name: str, index: int, dim: int = 0) -> dict[tuple[str, int], list[int]]:
+        """Every slice that goes when one index goes: (tensor, dimension) → indices.
+
+        Args:
+            name: a parameter or buffer, or a module whose weight is meant.
+            index: which index of dimension `dim`.
+
+        Raises:
+            PodarError: nothing of that name, no such index, or that axis is frozen; the message gives the reason.
+
+        Example:
+            >>> graph.goes_with("layer1.0.conv1", 3)
+            {("layer1.0.conv1.weight", 0): [3], ("layer1.0.bn1.weight", 0): [3], …}
+        """
+        tensor = next((n for n in (name, f"{name}.weight") if n in self.shapes), None)
+        first = next((f for f, names in self.aliases.items() if tensor in names), None)
+        if tensor is None or first is None:
+            raise PodarError(f"no parameter or buffer is named {name!r}")
+        ids = self.record.layouts.get(first, {}).get(dim)
+        if ids is None or not -ids.size <= index < ids.size:
+            raise PodarError(
+                f"{tensor} has no index {index} in dimension {dim} that could go (shape {self.shapes[tensor]})"
+            )
+        units = np.unique(self.ties.units(ids).reshape(ids.size, -1)[index])
+        families = {int(self.ties.family_of[u]) for u in units} - {-1}
+        open_families = families - self.ties.reason.keys()
+        if not open_families:
+            raise PodarError(f"{tensor} dimension {dim} is frozen: {self._why(ids) or 'no index of it can go'}")
+        chosen = {u for u in units.tolist() if int(self.ties.family_of[u]) in open_families - self.ties.held()} or set(
+            units.tolist()
+        )
+        removed = np.zeros(self.solution.units, dtype=bool)
+        removed[[u for u in chosen if u < self.solution.units]] = True
+        alive = self.solution.alive(removed)
+        found: dict[tuple[str, int], list[int]] = {}
+        for n, dims in self.record.layouts.items():
+            for d, own in sorted(dims.items()):
+                gone = np.flatnonzero(~alive[own.ravel()]).tolist()
+                if gone:
+                    found[n, d] = gone
+        return found
 
     def cost(self, plan: Any = None) -> Cost:
         """Cost of the model as traced, or under a plan made for it: computed from the plan, nothing is run."""
@@ -260,6 +307,35 @@ class Graph:
     __repr__ = __str__
 
     # Inside
+
+    def _places(self, name: str, dim: int, group: Group) -> str:
+        """A member, and which of its indices go with the first unit of the group."""
+        units = self.ties.units(self.record.layouts[name][dim]).reshape(self.shapes_of(name, dim), -1)
+        first = self.ties.families[group.families[0]].units[0]
+        where = np.flatnonzero((units == first).any(axis=-1)).tolist()
+        shown = ", ".join(map(str, where[:4])) + (f", … ({len(where)})" if len(where) > 4 else "")
+        return f"{name} dim {dim}" + (f" (unit 0: {shown})" if where else "")
+
+    def shapes_of(self, name: str, dim: int) -> int:
+        """Labels along one axis: a grouped weight has those of every group."""
+        return int(self.record.layouts[name][dim].size)
+
+    def _followers(self) -> dict[int, set[Any]]:
+        """For each family the attributes that are set anew when it shrinks."""
+        found: dict[int, set[Any]] = {}
+        for constraint in self.record.sizes.constraints:
+            if isinstance(constraint, Grid):
+                for axis, expr in enumerate(constraint.exprs):
+                    named = attributes_of(expr)
+                    if named:
+                        for k in self.ties.along(constraint.ids, axis):
+                            found.setdefault(k, set()).update(named)
+        for mirror in self.mirrors:
+            ids = self.record.layouts.get(mirror.tensor, {}).get(mirror.dim)
+            if ids is not None:
+                for k in self.ties.families_in(ids):
+                    found.setdefault(k, set()).add(f"{mirror.module}.{mirror.attribute}")
+        return found
 
     @cached_property
     def _members(self) -> dict[int, list[tuple[str, int]]]:
@@ -339,6 +415,11 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
     Example:
         >>> graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
     """
+    hollow = next((n for n, p in model.named_parameters() if p.is_meta), None)
+    if hollow is not None:
+        raise PodarError(
+            f"{hollow} is on the meta device and has no values: load weights, or call model.to_empty(device='cpu')"
+        )
     try:
         record = observe(model, example_inputs)
     except Exception as error:

@@ -350,13 +350,13 @@ def addmm(tracer: Tracer, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: 
     tracer.put(out, product, zero=tracer.mark(out).zero)
 
 
-@rule("addmv", "mv", "dot")
+@rule("addmv", "mv", "dot", "vdot", "inner")
 def vectors(tracer: Tracer, out: Tensor, *args: Any, **_: Any) -> None:
     """Rare: freeze rather than reason."""
     for t in args:
         if isinstance(t, Tensor):
             for _dims, ids in tracer.blocks(t):
-                tracer.freeze(ids, "no rule for the operator")
+                tracer.freeze(ids, "multiplied with a vector at")
 
 
 @rule("bmm")

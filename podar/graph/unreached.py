@@ -13,7 +13,7 @@ def freeze_beside_unreached(record: Record, parameters: Iterable[str], shapes: M
     """Freeze the parameters of modules whose siblings of the same shape no operator touched.
 
     A model that looks at its activations sends them to one sibling now and to another one later (a list of experts);
-    the one that was not traced would no longer fit. Siblings differ in one number of their path.
+    the one that was not traced would no longer fit. Siblings differ in one part of their path.
     """
     if not record.real:
         return
@@ -34,6 +34,6 @@ def freeze_beside_unreached(record: Record, parameters: Iterable[str], shapes: M
 
 
 def _places(name: str) -> list[tuple[str, str]]:
-    """What stands before and after each number in a path."""
+    """What stands before and after each part of the path of a parameter's module."""
     parts = name.split(".")
-    return [(".".join(parts[:k]), ".".join(parts[k + 1 :])) for k, part in enumerate(parts) if part.isdigit()]
+    return [(".".join(parts[:k]), ".".join(parts[k + 1 :])) for k in range(len(parts) - 1)]

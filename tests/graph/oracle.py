@@ -135,9 +135,12 @@ def restricted(dense: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
             undo.append((module, module.forward))
             module.forward = _on_what_remains(module, module.forward, torch.nonzero(kept[id(weight)]).flatten())
     functional.layer_norm, functional.group_norm = layer_norm, group_norm
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it would run norms of its own
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         functional.layer_norm, functional.group_norm = layer, group
         for module, forward in undo:
             module.forward = forward
