@@ -49,30 +49,39 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
     units = graph.solution.units
     sums: dict[int, NDArray[np.float64]] = {}  # by axis: parameters that share one are added up first
     axes: dict[int, NDArray[np.int64]] = {}
+
+    def add(ids: NDArray[np.int64], vector: NDArray[np.floating[Any]]) -> None:
+        if id(ids) not in sums:
+            axes[id(ids)], sums[id(ids)] = ids, np.zeros(ids.shape)
+        sums[id(ids)] += vector
+
+    compute = scores.compute if isinstance(scores, PerParameter) else None
+    values = scores.params if isinstance(scores, PerParameter) else scores
+    short: dict[tuple[torch.dtype, torch.device], list[tuple[NDArray[np.int64], Tensor]]] = {}
     for first, names in graph.aliases.items():
-        name = next((n for n in names if n in scores), None)
+        name = next((n for n in names if n in values), None)
         layout = graph.record.layouts.get(first)
         if name is None or not layout:
             continue
-        shapes = {d: ids.shape for d, ids in layout.items()}
-        if isinstance(scores, PerParameter):
-            vectors = slice_sums(scores.params[name], shapes, scores.compute)
-        else:
-            vectors = slice_sums(scores[name], shapes)
-        for dim, vector in vectors.items():
-            ids = layout[dim]
-            if id(ids) not in sums:
-                axes[id(ids)], sums[id(ids)] = ids, np.zeros(ids.shape)
-            sums[id(ids)] += vector
+        tensor = values[name]
+        if tensor.dim() == 1:
+            short.setdefault((tensor.dtype, tensor.device), []).append((layout[0], tensor.detach()))
+            continue
+        for dim, vector in slice_sums(tensor, {d: ids.shape for d, ids in layout.items()}, compute).items():
+            add(layout[dim], vector)
+    for rows in short.values():  # scales and shifts: many and small, so all in one go
+        joined = slice_sums(torch.cat([t for _, t in rows]), {0: (0,)}, compute)[0]
+        for (ids, _), vector in zip(rows, np.split(joined, np.cumsum([len(ids) for ids, _ in rows])[:-1])):
+            add(ids, vector)
     total: NDArray[np.float64] = np.zeros(units + 1)
     if axes:
         under = np.concatenate([graph.ties.units(ids).reshape(ids.size, -1) for ids in axes.values()])
-        values = np.concatenate([sums[key].ravel() for key in axes])
-        if not math.isfinite(values.sum()):
+        worth = np.concatenate([sums[key].ravel() for key in axes])
+        if not math.isfinite(worth.sum()):
             bad = next((n for n in scores if not torch.isfinite(scores[n]).all()), "a sum of importances")
             raise PodarError(f"{bad} has NaN or infinite values: repair or reload the weights before pruning")
         for k in range(under.shape[1]):
-            total += np.bincount(under[:, k], weights=values, minlength=units + 1)
+            total += np.bincount(under[:, k], weights=worth, minlength=units + 1)
     return total[:units]
 
 

@@ -256,8 +256,12 @@ class Tracer(TorchDispatchMode):
 
     def meet(self, ids: Ids | None, tensor: Tensor, dim: int) -> None:
         """An axis of activations meets one of a parameter: one never looked at before simply takes the same labels."""
-        if ids is not None and self.mark(tensor).fresh and tensor.shape[dim] == len(ids) > 1:
-            self.record.layouts.setdefault(self.named[id(tensor)], {}).setdefault(dim, ids)
+        mark = self.mark(tensor)
+        if ids is not None and mark.fresh and tensor.shape[dim] == len(ids) > 1:
+            own = self.record.layouts.setdefault(self.named[id(tensor)], {}).setdefault(dim, ids)
+            if own is ids and tensor.dim() == 1:
+                mark.blocks, mark.fresh = (((0,), ids),), False
+                return
         self.equal(ids, self.axis(tensor, dim))
 
     def freeze(self, ids: Ids | None, why: str) -> None:
