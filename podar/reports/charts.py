@@ -83,10 +83,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def against(points: Sequence[Point], key: str, x_title: str, text: Callable[[float], str]) -> Chart | None:
+def against(
+    points: Sequence[Point], key: str, x_title: str, text: Callable[[float], str], quality: str = "accuracy"
+) -> Chart | None:
     """Accuracy of every point against a cost of it; None where fewer than two points have that cost.
 
     **Arguments:** `key`: the cost's name, `"macs"` or `"latency_ms"`. `text`: how to print it.
+    `quality`: what the accuracy is called.
     """
     costed = [(i, p, cost) for i, p in enumerate(points) if (cost := getattr(p, key)) is not None]
     if len(costed) < 2:
@@ -112,12 +115,13 @@ def against(points: Sequence[Point], key: str, x_title: str, text: Callable[[flo
         key,
         "accuracy",
         x_title,
-        "accuracy",
+        quality,
         tuple(Tick(100 * t / right, _axis(text(t)) if t else "0") for t in ticks(0, right, 4)),
         tuple(Tick(100 * (t - low) / (high - low), short_percent(t)) for t in ticks(low, high, 5)),
         marks=tuple(_spread(marks)),
         lines=(_path([(mark.x, mark.y) for mark in marks if mark.stage != "peer"]),),
-        summary=f"Accuracy against {x_title}: " + "; ".join(f"{m.name} {m.y_text} at {m.x_text}" for m in marks),
+        summary=f"{quality[:1].upper()}{quality[1:]} against {x_title}: "
+        + "; ".join(f"{m.name} {m.y_text} at {m.x_text}" for m in marks),
     )
 
 

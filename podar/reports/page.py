@@ -37,6 +37,8 @@ def render(record: RunRecord) -> str:
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    detector = "map50_95" in record.after
+    quality = "mAP 50–95" if detector else "accuracy"
     environment.filters.update(
         count=numbers.count,
         size=numbers.size,
@@ -46,15 +48,19 @@ def render(record: RunRecord) -> str:
     )
     return environment.get_template("page.html.jinja").render(
         record=record,
+        detector=detector,
+        quality=quality if detector else "Accuracy",
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         rows=headline.rows(record.before, record.after),
         sentence=headline.sentence(record.before, record.after),
         measured=_measured(record),
         macs_chart=None
         if _same_macs(record)
-        else charts.against(record.points, "macs", "MACs of one input", numbers.count),
-        latency_chart=charts.against(record.points, "latency_ms", "median latency", numbers.milliseconds),
-        accuracy_chart=charts.over_epochs(record.history, "val_accuracy", "validation accuracy", charts.short_percent),
+        else charts.against(record.points, "macs", "MACs of one input", numbers.count, quality),
+        latency_chart=charts.against(record.points, "latency_ms", "median latency", numbers.milliseconds, quality),
+        accuracy_chart=charts.over_epochs(
+            record.history, "val_accuracy", f"validation {quality}", charts.short_percent
+        ),
         loss_chart=charts.over_epochs(record.history, "loss", "training loss", lambda loss: f"{loss:.3g}"),
         layers=_bars(record.layers[:_SHOWN_LAYERS], widest=_widest(record.layers)),
         more_layers=_bars(record.layers[_SHOWN_LAYERS:], widest=_widest(record.layers)),
