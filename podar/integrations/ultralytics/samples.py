@@ -26,6 +26,11 @@ class Labels:
         """The same on a device."""
         return Labels({k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.batch.items()})
 
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.batch["img"].device
+
     def __len__(self) -> int:
         return len(self.batch["img"])
 
