@@ -102,12 +102,12 @@ def check(recipe: Recipe) -> None:
             if kind is None or kind.check_settings is None:
                 name = next(iter(stage.settings))
                 raise UsageError(f"{name}={stage.settings[name]}: only Ultralytics' trainer takes such arguments.")
-            kind.check_settings(stage.settings)
             if not stage.distill and stage.settings.get("distill_model"):
                 raise UsageError(
                     f"--no-distill and distill_model={stage.settings['distill_model']} contradict each other: leave "
                     "one of them away (distill: false in a recipe)."
                 )
+            kind.check_settings(stage.settings)
 
 
 def check_format(name: str, model: str = "") -> None:
