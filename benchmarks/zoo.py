@@ -9,6 +9,7 @@ python benchmarks/zoo.py --table                         renders the page again 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import os
@@ -46,10 +47,8 @@ def seconds(model: nn.Module, inputs: Any) -> dict[str, float]:
 
 
 def _child(pipe: Any, source: str, name: str) -> None:
-    rows = []
-    for _ in range(REPEATS):
-        model, inputs = build(source, name)
-        rows.append(seconds(model, inputs))
+    model, inputs = build(source, name)
+    rows = [seconds(copy.deepcopy(model), inputs) for _ in range(REPEATS)]
     pipe.send({k: min(row[k] for row in rows) for k in rows[0]})
     pipe.close()
     os._exit(0)

@@ -203,9 +203,13 @@ def inspect(
     explain: Annotated[
         str | None, typer.Option(metavar="NAME", help="Everything about one module or parameter.")
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Write a picture of the groups over the network.")
+    ] = None,
 ) -> None:
     """Show what can be pruned, what it costs, and what is frozen and why."""
     from podar import console
+    from podar.files import write_atomic
     from podar.inspection import anatomy
     from podar.sources import open_source, parse_model_args
 
@@ -214,6 +218,10 @@ def inspect(
             progress("trace", 0, 0, {})
         source = open_source(model, weights=weights, model_args=parse_model_args(model_arg or ()), trust=trust)
         found, graph = anatomy(source, model)
+    if picture is not None:
+        from podar.picture import draw
+
+        write_atomic(picture, draw(found))
     if explain is not None:
         text = graph.explain(explain)
         _print({"explanation": text}) if _settings.json else console.out().print(text, markup=False)

@@ -57,6 +57,7 @@ def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
         "model": model,
         "inputs": _shapes(inputs),
         "cost": graph.cost().to_json(),
+        "layers": [name for name, (_, _, own) in graph.elements.items() if own],
         "groups": groups,
         "frozen": [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen],
         "frozen_by_reason": dict(sorted(by_reason.items(), key=lambda item: -len(item[1]))),
