@@ -30,7 +30,7 @@ def draw(found: dict[str, Any]) -> str:
         rows = sorted({place[_layer(m["name"])] for m in group["members"] if _layer(m["name"]) in place})
         spans.append((rows[0], rows[-1]) if rows else (0, 0))
     lanes = _lanes(spans)
-    width = TEXT + LANE * (max(lanes, default=0) + 2)
+    width = max(640, TEXT + LANE * (max(lanes, default=0) + 2))
     height = ROW * (len(layers) + 3)
     busy = {_layer(m["name"]) for g in groups for m in g["members"]}
     out = [
