@@ -59,6 +59,8 @@ def _told(error: BaseException) -> int:
     """Say an error in one sentence; returns the exit code."""
     from podar import console
 
+    if isinstance(error, SystemExit) and error.code == 130:  # Typer's answer to Ctrl-C, without a word
+        error = KeyboardInterrupt()
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if _settings.debug:

@@ -244,7 +244,7 @@ def demo(data: str = "fashion-mnist-demo") -> Recipe:
     """What `podar demo` does: half of the MACs, recovery for as long as three minutes allow, ONNX, both measured."""
     stages: list[dict[str, Any]] = [
         {"prune": {"target": "macs=0.5"}},
-        {"finetune": {"epochs": 4, "lr": 0.03, "batch_size": 64, "label_smoothing": 0.0, "seconds": 112}},
+        {"finetune": {"epochs": 8, "lr": 0.03, "batch_size": 64, "label_smoothing": 0.0, "seconds": 112}},
         {"export": {"formats": ["onnx"]}},
         {"measure": {}},
     ]

@@ -416,6 +416,6 @@ def _known(what: str, name: str, choices: Any) -> None:
 
 def _sentence(text: str) -> str:
     text = text.strip()
-    if text.partition(" ")[0].isalpha():  # a name such as timm:resnet18 keeps its letters
+    if text.partition(" ")[0].replace("-", "").isalpha():  # a name such as timm:resnet18 keeps its letters
         text = text[:1].upper() + text[1:]
     return text + ("" if text.endswith((".", "!", "?")) else ".")

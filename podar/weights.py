@@ -38,6 +38,8 @@ def read_state(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
     **Raises:** `PodarError` for a missing file, a damaged one, one without tensors, or a pickle that needs trust.
     """
     path = Path(path)
+    if path.is_dir():
+        raise PodarError(f"{path} is a folder, and weights are a file: podar reads safetensors and state dicts.")
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
         raise PodarError(
@@ -82,7 +84,14 @@ def _unpickle(path: Path, trust: bool) -> Any:
             "run any program: save a state dict or safetensors instead, or add --trust if you know where it comes from."
         ) from error
     except Exception as error:
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        with path.open("rb") as file:
+            bare = file.read(1) == b"\x80"
+        if bare:  # pickled by something else than torch.save, which writes a zip archive
+            raise PodarError(
+                f"{path} is a pickle that cannot be read safely, since loading such a file can run any program: save a "
+                "state dict or safetensors instead, or add --trust if you know where it comes from."
+            ) from error
+        reason = str(error).splitlines()[0].rpartition("] . ")[2].rstrip(".") if str(error) else type(error).__name__
         raise PodarError(f"{path} cannot be read ({reason}): the file is damaged or no checkpoint.") from error
 
 
@@ -91,7 +100,10 @@ def _what_it_needs(path: Path, error: Exception) -> str:
         unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not a zip archive, or not a pickle at all: the unpickler's own words must do
         unsafe = []
-    return unsafe[0] if unsafe else str(error).splitlines()[0]
+    if unsafe:
+        return unsafe[0]
+    first = str(error).splitlines()[0]
+    return "torch cannot tell which" if "weights_only" in first else first  # torch goes on about its arguments
 
 
 def _tensors(loaded: Any, path: Path) -> dict[str, Tensor]:

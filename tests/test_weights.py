@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import OrderedDict
 from pathlib import Path
 
@@ -93,6 +94,15 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         read_state(tmp_path / "bset.pth")
     with pytest.raises(PodarError, match=r"there is no weights file"):
         read_state(tmp_path / "no" / "folder.pt")
+
+
+def test_folders_and_plain_pickles_are_called_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(PodarError, match="is a folder, and weights are a file"):
+        read_state(tmp_path)
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(network().state_dict()))
+    with pytest.raises(PodarError, match=r"w\.pkl is a pickle .*--trust") as caught:
+        read_state(tmp_path / "w.pkl")
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_file_without_tensors(tmp_path: Path) -> None:

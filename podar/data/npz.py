@@ -63,6 +63,8 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):  # numpy would take it for a pickle, or for an array without a name
+        raise PodarError(f"{path} cannot be read as .npz: the file is damaged or something else.")
     try:
         # numpy leaves a file open whose zip turns out to be damaged, so it is opened here.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,9 @@ def call_builder(builder: Callable[..., Any], model_args: dict[str, Any], of: st
 
 def _reason(builder: Callable[..., Any], error: Exception) -> str:
     message = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    missing = re.search(r"missing \d+ required .*?argument.*?: '(\w+)'", message)
+    if isinstance(error, TypeError) and missing:
+        return f"it needs the argument {missing[1]}: add --model-arg {missing[1]}=VALUE."
     unknown = message.rpartition("unexpected keyword argument ")[2].split("'")[1:2]
     if not isinstance(error, TypeError) or not unknown:
         return f"{message}."

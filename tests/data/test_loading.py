@@ -92,7 +92,7 @@ def test_arrays_that_cannot_be_trained_on(tmp_path: Path, changes: dict[str, Any
 def test_a_damaged_npz_is_said(tmp_path: Path, content: bytes | None) -> None:
     path = Path(write(tmp_path / "x.npz"))
     path.write_bytes(path.read_bytes()[:1000] if content is None else content)
-    with pytest.raises(PodarError, match=r"x\.npz (cannot be read|holds Python objects)"):
+    with pytest.raises(PodarError, match=r"x\.npz cannot be read"):
         data.load(str(path))
 
 

@@ -86,6 +86,12 @@ def test_an_unknown_argument_names_the_nearest(file: Path) -> None:
         blueprint(f"{file}:net", {"clases": 1}, False).make()
 
 
+def test_a_missing_argument_names_the_option(file: Path) -> None:
+    file.write_text("from torch import nn\n\ndef make(width, depth): return nn.Linear(width, depth)\n")
+    with pytest.raises(PodarError, match=r"needs the argument width: add --model-arg width=VALUE\."):
+        blueprint(f"{file}:make", {}, False).make()
+
+
 def test_a_file_without_a_function(file: Path) -> None:
     with pytest.raises(UsageError, match=r"names a file but no function in it: write for example .*nets\.py:net\."):
         blueprint(str(file), {}, False)
