@@ -72,7 +72,7 @@ def _told(error: BaseException) -> int:
         console.fail(str(error))
         return error.exit_code
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        console.fail("interrupted; nothing was written")
+        console.fail("interrupted; no file was left half-written")
         return 1
     where = "" if _settings.debug else "; run again with --debug for the details, and please report it"
     reason = (str(error).splitlines() or [""])[0]
