@@ -179,7 +179,7 @@ def main() -> None:
         peers = {(r["src"], r["name"]): r for r in map(json.loads, lines)}
         data = {
             "command": "python benchmarks/zoo.py" + (" --peer torch-pruning.jsonl" if options.peer else ""),
-            "processor": processor(),
+            "processor": str(processor()),
             "versions": {"torch": version("torch"), "python": platform.python_version()},
             "asked": sum(len(names) for names in NAMES.values()),
             "scaling": scaling(),

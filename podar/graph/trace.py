@@ -238,7 +238,8 @@ class Tracer(TorchDispatchMode):
     def owns_vector(self, size: int) -> bool:
         """Whether the module that runs has a vector of this length: the scale of a norm that is written by hand."""
         if not self.vectors:
-            self.vectors = {(n.rpartition(".")[0], len(t)) for n, t in self.tensors.items() if t.dim() == 1}
+            own = [(n, t) for n, t in self.tensors.items() if t.dim() == 1 and isinstance(t, nn.Parameter)]
+            self.vectors = {(n.rpartition(".")[0], len(t)) for n, t in own}
         return (self.stack[-1], size) in self.vectors
 
     # What rules write
