@@ -70,6 +70,10 @@ def read_checkpoint(path: Path, trust: bool = False) -> nn.Module:
             f"{path} holds a {type(model).__name__}, which is no model of Ultralytics: give the function that "
             "builds it as MODEL (FILE.py:FUNCTION), and its weights as --weights."
         )
+    if not hasattr(model, "task"):  # only Ultralytics' own loader writes it on a trained model
+        from ultralytics.nn.tasks import guess_model_task
+
+        model.task = guess_model_task(model) or "detect"  # type: ignore[assignment]
     return model.float().eval()
 
 

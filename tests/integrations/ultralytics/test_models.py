@@ -87,6 +87,17 @@ def test_a_checkpoint_is_read_without_trust(checkpoint: tuple[Path, nn.Module]) 
     call(model, plan.inputs(model))
 
 
+@pytest.mark.parametrize(
+    ("suffix", "task"), [("", "detect"), ("-seg", "segment"), ("-obb", "obb"), ("-cls", "classify")]
+)
+def test_a_checkpoint_knows_its_task(tmp_path: Path, suffix: str, task: str) -> None:
+    """Models in Ultralytics' checkpoints carry no task: its loader guesses it from the head."""
+    model = blueprint(f"yolo26n{suffix}.yaml", {}, False).make()
+    del model.task
+    torch.save({"model": model}, tmp_path / "best.pt")
+    assert read_checkpoint(tmp_path / "best.pt").task == task
+
+
 class Bomb:
     """Runs a function of this test file when it is unpickled."""
 
