@@ -81,7 +81,7 @@ def open_in(name: str | None, model: str | Path | nn.Module, example_inputs: Any
 def readers(model: str | Path | nn.Module) -> list[Runtime]:
     """The runtimes that can open this model, the usual one first."""
     if not isinstance(model, (str, Path)):
-        return [RUNTIMES["torch"]]
+        return [RUNTIMES["torch"], *([RUNTIMES["podar"]] if _gains_from_zeros(model) else [])]
     path = Path(model)
     if not path.exists():
         raise PodarError(f"cannot measure {path}: there is no such file.")
@@ -288,6 +288,50 @@ def open_torch(model: str | Path | nn.Module, example_inputs: Any, threads: int)
                 f"{_called(model)} does not run on the example inputs ({sizes}): {_first_line(error)}."
             ) from error
     return Opened(f"torch {torch.__version__}", run, lambda: sum(p.numel() for p in module.parameters()))
+
+
+@runtime("podar", package="podar-native", suffixes=(".podar",))
+def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threads: int) -> Opened:
+    """podar's sparse engine: a module through `podar.accelerate`, or a program file by itself, without torch."""
+    native = require("podar_native", extra="sparse")
+    name = f"podar-native {native.__version__}"
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        try:
+            runner = native.Runner(path, threads=threads)
+            named = runner.description["inputs"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PodarError(
+                f"{path} is not a program that the sparse engine can open: {_first_line(error)}."
+            ) from error
+        inputs = list(feed(path, example_inputs, [(i["name"], (None, *i["shape"]), "float32") for i in named]).values())
+        stored = sum(layer["nonzeros"] for layer in runner.description["layers"])
+        return Opened(name, lambda: runner.run(inputs), lambda: stored)
+    import torch
+
+    from podar.graph.inputs import call
+    from podar.runtime import accelerate
+
+    if callable(example_inputs):
+        raise UsageError("the sparse engine is measured on tensors: give a tensor, a tuple or a dict, not a callable.")
+    with as_for_serving(model, threads):
+        fast = accelerate(model, example_inputs)
+
+    def run() -> Any:
+        with torch.no_grad():
+            return call(fast, example_inputs)
+
+    return Opened(name, run, lambda: sum(int(p.count_nonzero()) for p in model.parameters()))
+
+
+def _gains_from_zeros(module: nn.Module) -> bool:
+    """Whether the sparse engine is here, and half of some layer's weights are zeros."""
+    import importlib.util
+
+    if importlib.util.find_spec("podar_native") is None:
+        return False
+    matrices = [p for p in module.parameters() if p.ndim > 1 and p.numel() and not p.is_cuda]
+    return any(2 * int(p.count_nonzero()) <= p.numel() for p in matrices)
 
 
 def _open_program(path: str | Path, example_inputs: Any) -> tuple[nn.Module, Any]:
