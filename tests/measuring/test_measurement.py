@@ -126,7 +126,7 @@ def test_files_that_are_no_models(tmp_path) -> None:
     with pytest.raises(PodarError, match=r"broken\.pt2 is not an exported program"):
         podar.measure(tmp_path / "broken.pt2", X)
     (tmp_path / "notes.txt").write_text("no model")
-    with pytest.raises(UsageError, match=r"\.txt is none of \.onnx, \.pt2, \.xml"):
+    with pytest.raises(UsageError, match=r"\.txt is none of \.onnx, \.podar, \.pt2, \.xml"):
         podar.measure(tmp_path / "notes.txt", X)
 
 

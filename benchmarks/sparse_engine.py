@@ -1,0 +1,259 @@
+"""Networks with irregular zeros in the sparse engine, beside dense ONNX Runtime, OpenVINO (f32) and torch, in turn.
+
+python benchmarks/sparse_engine.py            measures; writes sparse_engine.json and the table in docs/sparse_engine.md
+python benchmarks/sparse_engine.py --only resnet50    some networks only; the others keep their figures
+python benchmarks/sparse_engine.py --table    renders the table again from sparse_engine.json
+
+Weights are random; podar.sparsify removes the smallest, the same fraction of every layer but the first, which stays
+dense (scope "uniform"). Speed does not depend on what the weights are, only on where the zeros are. Times are the
+process's CPU seconds on one thread, so that other work on the machine counts little; ratios are medians over rounds
+in which all took turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import podar
+from podar.compat.torchvision import import_torchvision
+from podar.files import write_atomic
+from podar.measuring.processors import processor
+from podar.runtime.accelerating import Accelerated
+
+HERE = Path(__file__)
+RESULT = HERE.with_suffix(".json")
+DOCUMENT = HERE.parent.parent / "docs" / "sparse_engine.md"
+CASES: list[dict[str, Any]] = [
+    *({"model": "resnet50", "amount": a} for a in (0.6, 0.65, 0.8, 0.9, 0.95)),
+    {"model": "resnet50", "amount": 0.8, "pattern": "4x1"},
+    {"model": "resnet50", "amount": 0.9, "batch": 16},
+    {"model": "yolo26n", "amount": 0.85, "size": 320},
+    {"model": "mobilenet_v2", "amount": 0.85},
+]
+
+
+def built(case: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
+    """The dense model, its input, and the layers that stay dense."""
+    torch.manual_seed(0)
+    name, size = case["model"], case.get("size", 224)
+    tv = import_torchvision()
+    x = torch.randn(case.get("batch", 1), 3, size, size)
+    if name == "yolo26n":
+        from ultralytics.nn.tasks import DetectionModel
+
+        model: Any = DetectionModel("yolo26n.yaml", verbose=False).fuse(verbose=False)
+        depthwise = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+        model.eval()(x)  # its anchors are made in the first pass
+        return model, x, ["model.23.*", *depthwise]
+    model = getattr(tv.models, name)()
+    depthwise = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    return model.eval(), x, [*depthwise, *(["fc"] if case.get("pattern") else [])]
+
+
+def dense_runtimes(model: nn.Module, x: Tensor, folder: Path) -> dict[str, Callable[[], Any]]:
+    """The dense model in each runtime, one thread."""
+    import onnxruntime as ort
+    import openvino as ov
+
+    path = folder / "dense.onnx"
+    podar.export(model, str(path), x)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    core = ov.Core()
+    network = core.read_model(str(path))
+    network.reshape(list(x.shape))
+    hints = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = core.compile_model(network, "CPU", hints).create_infer_request()
+    wide, wide_x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    array = x.numpy()
+    return {
+        "onnxruntime": lambda: session.run(None, {name: array}),
+        "openvino": lambda: request.infer({0: array}, share_inputs=True, share_outputs=True),
+        "torch": lambda: wide(wide_x),
+    }
+
+
+def accelerated(model: nn.Module, x: Tensor, level: str | None) -> Accelerated:
+    """The sparse model in the engine at a vector level (None: the best)."""
+    from podar.runtime import operator
+
+    operator._OPEN.clear()
+    os.environ.pop("PODAR_SIMD", None)
+    if level:
+        os.environ["PODAR_SIMD"] = level
+    fast = podar.accelerate(model, x)
+    fast(x)  # its programs stay open at this level
+    os.environ.pop("PODAR_SIMD", None)
+    return fast
+
+
+@torch.no_grad()
+def measured(case: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """One line of the table."""
+    import podar_native
+
+    model, x, protect = built(case)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = dense_runtimes(model, x, Path(folder))
+        sparse, _, _ = built(case)
+        podar.sparsify(
+            sparse, case["amount"], pattern=case.get("pattern", "unstructured"), scope="uniform", protect=protect
+        )
+        podar.bake(sparse)
+        zeros = round(podar.sparsity(sparse).fraction, 3)
+        fast = accelerated(sparse, x, None)
+        expected, found = flat(sparse(x)), flat(fast(x))
+        runs["podar"] = lambda: fast(x)
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for run in runs.values():
+            run()
+        for _ in range(rounds):
+            for name, run in runs.items():
+                start = time.process_time()
+                run()
+                times[name].append((time.process_time() - start) * 1e3)
+        best = min(("onnxruntime", "openvino", "torch"), key=lambda n: statistics.median(times[n]))
+        line = {
+            **case,
+            "zeros": zeros,
+            "ms": {name: round(statistics.median(t), 2) for name, t in times.items()},
+            "best_dense": best,
+            "ratio": round(statistics.median(d / p for d, p in zip(times[best], times["podar"])), 2),
+            "relative_error": float((expected - found).abs().max() / expected.abs().max()),
+            "in_torch": {name: count for name, (count, _) in fast.report.host.items()},
+            "bytes": {
+                "dense_weights": 4 * sum(p.numel() for p in model.parameters()),
+                "programs": sum(b.numel() for n, b in fast.network.named_buffers() if n.startswith("_program_")),
+            },
+            "layers": [
+                {"name": d.name, "density": round(d.density, 3), "ms": round(d.milliseconds, 4),
+                 "gflops": round(d.gflops, 1), "variant": d.variant, "sparse": d.sparse}
+                for region in fast.report.regions if region.kept for d in region.layers
+            ],
+        }  # fmt: skip
+        lower = podar_native.levels()[1]
+        if lower == "avx2" and "batch" not in case:
+            slower = accelerated(sparse, x, lower)
+            pairs = []
+            for _ in range(max(3, rounds // 2)):
+                start = time.process_time()
+                runs[best]()
+                middle = time.process_time()
+                slower(x)
+                pairs.append((middle - start) / (time.process_time() - middle))
+            line[f"ratio_{lower}"] = round(statistics.median(pairs), 2)
+    return line
+
+
+def flat(value: Any) -> Tensor:
+    """The largest tensor among the outputs (of a detector: its raw predictions)."""
+    found: list[Tensor] = []
+
+    def walk(v: Any) -> None:
+        if isinstance(v, Tensor):
+            found.append(v)
+        elif isinstance(v, dict):
+            list(map(walk, v.values()))
+        elif isinstance(v, (tuple, list)):
+            list(map(walk, v))
+
+    walk(value)
+    return max(found, key=Tensor.numel).float()
+
+
+def key(line: dict[str, Any]) -> tuple[Any, ...]:
+    return line["model"], line["amount"], line.get("pattern", "unstructured"), line.get("batch", 1)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as a page's section."""
+    lines = [
+        f"`{result['command']}`, {result['processor']['name']}, one thread, "
+        + ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+        + ". CPU milliseconds; dense in the three runtimes, sparse in podar's.",
+        "",
+        "| network | zeros | batch | ONNX Runtime | OpenVINO f32 | torch | podar | times the best "
+        "| AVX2 forced | weights, of dense |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for line in result["lines"]:
+        ms, size = line["ms"], line["bytes"]
+        pattern = "" if line.get("pattern", "unstructured") == "unstructured" else f", {line['pattern']} blocks"
+        lines.append(
+            f"| {line['model']} | {line['amount']:.0%}{pattern} | {line.get('batch', 1)} | {ms['onnxruntime']:.1f} | "
+            f"{ms['openvino']:.1f} | {ms['torch']:.1f} | {ms['podar']:.1f} | **{line['ratio']:.2f}** | "
+            f"{line.get('ratio_avx2', '')} | {size['programs'] / size['dense_weights']:.2f} |"
+        )
+    classes: dict[str, list[dict[str, Any]]] = {}
+    for line in result["lines"]:
+        if line["model"] == "resnet50" and line["amount"] == 0.9 and line.get("batch", 1) == 1:
+            classes = {"ResNet-50 at 90 %": line["layers"]}
+    for title, layers in classes.items():
+        speeds = sorted(layer["gflops"] for layer in layers if layer["name"] != "linear")
+        lines += [
+            "",
+            f"{title}, per layer inside the network: {speeds[0]:.0f} to {speeds[-1]:.0f} GFLOP/s on nonzeros, median "
+            f"{statistics.median(speeds):.0f}.",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", action="append")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    old = json.loads(RESULT.read_text()) if RESULT.exists() else {"lines": []}
+    if not options.table:
+        torch.set_num_threads(1)
+        np.random.default_rng(0)
+        lines = {key(line): line for line in old["lines"]}
+        for case in CASES:
+            if options.only and case["model"] not in options.only:
+                continue
+            rounds = options.rounds if case.get("batch", 1) == 1 else 5
+            lines[key(case)] = measured(case, rounds)
+            shown = {k: v for k, v in lines[key(case)].items() if k != "layers"}
+            print(json.dumps(shown), file=sys.stderr, flush=True)
+        old = {
+            "command": "python benchmarks/sparse_engine.py",
+            "processor": processor().to_json(),
+            "versions": {
+                n: version(n) for n in ("torch", "onnxruntime", "openvino", "podar-native")
+            } | {"python": platform.python_version()},
+            "lines": [lines[key(c)] for c in CASES if key(c) in lines],
+        }  # fmt: skip
+        write_atomic(RESULT, json.dumps(old, indent=1) + "\n")
+    text = DOCUMENT.read_text()
+    begin, end = "<!-- table -->", "<!-- end of table -->"
+    head, rest = text.split(begin)
+    write_atomic(DOCUMENT, f"{head}{begin}\n{table(old)}\n{end}{rest.split(end)[1]}")
+
+
+if __name__ == "__main__":
+    main()
