@@ -1,0 +1,76 @@
+"""Operators that are not computed give the shapes, types and strides that the computed ones give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from podar.graph.inputs import named_tensors
+from podar.graph.trace import observe
+
+
+def attend(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x, x)
+
+
+CASES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "arithmetic": lambda x, w: (x + w.sum(), x * 2, x - x.mean(1, keepdim=True), x.double() * x),
+    "choice": lambda x, w: torch.where(x > 0, x, 0.5),
+    "in place": lambda x, w: x.clone().add_(w.mean()).relu_().mul_(2),
+    "unary": lambda x, w: (x.exp(), x.sigmoid(), F.gelu(x), F.silu(x), x.softmax(-1), x.clamp(0, 1), x.pow(2)),
+    "convolution": lambda x, w: F.conv2d(x, w, stride=2, padding=1, dilation=2),
+    "channels last": lambda x, w: F.conv2d(x.contiguous(memory_format=torch.channels_last), w),
+    "transposed": lambda x, w: F.conv_transpose2d(x, w[:4, :, :2, :2], stride=2, output_padding=1),
+    "pooling": lambda x, w: (F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2, ceil_mode=True), F.adaptive_avg_pool2d(x, 3)),
+    "resizing": lambda x, w: F.interpolate(x, scale_factor=2, mode="nearest"),
+    "norms": lambda x, w: (F.layer_norm(x, x.shape[2:]), F.group_norm(x, 2)),
+    "batch norm": lambda x, w: F.batch_norm(x, x.mean((0, 2, 3)), x.var((0, 2, 3))),
+    "products": lambda x, w: (x @ x.transpose(2, 3), F.linear(x, w[0, 0].repeat(1, 3)[:, :8])),
+    "einsum": lambda x, w: torch.einsum("bchw,dcij->bdhw", x, w),
+    "attention": lambda x, w: attend(x.reshape(2, 9, 4, 8).transpose(1, 2)),
+    "joins": lambda x, w: (torch.cat([x, x], 1), torch.stack([x, x], 2), F.pad(x, (1, 2, 0, 1))),
+    "mean": lambda x, w: (x.mean(), x.mean(1), x.mean((2, 3), keepdim=True)),
+}
+
+
+class Body(nn.Module):
+    """Runs one case; what its results look like goes to a list outside, which a trace does not put back."""
+
+    def __init__(self, case: Callable[[Tensor, Tensor], Any], looks: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.weight, self.case, self.looks = nn.Parameter(torch.randn(6, 4, 3, 3)), case, looks
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.case(x, self.weight)
+        self.looks([(tuple(t.shape), t.dtype, t.stride()) for _, t in named_tensors(y)])
+        return y
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_results_look_as_if_they_had_been_computed(name: str) -> None:
+    runs: list[Any] = []
+    body, x = Body(CASES[name], runs.append), torch.randn(2, 4, 9, 8)
+    with torch.no_grad():
+        body(x)
+    record = observe(body, x)
+    assert not record.real  # nothing asked for values
+    computed, hollow = runs[:2]
+    assert hollow == computed
+
+
+def test_a_model_that_looks_at_values_is_run_for_real() -> None:
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            return self.b(y if y.sum() > -1e9 else -y)
+
+    assert observe(Looks(), torch.randn(2, 4)).real

@@ -1,0 +1,127 @@
+"""Ints that remember where they come from, and the solver that says what each attribute becomes."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from podar.graph.sizes import Attribute, Equality, Grid, Provenance, Size, SizeConflict, Solver, Term, grid_shape
+
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv, "%": operator.mod}
+HEADS, WIDTH = Attribute("attn", "heads"), Attribute("attn", "width")
+
+
+def size(value: int, attribute: Attribute = HEADS, owner: Provenance | None = None) -> Size:
+    return (owner or Provenance()).size(value, attribute)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.lists(st.tuples(st.sampled_from("+-*/%"), st.integers(1, 9), st.booleans()), max_size=5))
+def test_arithmetic_is_that_of_int_and_the_expression_remembers_it(
+    start: int, steps: list[tuple[str, int, bool]]
+) -> None:
+    owner = Provenance()
+    plain, tracked = start, owner.size(start, HEADS)
+    for symbol, number, reflected in steps:
+        if reflected and symbol in "/%" and plain == 0:
+            continue
+        a, b = (number, plain) if reflected else (plain, number)
+        x, y = (number, tracked) if reflected else (tracked, number)
+        plain = {"+": a + b, "-": a - b, "*": a * b}[symbol] if symbol in "+-*" else a // b if symbol == "/" else a % b
+        tracked = (
+            {"+": x + y, "-": x - y, "*": x * y}[symbol] if symbol in "+-*" else x // y if symbol == "/" else x % y
+        )
+        assert tracked == plain and type(tracked) is Size
+    assert Solver([], {HEADS: start}).value(tracked.expr, {}) == plain
+
+
+def test_copies_forget() -> None:
+    tracked = size(8)
+    assert type(copy.deepcopy(tracked)) is int
+    assert type(pickle.loads(pickle.dumps(tracked))) is int
+
+
+def test_a_formula_in_floats_fixes_the_size() -> None:
+    owner = Provenance()
+    width = owner.size(64, WIDTH)
+    assert width**-0.5 == 0.125
+    owner.finish()
+    (constraint,) = owner.constraints
+    assert isinstance(constraint, Equality) and (constraint.left, constraint.right) == (WIDTH, 64)
+
+
+def test_a_comparison_that_was_true_must_stay_true() -> None:
+    owner = Provenance()
+    assert owner.size(8, HEADS) == owner.size(8, WIDTH)
+    owner.finish()
+    assert [(c.left, c.right) for c in owner.constraints if isinstance(c, Equality)] == [(HEADS, WIDTH)]
+
+
+def test_attributes_of_modules_are_replaced_and_listed() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.shape, self.flag, self.conv = 4, (2, 3), True, nn.Conv2d(3, 5, 3)
+
+    block, owner = Block(), Provenance()
+    owner.attach(block.named_modules())
+    assert type(block.heads) is Size and all(type(n) is Size for n in block.shape)
+    assert type(block.flag) is bool
+    assert type(block.conv.kernel_size[0]) is int  # kernel positions never go
+    assert owner.dense[Attribute("", "shape", 1)] == 3
+    assert owner.dense[Attribute("conv", "out_channels")] == 5
+
+
+IDS = np.arange(1, 25).reshape(4, 6)  # four heads of six
+
+
+def solve(constraints: list[Any], gone: list[int], dense: dict[Attribute, int]) -> dict[Attribute, int]:
+    return Solver(constraints, dense).solve(lambda ids: ~np.isin(ids, gone))
+
+
+def test_attributes_follow_the_block_that_they_size() -> None:
+    grid = Grid(IDS, (HEADS, WIDTH), "view in attn")
+    one_head = IDS[2].tolist()
+    assert solve([grid], one_head, {HEADS: 4, WIDTH: 6}) == {HEADS: 3}
+    two_of_each = IDS[:, [0, 5]].ravel().tolist()
+    assert solve([grid], two_of_each, {HEADS: 4, WIDTH: 6}) == {WIDTH: 4}
+    assert solve([grid], [], {HEADS: 4, WIDTH: 6}) == {}
+
+
+def test_an_attribute_inside_a_formula_is_found() -> None:
+    formula = Term("+", Term("*", 2, WIDTH), 12)  # 2 · width + 12 = 24 columns
+    ids = np.arange(1, 25)
+    assert solve([Grid(ids, (formula,), "split")], [1, 2, 3, 4], {WIDTH: 6}) == {WIDTH: 4}
+
+
+@pytest.mark.parametrize(
+    ("constraints", "gone", "why"),
+    [
+        ([Grid(IDS, (HEADS, 6), "view in attn")], IDS[:, 0].tolist(), "hard-coded size 6 at view in attn"),
+        ([Grid(IDS, (HEADS, WIDTH), "view in attn")], [1], "unequal counts at view in attn"),
+        (
+            [Grid(IDS[0], (WIDTH,), "a"), Grid(IDS[1], (WIDTH,), "b")],
+            [1],
+            r"attn\.width would be 5 where 6 is needed, at b",
+        ),
+    ],
+)
+def test_what_cannot_be_solved_says_why(constraints: list[Any], gone: list[int], why: str) -> None:
+    with pytest.raises(SizeConflict, match=why):
+        solve(constraints, gone, {HEADS: 4, WIDTH: 6})
+
+
+def test_the_shape_that_remains() -> None:
+    alive = np.ones((4, 6), dtype=bool)
+    alive[1] = False
+    assert grid_shape(alive) == (3, 6)
+    alive[0, 0] = False
+    assert grid_shape(alive) is None
