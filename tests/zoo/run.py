@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--no-oracle", action="store_true")
     parser.add_argument("--trace", action="store_true", help="print the traceback of what fails")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models at a time")
     parser.add_argument("--further", action="store_true", help="more models of the same sources, instead of the zoo's")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -131,12 +133,12 @@ def main() -> None:
     ]
     console = Console(width=200)
     rows = []
-    for source, name in chosen:
-        row = one(source, name, options.target, options.scope, not options.no_oracle)
-        rows.append(row)
-        console.print("  ".join(_line(row)[1:]), highlight=False, markup=False)
-        if options.trace and "trace" in row:
-            console.print(row["trace"], markup=False)
+    with ThreadPoolExecutor(options.jobs) as pool:  # each thread waits for a process
+        for row in pool.map(lambda m: one(m[0], m[1], options.target, options.scope, not options.no_oracle), chosen):
+            rows.append(row)
+            console.print("  ".join(_line(row)[1:]), highlight=False, markup=False)
+            if options.trace and "trace" in row:
+                console.print(row["trace"], markup=False)
     table = Table(title=f"{options.target}, scope {options.scope}")
     for heading in ("source", "model", "", "seconds", "kept", "in groups", "difference", "frozen"):
         table.add_column(heading)
