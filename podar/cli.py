@@ -277,6 +277,9 @@ def prune(
         int | None,
         typer.Option(min=1, help="Round widths to multiples of this. Default: what the exported file's runtime likes."),
     ] = None,
+    depth: Annotated[
+        bool, typer.Option("--depth", help="Whole residual blocks may go too, each weighed like one more unit.")
+    ] = False,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: chosen for the model.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a step of fine-tuning. Default: 128; YOLO: Ultralytics' own.")
@@ -300,6 +303,7 @@ def prune(
                 "ratios": _ratios(ratios or ()),
                 "protect": protect or (),
                 "multiple_of": multiple_of,
+                "depth": depth,
             }
         }
     ]

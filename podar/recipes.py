@@ -34,6 +34,7 @@ class Prune(Stage):
     ratios: dict[str, float] = {}
     protect: tuple[str, ...] = ()
     multiple_of: int | None = Field(default=None, ge=1)
+    depth: bool = False
 
     @field_validator("target", mode="before")
     @classmethod

@@ -178,6 +178,7 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
         multiple_of=multiple_of,
         data=data,
         loss=loss,
+        depth=options.depth,
     )
     share = result.graph.share(result.graph.removed_units(result.plan))
     first = {layer["name"]: layer["before"] for layer in job.found.get("layers", ())}
@@ -190,7 +191,11 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
         }
         for group in result.graph.groups
     ]
-    return {"layers": layers, "target": options.target, "multiple_of": multiple_of}
+    found = {"layers": layers, "target": options.target, "multiple_of": multiple_of, "blocks": list(result.blocks)}
+    if result.blocks:
+        note = f"whole residual blocks went: {', '.join(result.blocks)}"
+        found["notes"] = [*job.found.get("notes", []), _sentence(note)]
+    return found
 
 
 def sparsify(job: Job, options: Sparsify) -> dict[str, Any]:

@@ -164,6 +164,15 @@ def test_prune_train_report_and_what_is_refused_afterwards(folder: Path, capsys:
     assert "Report: runs/x/report.html" in shown and "MACs" in shown and "Accuracy" in shown
 
 
+def test_whole_blocks_go_where_depth_is_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ("prune", "demo", "--target", "macs=0.3", "--scope", "local", "--depth", "--out", "runs/deep", "--quiet")
+    assert podar(*args, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["blocks"] and abs(summary["after"]["macs"] / summary["before"]["macs"] - 0.3) <= 0.03
+    assert podar("inspect", "runs/deep", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cost"]["params"] == summary["after"]["params"]
+
+
 def test_inspect_and_bench_speak_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert podar("inspect", "net.py:make", "--json") == 0
     found = json.loads(capsys.readouterr().out)

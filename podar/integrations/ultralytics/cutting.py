@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from podar.allocate import allocate, parse_target
 from podar.cost import Cost
 from podar.criteria import Scorer, score
+from podar.errors import UsageError
 from podar.graph import Graph, trace
 from podar.graph.inputs import ExampleInputs
 from podar.graph.slices import plan_for
@@ -37,6 +38,7 @@ def prune(
     data: Any = None,
     loss: Any = None,
     verify: bool = True,
+    depth: bool = False,
 ) -> Result:
     """`podar.prune` for a model of Ultralytics, in place: same arguments, result and errors, with three differences.
 
@@ -50,6 +52,11 @@ def prune(
     result = prune(model, torch.zeros(1, 3, 320, 320), "macs=0.6")
     ```
     """
+    if depth:
+        raise UsageError(
+            "depth (whole blocks) cannot go from a YOLO: plain Ultralytics, which has no module for a missing block, "
+            "could not load the result; leave --depth out"
+        )
     wanted = parse_target(target)
     forget_sizes(model)
     graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from podar.errors import UsageError
 from podar.integrations.ultralytics import blueprint, fused_cost, prune
 from podar.integrations.ultralytics.cutting import uneven_heads
 from tests.graph.oracle import difference
@@ -70,3 +71,8 @@ def test_one_that_has_predicted_can_be_pruned_and_fused() -> None:
     for name, module in model.named_modules():
         if hasattr(module, "forward_split"):  # what exports run
             assert 2 * module.c == module.cv1.conv.out_channels, name  # type: ignore[union-attr]
+
+
+def test_whole_blocks_stay() -> None:
+    with pytest.raises(UsageError, match="depth"):
+        prune(nn.Sequential(), torch.zeros(1, 3, 64, 64), "macs=0.6", depth=True)
