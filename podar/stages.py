@@ -193,8 +193,7 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
     ]
     found = {"layers": layers, "target": options.target, "multiple_of": multiple_of, "blocks": list(result.blocks)}
     if result.blocks:
-        note = f"whole residual blocks went: {', '.join(result.blocks)}"
-        found["notes"] = [*job.found.get("notes", []), _sentence(note)]
+        found["notes"] = _noted(job, f"whole residual blocks went: {', '.join(result.blocks)}")
     return found
 
 
@@ -241,7 +240,7 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
         "precision": history.precision,
     }
     if history.stopped:
-        fragment["notes"] = [*job.found.get("notes", []), _sentence(f"fine-tuning stopped early: {history.stopped}")]
+        fragment["notes"] = _noted(job, f"fine-tuning stopped early: {history.stopped}")
     return fragment
 
 
@@ -305,7 +304,7 @@ def measure(job: Job, options: Measure) -> dict[str, Any]:
         "latency_ratio": latency_ratio(both["before"], both["after"]),
         "processor": both["after"].processor.to_json(),
         "points": [{**point, "latency_ms": median.get(point["stage"])} for point in job.found["points"]],
-        "notes": [*job.found.get("notes", []), *map(_sentence, notes)],
+        "notes": _noted(job, *notes),
     }
 
 
@@ -417,6 +416,11 @@ def _known(what: str, name: str, choices: Any) -> None:
         raise UsageError(
             f"there is no {what} {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(choices)}.")
         )
+
+
+def _noted(job: Job, *notes: str) -> list[str]:
+    """What earlier stages had to say, and then this."""
+    return [*job.found.get("notes", []), *map(_sentence, notes)]
 
 
 def _sentence(text: str) -> str:

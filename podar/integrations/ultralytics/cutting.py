@@ -40,12 +40,13 @@ def prune(
     verify: bool = True,
     depth: bool = False,
 ) -> Result:
-    """`podar.prune` for a model of Ultralytics, in place: same arguments, result and errors, with three differences.
+    """`podar.prune` for a model of Ultralytics, in place: same arguments, result and errors, with four differences.
 
     - Class counts and box formats stay; the neck's features, which the model also returns, do not hold their widths.
     - The one-to-many and the one-to-one head lose the same channels, so that the saving does not lie in the head that
       `fuse()` drops anyway. A unit is worth the mean of what it is worth in both.
     - The configuration is sealed: see `podar.integrations.ultralytics.sealing`.
+    - `depth=True` raises UsageError: plain Ultralytics could not load a model that lacks blocks.
 
     ```python
     model = YOLO("yolo26n.pt").model
