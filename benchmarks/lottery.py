@@ -1,7 +1,7 @@
 """Lottery tickets on Fashion-MNIST: the experiment of Frankle and Carbin (2019), with every control and several seeds.
 
     python benchmarks/lottery.py                          goes on where an earlier call was stopped
-    python benchmarks/lottery.py --seeds 5 --epochs 8     another search, in another folder (--work)
+    python benchmarks/lottery.py --seeds 5 --epochs 20    another search, in another folder (--work)
 
 Theirs: MNIST, a 300-100 MLP, Adam at 1.2e-3, 20 % of the weights a round; best at 21.1 % of the weights, equal to dense
 at 3.6 %. Here: Fashion-MNIST, all 60,000 training pictures, the same MLP and a small convolutional network, the same
@@ -79,10 +79,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--every", type=int, default=4, help="controls run at every so many rounds")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--data", default="fashion-mnist")
-    parser.add_argument("--work", type=Path, default=Path("runs/lottery"), help="masks and weights of the search")
+    parser.add_argument("--work", type=Path, help="masks and weights of the search; runs/lottery-EPOCHS when not given")
     options = parser.parse_args()
+    options.work = options.work or Path(f"runs/lottery-{options.epochs}")
     torch.set_num_threads(1)
 
     data = load(options.data)

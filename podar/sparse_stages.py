@@ -173,6 +173,7 @@ def count(job: Job) -> dict[str, Any]:
             "layers": [vars(layer) for layer in after.layers],
         },
         "histogram": histogram(job.dense, job.model),
+        **({"notes": [*job.found.get("notes", []), after.starved]} if after.starved else {}),
     }
 
 

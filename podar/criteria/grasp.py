@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from podar.criteria.backward import labelled_batches, loss_of, scoring
 from podar.criteria.registry import criterion
@@ -25,7 +26,9 @@ def grasp(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
     Raises:
         PodarError: no data, or data that do not fit the model.
     """
-    with scoring(model) as parameters:
+    # Fused attention and cuDNN's recurrent layers have no second derivative.
+    plain = sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False)
+    with scoring(model) as parameters, plain[0], plain[1]:
         names, tensors = list(parameters), list(parameters.values())
         batches = list(labelled_batches(data, "grasp", limit=8))
         gradient = [torch.zeros_like(p) for p in tensors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,13 +12,16 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from podar.criteria.backward import forward, input_batches, scoring
 from podar.criteria.registry import criterion
 
+Energies = dict[str, Tensor]
+"""{weight attribute: squared inputs that its weights met, shaped to broadcast over it}."""
+
 
 @criterion("wanda")
 def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
     """|weight| × L2 norm of its input feature over the data (Sun et al., ICLR 2024).
 
-    Linear layers take the norm of each input, convolutions of each input channel over all positions, embeddings the
-    root of how often each row was read, recurrent layers the norm of each input and hidden feature.
+    Linear and attention layers take the norm of each input, convolutions of each input channel over all positions,
+    embeddings the root of how often each row was read, recurrent layers the norm of each input and hidden feature.
 
     Args:
         data: inputs, no labels needed: a tensor or an iterable of batches; up to 32 batches are used.
@@ -28,12 +32,24 @@ def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
     """
     energies: dict[str, Tensor] = {}
     names = {id(p): n for n, p in model.named_parameters()}
+
+    def listen(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+        for attribute, energy in _measure(module)(module, inputs, options, output).items():  # type: ignore[misc]
+            owner, _, leaf = attribute.rpartition(".")
+            holder = module.get_submodule(owner)
+            parameter = holder._parameters.get(leaf)
+            if parameter is None:
+                parameter = holder._parameters.get(f"{leaf}_orig")
+            if parameter is not None:
+                name = names[id(parameter)]
+                energies[name] = energies[name] + energy if name in energies else energy
+
     hooks = []
     with scoring(model, grad=False) as parameters:
         try:
             for module in model.modules():
-                if isinstance(module, (nn.Linear, _ConvNd, nn.Embedding, nn.RNNBase)):
-                    hooks.append(module.register_forward_hook(lambda m, i, o: _listen(m, i, o, names, energies)))
+                if _measure(module) is not None:
+                    hooks.append(module.register_forward_hook(listen, with_kwargs=True))
             for inputs in input_batches(data, "wanda"):
                 forward(model, inputs, "wanda")
         finally:
@@ -42,46 +58,109 @@ def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
         return {n: parameters[n].detach().abs() * e.sqrt() for n, e in energies.items()}
 
 
-def _listen(
-    module: nn.Module, inputs: tuple[Any, ...], output: Any, names: dict[int, str], into: dict[str, Tensor]
-) -> None:
-    """Add the energy of each input feature to the entry of each weight that meets it, shaped to broadcast over it."""
+def _measure(module: nn.Module) -> Callable[..., Energies] | None:
+    """What measures the inputs of a layer of this kind."""
+    if isinstance(module, _ConvNd):
+        return _convolution
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention
+    if isinstance(module, nn.RNNBase):
+        return _recurrent
+    if isinstance(module, nn.RNNCellBase):
+        return _cell
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return _embedding
+    if isinstance(module, nn.Bilinear):
+        return _bilinear
+    if isinstance(module, nn.Linear):
+        return _linear
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers' GPT-2: a linear layer, transposed
+        return _transposed_linear
+    return None
 
-    def add(attribute: str, energy: Tensor) -> None:
-        parameter = module._parameters.get(attribute)
-        if parameter is None:
-            parameter = module._parameters.get(f"{attribute}_orig")
-        if parameter is not None:
-            name = names[id(parameter)]
-            into[name] = into[name] + energy if name in into else energy
 
-    x = inputs[0].detach()
-    if isinstance(module, nn.Embedding):
-        rows = torch.bincount(x.flatten(), minlength=module.num_embeddings).to(module.weight.dtype)
-        add("weight", rows[:, None])
-    elif isinstance(module, nn.Linear):
-        add("weight", x.reshape(-1, x.shape[-1]).float().square().sum(0)[None])
-    elif isinstance(module, _ConvNd):
-        spatial = len(module.kernel_size)
-        channels = x.float().square().sum(dim=[d for d in range(x.dim()) if d != x.dim() - 1 - spatial])
-        ones = [1] * spatial
-        if isinstance(module, _ConvTransposeNd):
-            add("weight", channels.view(-1, 1, *ones))
-        else:
-            # Row o of a grouped convolution meets the channels of its own group only.
-            each = channels.view(module.groups, 1, -1).expand(-1, module.out_channels // module.groups, -1)
-            add("weight", each.reshape(module.out_channels, -1, *ones))
-    elif isinstance(module, nn.RNNBase):
-        hidden = output[0].data if isinstance(output[0], nn.utils.rnn.PackedSequence) else output[0]
-        x = x.data if isinstance(x, nn.utils.rnn.PackedSequence) else x
-        first = x.reshape(-1, x.shape[-1]).float().square().sum(0)
-        # Inner layers' activations are not visible from outside: the last layer's output stands for them.
-        last = hidden.detach().reshape(-1, hidden.shape[-1]).float().square().sum(0)
-        for name in module._flat_weights_names:
-            weight = getattr(module, name)
-            if weight.dim() != 2:
-                continue
+def _features(x: Tensor) -> Tensor:
+    """The energy of each feature, the last axis."""
+    return x.detach().reshape(-1, x.shape[-1]).float().square().sum(0)
+
+
+def _linear(module: nn.Module, inputs: Any, options: Any, output: Any) -> Energies:
+    return {"weight": _features(_argument(inputs, options, 0, "input"))[None]}
+
+
+def _transposed_linear(module: nn.Module, inputs: Any, options: Any, output: Any) -> Energies:
+    return {"weight": _features(_argument(inputs, options, 0, "x"))[:, None]}
+
+
+def _bilinear(module: nn.Module, inputs: Any, options: Any, output: Any) -> Energies:
+    one, two = (_argument(inputs, options, k, f"input{k + 1}") for k in (0, 1))
+    first, second = (x.reshape(-1, x.shape[-1]).float().square() for x in (one, two))
+    return {"weight": (first.T @ second)[None]}
+
+
+def _embedding(module: Any, inputs: Any, options: Any, output: Any) -> Energies:
+    rows = torch.bincount(_argument(inputs, options, 0, "input").flatten(), minlength=module.num_embeddings)
+    return {"weight": rows[:, None].to(module.weight.dtype)}
+
+
+def _convolution(module: Any, inputs: Any, options: Any, output: Any) -> Energies:
+    x = _argument(inputs, options, 0, "input")
+    spatial = len(module.kernel_size)
+    channels = x.float().square().sum(dim=[d for d in range(x.dim()) if d != x.dim() - 1 - spatial])
+    ones = [1] * spatial
+    if isinstance(module, _ConvTransposeNd):
+        return {"weight": channels.view(-1, 1, *ones)}
+    # Row o of a grouped convolution meets the channels of its own group only.
+    each = channels.view(module.groups, 1, -1).expand(-1, module.out_channels // module.groups, -1)
+    return {"weight": each.reshape(module.out_channels, -1, *ones)}
+
+
+def _recurrent(module: Any, inputs: Any, options: Any, output: Any) -> Energies:
+    x = _argument(inputs, options, 0, "input")
+    hidden = output[0].data if isinstance(output[0], nn.utils.rnn.PackedSequence) else output[0]
+    first = _features(x.data if isinstance(x, nn.utils.rnn.PackedSequence) else x)
+    # Inner layers' activations are not visible from outside: the last layer's output stands for them.
+    last = _features(hidden)
+    found = {}
+    for name in module._flat_weights_names:
+        weight = getattr(module, name)
+        if weight.dim() == 2:
             energy = first if name.startswith("weight_ih_l0") else last
-            if energy.numel() != weight.shape[1]:
-                energy = energy.mean().expand(weight.shape[1])
-            add(name, energy[None])
+            found[name] = (energy if energy.numel() == weight.shape[1] else energy.mean().expand(weight.shape[1]))[None]
+    return found
+
+
+def _cell(module: Any, inputs: Any, options: Any, output: Any) -> Energies:
+    state = _argument(inputs, options, 1, "hx")
+    hidden = state[0] if isinstance(state, tuple) else state
+    if hidden is None:  # the first step meets zeros; what it gives is what the next ones meet
+        hidden = output[0] if isinstance(output, tuple) else output
+    return {
+        "weight_ih": _features(_argument(inputs, options, 0, "input"))[None],
+        "weight_hh": _features(hidden)[None],
+    }
+
+
+def _attention(module: Any, inputs: Any, options: Any, output: Any) -> Energies:
+    query, key, value = (_argument(inputs, options, k, n) for k, n in enumerate(("query", "key", "value")))
+    each = {"q": _features(query)[None], "k": _features(key)[None], "v": _features(value)[None]}
+    # What the output projection reads comes out where that projection changes nothing.
+    projection = module.out_proj
+    plain = nn.Linear(module.embed_dim, module.embed_dim, device=query.device, dtype=query.dtype)
+    nn.init.eye_(plain.weight)
+    nn.init.zeros_(plain.bias)
+    module.out_proj = plain
+    try:
+        heads = module.forward(*inputs, **options)[0]
+    finally:
+        module.out_proj = projection
+    found = {f"{n}_proj_weight": e for n, e in each.items()}
+    if module.in_proj_weight is not None:
+        found = {"in_proj_weight": torch.cat([e.expand(module.embed_dim, -1) for e in each.values()])}
+    return {**found, "out_proj.weight": _features(heads)[None]}
+
+
+def _argument(inputs: tuple[Any, ...], options: dict[str, Any], place: int, name: str) -> Any:
+    """An argument of forward, by place or by name; detached where it is a tensor."""
+    found = inputs[place] if len(inputs) > place else options.get(name)
+    return found.detach() if isinstance(found, Tensor) else found

@@ -29,6 +29,10 @@ from podar.sparse.sensitivity import even_rise, sensitivities
 ROUNDS = {"synflow": 100}
 """Criteria that need many small steps, each scored anew, to avoid emptying a layer (Tanaka et al., 2020)."""
 
+WITHIN_LAYERS = {"wanda"}
+"""Criteria whose scores compare the weights of one layer and say nothing about layers among themselves: Wanda's grow
+with the size of a layer's inputs, whatever it is worth. Ranked globally they are scaled to the layer's weights."""
+
 
 def sparsify(
     model: nn.Module,
@@ -186,6 +190,8 @@ def choose(
         pool = [w for w in weights if w.name not in overrides]
         fixed = [w for w in weights if w.name in overrides]
         counts = removals(fixed, amount, "local", pattern, overrides) if fixed else {}
+        if isinstance(importance, str) and importance in WITHIN_LAYERS:
+            scores |= {w.name: _as_large_as_weights(w, scores[w.name]) for w in pool}
     elif scope == "sensitivity":
         free = [w for w in weights if w.name not in overrides]
         rises = sensitivities(model, free, {w.name: scores[w.name]() for w in free}, pattern, data, loss)
@@ -273,6 +279,18 @@ def _scores(
             units = units_of(weight, values.detach().to(dtype), pattern).masked_fill(gone, -torch.inf)
         found[weight.name] = lambda units=units: units
     return found
+
+
+def _as_large_as_weights(weight: Weight, scores: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A layer's scores times one number, with which they are as large as its weights in the root of mean squares."""
+    units = scores()
+    finite = units.isfinite()
+    size = units[finite].double().square().mean().sqrt()
+    if not bool(size > 0):
+        return scores
+    scale = float(weight.values.double().square().mean().sqrt() / size)
+    scaled = torch.where(finite, units * scale, units)
+    return lambda: scaled
 
 
 def _check_zeros(weights: list[Weight], remove: int, total: int, where: str, pattern: Pattern) -> None:

@@ -66,6 +66,24 @@ class Sparsity:
                 return layer
         raise KeyError(name)
 
+    @property
+    def starved(self) -> str:
+        """A sentence that names the layers with next to nothing left (one weight, or a twentieth of the mean density):
+        what flows through them hardly does. Empty where there are none."""
+        kept = 1 - self.fraction
+        thin = [
+            f"{x.name} keeps {x.weights - x.zeros:,} of {x.weights:,} weights"
+            for x in self.layers
+            if x.zeros and (x.weights - x.zeros <= 1 or 1 - x.fraction < kept / 20)
+        ]
+        if not thin or len(self.layers) == 1:
+            return ""
+        more = f" and {len(thin) - 3} more" if len(thin) > 3 else ""
+        return (
+            f"Almost empty: {', '.join(thin[:3])}{more}: choose scope erk or local, another criterion, a smaller "
+            "amount, or protect them."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for summary.json."""
         layers = {x.name: {"zeros": x.zeros, "weights": x.weights} for x in self.layers}
@@ -76,7 +94,8 @@ class Sparsity:
             return str(self.layers[0])
         rows = [*self.layers, self.total]
         width = max(len(row.name) for row in rows)
-        return "\n".join(f"{row.name:<{width}}  {row}" for row in rows)
+        lines = [f"{row.name:<{width}}  {row}" for row in rows]
+        return "\n".join([*lines, self.starved] if self.starved else lines)
 
 
 def sparsity(model: nn.Module) -> Sparsity:
