@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +18,8 @@ from typer.testing import CliRunner
 
 from podar import recipes, runs
 from podar.cli import app
+from podar.recover import training
+from podar.recover.precision import Precision
 from podar.reports import RunRecord
 from podar.reports.page import render
 from podar.sparse import load_sparse
@@ -86,6 +94,66 @@ def test_ticket_leaves_its_curve(given: list[str], tmp_path: Path) -> None:
     )
     assert "Lottery tickets" in render(RunRecord.from_folder(out))
     assert not (out / ".work").exists()
+
+
+def killed(arguments: list[str], out: Path, when: Callable[[], bool]) -> None:
+    """Start a command and kill it with signal 9 as soon as `when`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "podar", *arguments, "--out", str(out)], stdout=subprocess.DEVNULL
+    )
+    try:
+        until = time.monotonic() + 120
+        while not when():
+            assert process.poll() is None and time.monotonic() < until, "it ended before it could be killed"
+            time.sleep(0.005)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (out / "summary.json").exists()
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (load_sparse(folder / "model.sparse.safetensors") for folder in (one, other))
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_a_killed_ticket_search_is_resumed_and_ends_like_one_that_was_not(given: list[str], tmp_path: Path) -> None:
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    options = ["--rounds", "3", "--seeds", "2", "--epochs", "3", "--control", "random", "--rewind", "2"]
+    points = out / ".work" / "tickets" / "tickets.json"
+
+    def finished() -> list[dict[str, object]]:
+        return json.loads(points.read_text())["points"] if points.exists() else []
+
+    killed(["ticket", *given, *options], out, lambda: len(finished()) >= 2)
+    known = finished()
+    assert 2 <= len(known) < 2 * (4 + 3)
+    summary: dict = podar("resume", str(out), "--json")
+    asked = {"rounds": 3, "seeds": 2, "epochs": 3, "controls": ["random"], "rewind": 2}
+    reference: dict = carried_out(given, whole, {"ticket": asked})
+    assert summary["tickets"]["points"][: len(known)] == known  # to the second that they took: not trained again
+
+    def told(found: dict) -> list[dict[str, object]]:
+        return [{k: v for k, v in p.items() if k != "seconds"} for p in found["tickets"]["points"]]
+
+    assert told(summary) == told(reference) and same_weights(out, whole)
+
+
+def test_a_killed_sparsify_is_resumed_and_ends_like_one_that_was_not(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    options = ["--amount", "0.8", "--epochs", "30", "--schedule", "rigl"]  # whose masks are the hardest to find again
+    killed(["sparsify", *given, *options], out, (out / ".work" / "fine-tune.checkpoint").exists)
+    before = torch.load(out / ".work" / "fine-tune.checkpoint", weights_only=True)
+    assert 1 <= len(before["epochs"]) < 30
+    resumed: dict = podar("resume", str(out), "--json")
+    # Which precision is fastest may differ from one minute to the next: what was begun stays as it was.
+    monkeypatch.setattr(training, "fastest", lambda *_: Precision.parse(before["precision"]))
+    asked = [{"sparsify": {"amount": 0.8, "schedule": "rigl"}}, {"finetune": {"epochs": 30}}]
+    reference: dict = carried_out(given, whole, *asked)
+    assert resumed["history"][: len(before["epochs"])] == before["epochs"]
+    assert resumed["sparsity"]["zeros"] == reference["sparsity"]["zeros"] and same_weights(out, whole)
 
 
 @pytest.mark.parametrize(

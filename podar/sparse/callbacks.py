@@ -47,6 +47,23 @@ def lightning_callback(make: Make) -> Any:
             for optimizer in trainer.optimizers:
                 keeper.attach(optimizer, lambda: (trainer.global_step + 1) / total)
 
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+            self.hold(trainer)
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            self.hold(
+                trainer
+            )  # before a moving average is put into the model, or after: whichever callback comes first
+
+        def hold(self, trainer: Any) -> None:
+            """Zero what is masked in the model and in the moving averages of other callbacks."""
+            if self.keeper is not None:
+                self.keeper.apply()
+                for callback in trainer.callbacks:
+                    average = getattr(callback, "_average_model", None)
+                    if isinstance(average, nn.Module):
+                        self.keeper.apply(getattr(average, "module", average))
+
     return Sparse()
 
 
@@ -68,11 +85,18 @@ def transformers_callback(make: Make) -> Any:
             keeper = self.keeper = make(parts["model"])
             keeper.attach(parts["optimizer"], lambda: (state.global_step + 1) / state.max_steps)
 
+        def on_train_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            if self.keeper is not None:  # the best weights, loaded at the end, may be from a time of fewer zeros
+                self.keeper.apply()
+
     return Sparse()
 
 
 def follow_ultralytics(yolo: Any, make: Make) -> None:
     """Sparsify a YOLO while `yolo.train(...)` runs, and its moving average with it, from which the checkpoints are.
+
+    Raises:
+        PodarError: at the end of a training on several devices: Ultralytics starts its processes without callbacks.
 
     Example:
         >>> yolo = ultralytics.YOLO("yolo26n.yaml")
@@ -96,7 +120,15 @@ def follow_ultralytics(yolo: Any, make: Make) -> None:
         if trainer.ema is not None:
             kept[0].apply(trainer.ema.ema)
 
+    def end(trainer: Any) -> None:
+        if getattr(trainer, "ddp", False) and not kept:
+            raise PodarError(
+                "nothing was made sparse: Ultralytics starts the processes of several devices without callbacks; "
+                "train on one, such as device=0"
+            )
+
     yolo.add_callback("on_train_start", start)
+    yolo.add_callback("teardown", end)
     yolo.add_callback("on_train_batch_end", after_batch)
 
 

@@ -61,10 +61,12 @@ class Keeper:
         self._since += 1
         if self._update is not None and due > self._seen and self._since >= self._rest:
             self._seen, self._since = due, 0
+            self.apply()  # what momentum moved under a mask must not look like a weight that may stay
             renewed = self._update(self.masks, due / self._updates)
             if renewed is not None:
+                renewed = _agreed(renewed)
                 grown = {n: m & ~self.masks[n] for n, m in renewed.items()}
-                self.masks = _agreed(renewed)
+                self.masks = renewed
                 _forget(self.weights, grown, optimizer)
         self.apply()
 

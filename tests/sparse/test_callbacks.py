@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import warnings
 from pathlib import Path
@@ -58,6 +59,39 @@ def test_lightning(tmp_path: Path, accumulate: int) -> None:
         )  # fmt: skip
         trainer.fit(task, loader)
     assert podar.sparsity(task).fraction == pytest.approx(0.8, abs=0.002)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@needs("lightning")
+def test_lightning_with_a_moving_average(tmp_path: Path, first: bool) -> None:
+    callback = lightning_callback(lambda model: rigl(model, 0.8, updates=20))
+    import lightning.pytorch as lightning
+
+    average: Any = getattr(importlib.import_module("lightning.pytorch.callbacks"), "EMAWeightAveraging", None)
+    if average is None:
+        pytest.skip("this Lightning has no EMAWeightAveraging")
+
+    class Task(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
+
+    task, ema = Task(), average(decay=0.99)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lightning.Trainer(
+            max_epochs=6, accelerator="cpu", callbacks=[callback, ema] if first else [ema, callback], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, precision="bf16-mixed",
+            default_root_dir=tmp_path,
+        ).fit(task, loader)  # fmt: skip
+    assert podar.sparsity(task).fraction == pytest.approx(0.8, abs=0.002)  # the average, which ends in the model
 
 
 @needs("transformers")

@@ -43,6 +43,22 @@ def test_masks_only_grow_and_meet_the_amount(name: str, pattern: str) -> None:
     assert podar.sparsity(model).fraction == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("importance", ["random", "magnitude"])
+def test_momentum_brings_nothing_back(importance: str) -> None:
+    model = network()
+    keeper = gradual(model, 0.9, importance=importance, updates=40)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5, momentum=0.95)
+    gone = {n: ~m for n, m in keeper.masks.items()}
+    for step in range(40):
+        nn.functional.cross_entropy(model(BATCHES[step % 4][0]), BATCHES[step % 4][1]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        keeper.step((step + 1) / 40, optimizer)
+        assert all(bool((gone[n] <= ~m).all()) for n, m in keeper.masks.items())
+        gone = {n: ~m for n, m in keeper.masks.items()}
+    assert podar.sparsity(model).fraction == pytest.approx(0.9, abs=0.01)
+
+
 def test_a_time_budget_that_ends_early_leaves_the_amount_met() -> None:
     model = network()
     podar.finetune(model, BATCHES, epochs=10_000, seconds=0.5, precision="fp32", keeper=gradual(model, 0.8))
