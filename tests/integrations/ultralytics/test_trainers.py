@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -117,36 +116,3 @@ def test_two_gloo_ranks_keep_the_shape(tmp_path: Path, scenes: Callable[[str], P
     from ultralytics import YOLO
 
     assert count(YOLO(str(tmp_path / "run" / "weights" / "best.pt")).model) == before
-
-
-def test_plain_ultralytics_uses_the_file_and_refuses_to_rebuild_it(
-    tmp_path: Path, scenes: Callable[[str], Path]
-) -> None:
-    """In a process that cannot import podar."""
-    path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
-    asked = settings(scenes("detect"), tmp_path)
-    script = f"""
-import json, sys
-from podar.compat.torchvision import import_torchvision
-import_torchvision()
-for name in [n for n in sys.modules if n.partition(".")[0] == "podar"]:
-    del sys.modules[name]
-sys.modules["podar"] = None  # importing it fails from here on
-from ultralytics import YOLO
-model = YOLO({str(path)!r})
-found = {{"count": sum(p.numel() for p in model.model.parameters())}}
-found["map"] = model.val(data={asked["data"]!r}, imgsz=64, plots=False, verbose=False, workers=0).box.map
-try:
-    YOLO({str(path)!r}).train(epochs=1, **json.loads({json.dumps(json.dumps(asked))}))
-    found["error"] = "none"
-except Exception as error:
-    found["error"] = str(error)
-print(json.dumps(found))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.strip().split("\n")[-1])
-    assert found["count"] == before
-    assert found["map"] >= 0
-    assert "pruned by podar" in found["error"]
-    assert "trainer=podar.integrations.ultralytics.trainer()" in found["error"]
