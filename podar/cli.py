@@ -261,8 +261,12 @@ def prune(
     model_arg: ModelArg = None,
     trust: Trust = False,
     importance: Annotated[
-        str, typer.Option(help="What a channel's worth is judged by.", autocompletion=_importances)
-    ] = "magnitude",
+        str | None,
+        typer.Option(
+            help="What a channel's worth is judged by. Default: magnitude; YOLO with --data: taylor.",
+            autocompletion=_importances,
+        ),
+    ] = None,
     scope: Annotated[
         str, typer.Option(help="Who competes: global, local or isomorphic.", autocompletion=_scopes)
     ] = "global",

@@ -25,11 +25,11 @@ class Stage(BaseModel):
 
 class Prune(Stage):
     """Cut channels, heads and units: the arguments of `podar.prune`. `multiple_of` None: what the exported file's
-    runtime likes, 1 without an export."""
+    runtime likes, 1 without an export. `importance` None: what serves such a model best (`Source.importance`)."""
 
     title = "prune"
     target: str
-    importance: str = "magnitude"
+    importance: str | None = None
     scope: str = "global"
     ratios: dict[str, float] = {}
     protect: tuple[str, ...] = ()

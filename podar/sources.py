@@ -40,6 +40,7 @@ class Source:
     - `save(model, folder)`: writes the file of the model's library beside podar's own, where it has one.
     - `export(model, folder, stem, inputs, format)`: writes `folder/stem` with the format's suffix.
     - `samples(model)`: where the data are of a library's own form, training batches (inputs, targets) and the loss.
+    - `importance`: the criterion that serves such a model and data best.
     - `block(model, name)`: where the library numbers its blocks, the one that a module belongs to.
     - `pictures(dense, model, folder)`: where the data are of a library's own form (`data` is None then), pictures of
       both models' answers; None otherwise. `about_data`: one line about such data.
@@ -60,6 +61,7 @@ class Source:
     save: Callable[[nn.Module, Path], None]
     export: Callable[..., Exported]
     samples: Callable[[nn.Module], tuple[Any, Callable[..., Tensor]]] | None = None
+    importance: str = "magnitude"
     block: Callable[[nn.Module, str], str] | None = None
     pictures: Callable[[nn.Module, nn.Module, Path], list[dict[str, str]]] | None = None
     about_data: str | None = None
@@ -197,6 +199,7 @@ def _library_source(
         save=library.save,
         export=library.export,
         samples=data.samples if data is not None else None,
+        importance=data.importance if data is not None else "magnitude",
         block=library.block,
         pictures=data.pictures if data is not None else None,
         about_data=data.about if data is not None else None,

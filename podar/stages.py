@@ -85,7 +85,8 @@ def check(recipe: Recipe) -> None:
         if isinstance(stage, Prune):
             parse_target(stage.target)
             _known("scope", stage.scope, SCOPES)
-            _known("importance", stage.importance, CRITERIA)
+            if stage.importance is not None:
+                _known("importance", stage.importance, CRITERIA)
             for pattern, kept in stage.ratios.items():
                 if not 0 < kept <= 1:
                     raise UsageError(f"ratio {pattern}={kept:g}: give the fraction to keep, above 0 and at most 1.")
@@ -167,11 +168,12 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
     """Cut the model to the target."""
     data, loss = _samples(job)
     multiple_of = options.multiple_of or max((LIKED_MULTIPLE.get(f, 1) for f in job.recipe.formats), default=1)
+    importance = options.importance or job.source.importance
     result = job.source.prune(
         job.model,
         job.source.inputs(),
         options.target,
-        importance=options.importance,
+        importance=importance,
         scope=options.scope,
         ratios=options.ratios or None,
         protect=options.protect,
@@ -191,7 +193,8 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
         }
         for group in result.graph.groups
     ]
-    found = {"layers": layers, "target": options.target, "multiple_of": multiple_of, "blocks": list(result.blocks)}
+    found = {"layers": layers, "target": options.target, "importance": importance, "multiple_of": multiple_of}
+    found["blocks"] = list(result.blocks)
     if result.blocks:
         found["notes"] = _noted(job, f"whole residual blocks went: {', '.join(result.blocks)}")
     return found
@@ -206,9 +209,8 @@ def recalibrate(job: Job) -> dict[str, Any]:
     """Let batch norms see their new inputs, and see what the cut alone costs."""
     from podar.recover import recalibrate as renew
 
-    if job.source.data is None:  # the library's own trainer comes next, which begins with that
-        return {}
-    renew(job.model, job.source.data.train)
+    if job.source.data is not None:  # else the library's own trainer comes next, which begins with that
+        renew(job.model, job.source.data.train)
     state = {**_costs(job.source.trace(job.model, job.source.inputs())), **_quality(job)}
     return {"points": [*job.found["points"], *_point("cut", "cut", state)]}
 

@@ -35,6 +35,7 @@ class LibraryData:
     - `evaluate(model)`: the library's own figures, under podar's names.
     - `samples(model)`: training batches (inputs, targets) and the loss, for importance criteria that need them.
     - `pictures(dense, model, folder)`: writes pictures of both models' answers; `file` and `caption` of each.
+    - `importance`: the criterion that serves such models best where nobody asks for another.
     """
 
     name: str
@@ -46,6 +47,7 @@ class LibraryData:
     evaluate: Callable[[nn.Module], dict[str, float]]
     samples: Callable[[nn.Module], tuple[Any, Callable[..., Tensor]]]
     pictures: Callable[[nn.Module, nn.Module, Path], list[dict[str, str]]]
+    importance: str = "magnitude"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ def recalibrate(model: nn.Module, data: Any, *, batches: int = 16, batch_size: i
     **Arguments:** `model`: changed in place, its mode kept. `data`: a training split, or batches of (inputs, labels).
     `batches`: how many are read, of `batch_size` each where `data` is a split.
 
-    **Returns:** the number of norms whose statistics were replaced; 0 where the model has none.
+    **Returns:** the number of norms whose statistics were replaced; 0 where the model has none. Norms that no picture
+    reaches in evaluation (a head that only training uses) keep what they had.
     """
     norms = [
         m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats and m.running_mean is not None
@@ -31,6 +32,8 @@ def recalibrate(model: nn.Module, data: Any, *, batches: int = 16, batch_size: i
     device = next(model.parameters()).device
     modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
+    buffers = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    renewed = 0
     model.eval()
     try:
         for norm in norms:
@@ -42,9 +45,13 @@ def recalibrate(model: nn.Module, data: Any, *, batches: int = 16, batch_size: i
     finally:
         for module, training in modes.items():
             module.training = training
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum, before in zip(norms, momenta, buffers):
             norm.momentum = momentum
-    return len(norms)
+            if norm.num_batches_tracked:
+                renewed += 1
+            else:
+                norm.load_state_dict(before, strict=False)
+    return renewed
 
 
 def _inputs(data: Any, batches: int, batch_size: int, device: torch.device) -> list[Tensor]:

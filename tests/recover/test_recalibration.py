@@ -38,3 +38,20 @@ def test_parameters_modes_and_momentum_stay(model: nn.Module, data: Dataset) -> 
 
 def test_a_model_without_norms_is_left_alone(data: Dataset) -> None:
     assert recalibrate(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), data.train) == 0
+
+
+def test_norms_that_are_not_reached_keep_their_statistics(data: Dataset) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+            nn.init.constant_(self.idle.running_mean, 3.0)  # type: ignore[arg-type]
+            self.idle.num_batches_tracked += 7  # type: ignore[operator]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x)
+
+    model = Two()
+    assert recalibrate(model, data.train) == 1
+    assert model.idle.running_mean == 3.0 and model.idle.num_batches_tracked == 7
+    assert model.used.num_batches_tracked != 0

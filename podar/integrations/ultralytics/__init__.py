@@ -7,7 +7,7 @@ from ultralytics import YOLO
 import podar.integrations.ultralytics as podar_yolo
 
 model = YOLO("yolo26n.pt")
-result = podar_yolo.prune(model.model, torch.zeros(1, 3, 640, 640), "macs=0.6")
+result = podar_yolo.prune(model.model, torch.zeros(1, 3, 640, 640), "macs=0.6", data="data.yaml")
 podar_yolo.save_pruned(model.model, "pruned.pt")
 YOLO("pruned.pt").train(trainer=podar_yolo.trainer(), data="data.yaml", epochs=30)
 ```

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from podar.graph import Graph, trace
 from podar.graph.inputs import ExampleInputs
 from podar.graph.slices import plan_for
 from podar.graph.verify import Expectation
+from podar.integrations.ultralytics.samples import IMPORTANCE, Samples, loss_of
 from podar.integrations.ultralytics.sealing import seal
 from podar.plans import Plan
 from podar.pruning import Result, carry_out
@@ -30,7 +32,7 @@ def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
     target: str | Mapping[str, float | str],
-    importance: str | Scorer = "magnitude",
+    importance: str | Scorer | None = None,
     scope: str = "global",
     ratios: Mapping[str, float] | None = None,
     protect: Iterable[str] = (),
@@ -40,8 +42,10 @@ def prune(
     verify: bool = True,
     depth: bool = False,
 ) -> Result:
-    """`podar.prune` for a model of Ultralytics, in place: same arguments, result and errors, with four differences.
+    """`podar.prune` for a model of Ultralytics, in place: same arguments, result and errors, with five differences.
 
+    - `data` may be an Ultralytics data.yaml (for classify a folder): up to 128 of its training images, at the size of
+      the example inputs, with the task's own loss. `importance` None is then "taylor", without data "magnitude".
     - Class counts and box formats stay; the neck's features, which the model also returns, do not hold their widths.
     - The one-to-many and the one-to-one head lose the same channels, so that the saving does not lie in the head that
       `fuse()` drops anyway. A unit is worth the mean of what it is worth in both.
@@ -50,7 +54,7 @@ def prune(
 
     ```python
     model = YOLO("yolo26n.pt").model
-    result = prune(model, torch.zeros(1, 3, 320, 320), "macs=0.6")
+    result = prune(model, torch.zeros(1, 3, 320, 320), "macs=0.6", data="data.yaml")
     ```
     """
     if depth:
@@ -59,6 +63,11 @@ def prune(
             "could not load the result; leave --depth out"
         )
     wanted = parse_target(target)
+    if isinstance(data, (str, Path)):
+        if not isinstance(example_inputs, Tensor):
+            raise UsageError(f"data={str(data)!r} is read at the size of example_inputs: give them as one tensor.")
+        data, loss = Samples(model, str(Path(data).resolve()), int(example_inputs.shape[-1])), loss or loss_of(model)
+    importance = importance or (IMPORTANCE if data is not None else "magnitude")
     forget_sizes(model)
     graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs))
     values = unit_scores(graph, in_step(score(importance, model, data, loss)), fallback=model)

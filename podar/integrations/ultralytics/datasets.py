@@ -14,7 +14,7 @@ from podar.integrations import LibraryData
 from podar.integrations.ultralytics.files import write_checkpoint
 from podar.integrations.ultralytics.heads import head_of, with_head
 from podar.integrations.ultralytics.models import make_ready
-from podar.integrations.ultralytics.samples import Samples, loss_of
+from podar.integrations.ultralytics.samples import IMPORTANCE, Samples, loss_of
 from podar.integrations.ultralytics.training import said, train
 
 SHAPED = {"segment": "polygons", "obb": "rotated rectangles of four corners"}
@@ -69,6 +69,7 @@ def open_data(model: Any, spec: str, side: int | None) -> LibraryData:
         evaluate=partial(evaluate, spec=spec, side=side),
         samples=lambda scored: (Samples(scored, str(Path(spec).resolve()), side), loss_of(scored)),
         pictures=partial(pictures, found=found, side=side),
+        importance=IMPORTANCE,
     )
 
 
@@ -234,7 +235,7 @@ def _refuse_damaged(path: Path) -> None:
         with Image.open(path) as image:
             image.verify()
     except Exception as error:
-        raise PodarError(f"the image {path} is damaged ({type(error).__name__}): remove it or put it right.") from error
+        raise PodarError(f"the image {path} is damaged, or is no image: remove it or put it right.") from error
 
 
 def _images(place: Any):

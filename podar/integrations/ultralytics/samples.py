@@ -14,6 +14,7 @@ from podar.errors import PodarError
 from podar.integrations.ultralytics.models import make_ready
 
 BATCHES, SIZE = 8, 16  # images in all: what a first-order criterion needs; more changes little
+IMPORTANCE = "taylor"  # where there are data: docs/yolo.md shows what the others leave of a detector
 
 
 class Labels:

@@ -47,6 +47,8 @@ def test_one_command_leaves_what_both_kinds_of_users_look_for(tmp_path: Path, sc
     for half in ("before", "after"):
         assert {"map50", "map50_95", "params", "macs", "fused_params", "fused_macs", "bytes"} <= set(summary[half])
     assert abs(summary["after"]["macs"] / summary["before"]["macs"] - 0.6) <= 0.03
+    assert summary["importance"] == "taylor"
+    assert [point["stage"] for point in summary["points"]] == ["dense", "cut", "final"]
     names = "pruned.pt weights/best.pt weights/last.pt results.csv args.yaml model.onnx dense.onnx report.html"
     for name in names.split():
         assert (out / name).stat().st_size > 0, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from podar.criteria import score
+from podar.errors import UsageError
 from podar.integrations.ultralytics import blueprint, prune
-from podar.integrations.ultralytics.samples import Labels
+from podar.integrations.ultralytics.samples import Labels, Samples, loss_of
 from podar.sources import open_source
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
@@ -32,6 +34,23 @@ def test_criteria_that_need_data_get_them(scenes: Callable[[str], Path], task: s
     assert sum(bool(values.any()) for values in found.values()) > len(found) / 2
     result = prune(model, source.inputs(), "macs=0.6", importance=importance, data=data, loss=loss)
     assert abs(result.after.macs / result.before.macs - 0.6) <= 0.03
+
+
+def test_a_data_yaml_is_data_and_taylor_judges_by_it(scenes: Callable[[str], Path]) -> None:
+    data, x = scenes("detect"), torch.zeros(1, 3, 64, 64)
+    torch.manual_seed(0)
+    model = blueprint("yolo26n.yaml", {"nc": 6}, False).make()
+    same, others = copy.deepcopy(model), copy.deepcopy(model)
+    samples, loss = Samples(same, str(data), 64), loss_of(same)
+    asked = prune(same, x, "macs=0.6", importance="taylor", data=samples, loss=loss)
+    assert prune(model, x, "macs=0.6", data=data).plan.cuts == asked.plan.cuts
+    assert prune(others, x, "macs=0.6").plan.cuts != asked.plan.cuts
+
+
+def test_a_data_yaml_needs_a_size(scenes: Callable[[str], Path]) -> None:
+    model = blueprint("yolo26n.yaml", {}, False).make()
+    with pytest.raises(UsageError, match="at the size of example_inputs: give them as one tensor"):
+        prune(model, (torch.zeros(1, 3, 64, 64),), "macs=0.6", data=str(scenes("detect")))
 
 
 @pytest.mark.slow
