@@ -32,10 +32,11 @@ class Cut:
 
 @dataclass(frozen=True)
 class Rescale:
-    """Rows `indices` of dim 0 of a tensor are multiplied by `factor`: a width that a formula divided by has changed."""
+    """What is at `indices` of `dim` is multiplied by `factor`: a width that a formula divided by has changed."""
 
     indices: tuple[int, ...]
     factor: float
+    dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:
     return {
         "cuts": {n: [[c.dim, index(c.removed), c.size, c.groups] for c in cuts] for n, cuts in plan.cuts.items()},
         "attributes": {m: dict(values) for m, values in plan.attributes.items()},
-        "rescales": {n: [[index(r.indices), r.factor] for r in rs] for n, rs in plan.rescales.items()},
+        "rescales": {n: [[index(r.indices), r.factor, r.dim] for r in rs] for n, rs in plan.rescales.items()},
         "shapes": {n: list(s) for n, s in plan.shapes.items()},
         "skips": {m: list(form) for m, form in plan.skips.items()},
     }
@@ -163,7 +164,7 @@ def _decode(data: dict[str, Any], sets: list[tuple[int, ...]]) -> Plan:
     return Plan(
         cuts={n: tuple(Cut(d, sets[s], size, g) for d, s, size, g in cuts) for n, cuts in data["cuts"].items()},
         attributes={m: dict(values) for m, values in data["attributes"].items()},
-        rescales={n: tuple(Rescale(sets[s], f) for s, f in rs) for n, rs in data["rescales"].items()},
+        rescales={n: tuple(Rescale(sets[s], *rest) for s, *rest in rs) for n, rs in data["rescales"].items()},
         shapes={n: tuple(s) for n, s in data["shapes"].items()},
         skips={m: (bool(zeros), int(items)) for m, (zeros, items) in data.get("skips", {}).items()},
     )

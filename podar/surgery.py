@@ -268,7 +268,7 @@ def _finish(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
         return tensor
     tensor = tensor.clone()
     for r in rescales:
-        tensor[list(r.indices)] *= r.factor
+        tensor.movedim(r.dim, 0)[list(r.indices)] *= r.factor
     return tensor
 
 

@@ -391,7 +391,7 @@ def _scale_attributes(modules: Named, record: Record) -> list[tuple[str, str, Id
     """Float attributes that hold width^−½ in the modules that call attention without `scale`."""
     by_name = dict(modules)
     found = []
-    for name, ids in record.scales:
+    for name, ids, _ in record.scales:
         for key, value in by_name[name].__dict__.items():
             if type(value) is float and abs(value - len(ids) ** -0.5) < 1e-7:
                 found.append((name, key, ids))

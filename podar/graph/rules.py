@@ -304,7 +304,6 @@ def layer_norm(tracer: Tracer, out: Any, x: Tensor, shape: Sequence[int], *affin
             written = shape if tracer.inside else _written_shape(tracer, len(shape))
             expr = None if written is None else tracer.sizes.expr(written[d - first])
             tracer.sizes.grid(ids, (expr,), tracer.where)
-            tracer.record.statistics.append((tracer.stack[-1], ids))
     tracer.put(y, tracer.blocks(x), zero=bool(vectors))
 
 
@@ -327,7 +326,6 @@ def group_norm(
             tracer.meet(ids, vector, 0)
     if ids is not None:
         tracer.balanced(ids, groups)
-        tracer.record.statistics.append((tracer.stack[-1], ids))
     tracer.put(out[0], tracer.blocks(x), zero=w is not None and b is not None)
 
 
@@ -425,9 +423,8 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
         ids = tracer.axis(x, d)
         if ids is None:
             continue
-        if mark.squared and tracer.operator == "mean" and tracer.owns_vector(len(ids)):
-            tracer.record.statistics.append((tracer.stack[-1], ids))
-        elif not (mark.zero and tracer.operator in ("sum", "linalg_vector_norm", "norm")):
+        by_hand = mark.squared and tracer.operator == "mean" and tracer.owns_vector(len(ids))  # an RMS norm
+        if not by_hand and not (mark.zero and tracer.operator in ("sum", "linalg_vector_norm", "norm")):
             tracer.freeze(ids, "a statistic over this axis at")
     for o in outs:
         if o.dim() == x.dim():

@@ -83,44 +83,44 @@ def _rescale(
 ) -> dict[str, tuple[Rescale, ...]]:
     """Attention without `scale` divides by the root of its width; when that changes, q and k make up for it.
 
-    Their rows are multiplied by (d'/d)^¼ each, so that the product over √d' is what it was over √d. A norm on q and k
-    would undo this, so its scale and shift take the factor instead.
+    What makes each (the last weights and biases, or the norm after them) is multiplied by (d'/d)^¼, so that the
+    product over √d' is what it was over √d; where one of them is made by nothing, the other takes the whole.
     """
-    factors: dict[str, dict[float, list[int]]] = {}
-    for _, inner in graph.record.scales:
+    factors: dict[tuple[str, int], dict[float, set[int]]] = {}
+    for module, inner, sides in graph.record.scales:
         before, after = len(inner), int(alive[inner].sum())
         if after in (0, before):
             continue
-        factor = (after / before) ** 0.25
-        producers = _producers(graph, inner)
-        for name, rows in producers.items():
-            rows = [int(r) for r in rows if alive[graph.record.layouts[name][0][r]]]
-            factors.setdefault(name, {}).setdefault(factor, []).extend(rows)
+        wanted = _units(graph, inner)
+        for made in sides:
+            places = [p for name in made for p in _places(graph, name, wanted)]
+            if not places:
+                raise PodarError(f"the width of the attention in {module or 'the model'} cannot change: nothing scales")
+            for name, dim, where in places:
+                kept = where[alive[graph.record.layouts[name][dim][where]].astype(bool)]
+                factor = (after / before) ** (0.5 / len(sides))
+                factors.setdefault((name, dim), {}).setdefault(factor, set()).update(kept.tolist())
     for module, key, inner in graph.scale_attributes:
         after = int(alive[inner].sum())
         if 0 < after < len(inner):
             attributes.setdefault(module, {})[key] = after**-0.5
-    found = {}
-    for first, by_factor in factors.items():
-        ids = graph.record.layouts[first][0]
-        place = np.cumsum(alive[ids]) - 1
-        rescales = tuple(Rescale(tuple(sorted({int(place[r]) for r in rows})), f) for f, rows in by_factor.items())
-        found.update(dict.fromkeys(graph.aliases[first], rescales))
+    found: dict[str, tuple[Rescale, ...]] = {}
+    for (first, dim), by_factor in factors.items():
+        place = np.cumsum(alive[graph.record.layouts[first][dim]]) - 1
+        rescales = tuple(Rescale(tuple(place[sorted(rows)].tolist()), f, dim) for f, rows in by_factor.items())
+        for name in graph.aliases[first]:
+            found[name] = found.get(name, ()) + rescales
     return found
 
 
-def _producers(graph: Graph, inner: Ids) -> dict[str, Ids]:
-    """Rows of dim 0 that make the index `inner` of q and k: those of the norms over it where there are some."""
-    wanted = _units(graph, inner)
-    rows: dict[str, Ids] = {}
-    for name, dims in graph.record.layouts.items():
-        if 0 in dims and dims[0].ndim == 1:
-            where = np.flatnonzero(np.isin(graph.ties.units(dims[0]), wanted).any(axis=-1))
+def _places(graph: Graph, name: str, wanted: Ids) -> list[tuple[str, int, Ids]]:
+    """Where on a tensor the units `wanted` are: the first of its axes that has some, and the indices there."""
+    for dim, ids in graph.record.layouts.get(name, {}).items():
+        if ids.ndim == 1:
+            where = np.flatnonzero(np.isin(graph.ties.units(ids), wanted).any(axis=-1))
             if len(where):
-                rows[name] = where
-    norms = {module for module, ids in graph.record.statistics if np.isin(_units(graph, ids), wanted).any()}
-    scales = {name: where for name, where in rows.items() if name.rpartition(".")[0] in norms}
-    return scales or rows
+                return [(name, dim, where)]
+    return []
 
 
 def _units(graph: Graph, ids: Ids) -> Ids:

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from podar.graph import hollow
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.graph.labels import Ids, Labels
+from podar.graph.makers import Bits, Makers, makers
 from podar.graph.members import Named, modules_of, once, tensors_of
 from podar.graph.protect import protected
 from podar.graph.sizes import Axis, Provenance, Size
@@ -35,13 +36,23 @@ Blocks = tuple[Block, ...]
 class Mark:
     """What a trace knows of one tensor: its labels, and whether a removed index is exactly zero in it."""
 
-    __slots__ = ("blocks", "fresh", "hollow", "squared", "storage", "zero")
+    __slots__ = ("blocks", "fresh", "hollow", "makers", "needs", "squared", "storage", "zero")
 
-    def __init__(self, blocks: Blocks = (), zero: bool = False, hollow: bool = False, storage: int = -1) -> None:
+    def __init__(
+        self,
+        blocks: Blocks = (),
+        zero: bool = False,
+        hollow: bool = False,
+        storage: int = -1,
+        makers: Makers = (),
+        needs: int = 0,
+    ) -> None:
         self.blocks = blocks
         self.zero = zero
         self.hollow = hollow
         self.storage = storage
+        self.makers = makers
+        self.needs = needs
         self.squared = False
         self.fresh = False  # a parameter or buffer that no rule has looked at yet
 
@@ -76,8 +87,7 @@ class Record:
     layouts: dict[str, dict[int, Ids]] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
-    scales: list[tuple[str, Ids]] = field(default_factory=list)
-    statistics: list[tuple[str, Ids]] = field(default_factory=list)  # (module of a norm, what it runs over)
+    scales: list[tuple[str, Ids, tuple[Makers, ...]]] = field(default_factory=list)  # (module, width, q's and k's)
     ties: list[tuple[Ids, ...]] = field(default_factory=list)
     outputs: list[tuple[str, Blocks]] = field(default_factory=list)
     real: bool = False  # whether operators had to be computed
@@ -114,7 +124,7 @@ WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "ei
 LEADING = {
     "linear": ("input", "weight", "bias"),
     "scaled_dot_product_attention": ("query", "key", "value", "attn_mask"),
-    "batch_norm": ("input", "running_mean", "running_var", "weight", "bias"),
+    "batch_norm": ("input", "weight", "bias", "running_mean", "running_var"),
 }
 """Arguments that may be given by name, in their order."""
 
@@ -145,6 +155,7 @@ class Tracer(TorchDispatchMode):
         self.tensors = tensors_of(modules)
         for name, tensor in self.tensors.items():
             self.named.setdefault(id(tensor), name)
+        self.bits = Bits()
         self.vectors: set[tuple[str, int]] = set()
         self.decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] | None = None
         self.operator = ""
@@ -171,9 +182,11 @@ class Tracer(TorchDispatchMode):
         """What is known of a tensor."""
         mark = getattr(tensor, "_podar_mark", None)
         if mark is None:
-            named = id(tensor) in self.named
-            mark = self.attach(tensor, Mark(zero=named, hollow=_is_parameter(tensor)))
-            mark.fresh = named and self.rules
+            name, parameter = self.named.get(id(tensor)), _is_parameter(tensor)
+            mark = self.attach(tensor, Mark(zero=name is not None, hollow=parameter))
+            if name is not None and parameter:
+                mark.makers, mark.needs = (name,), self.bits.add(name)
+            mark.fresh = name is not None and self.rules
         return mark
 
     def layout(self, name: str, dim: int, size: int) -> Ids:
@@ -336,7 +349,7 @@ class Tracer(TorchDispatchMode):
             self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, (), ()))
             return out
         self.operator = name
-        writes = self._settle(tensors, inputs, outs, is_hollow)
+        writes = self._settle(tensors, inputs, outs, is_hollow, makers(name, args, tensors, inputs, self.bits))
         self._apply(apply, tensors, inputs, out, args, kwargs)
         reads = tuple({m.storage for m in inputs if m.storage >= 0})
         blocks = tuple(self.blocks(o) for o in outs)
@@ -389,22 +402,27 @@ class Tracer(TorchDispatchMode):
         return found
 
     def _settle(
-        self, tensors: list[Tensor], inputs: list[Mark], outs: list[Tensor], is_hollow: bool
+        self, tensors: list[Tensor], inputs: list[Mark], outs: list[Tensor], is_hollow: bool, made: Makers
     ) -> list[tuple[int, int]]:
         """Give every result a mark and a storage number; a view shares the storage of its base."""
         writes: list[tuple[int, int]] = []
         bases: dict[int, Mark] = {}
+        needs = 0
+        for mark in inputs:
+            needs |= mark.needs
         for o in outs:
             known = getattr(o, "_podar_mark", None)
             if known is not None:
                 known.hollow = known.hollow or is_hollow
+                known.makers, known.needs = made, needs
                 continue
             bases = bases or {_storage(t): m for t, m in zip(tensors, inputs)}
             base = bases.get(_storage(o))
             if base is None:
                 self.storages += 1
                 writes.append((self.storages, o.numel() * o.element_size()))
-            self.attach(o, Mark(hollow=is_hollow, storage=self.storages if base is None else base.storage))
+            storage = self.storages if base is None else base.storage
+            self.attach(o, Mark(hollow=is_hollow, storage=storage, makers=made, needs=needs))
         return writes
 
 

@@ -1,0 +1,93 @@
+"""Attention without `scale`: after whatever else, the factor goes to what makes them last, or nothing goes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import podar
+from tests.graph.oracle import difference
+
+PICTURE = torch.zeros(2, 8, 4, 4)
+
+
+class Gate(nn.Module):
+    """A factor that does not hang on what it multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Conv2d(8, 16, 1)
+
+    def forward(self, q: Tensor, x: Tensor) -> Tensor:
+        return q * torch.sigmoid(self.weight(x))
+
+
+class OneHead(nn.Module):
+    """One head over the pixels of a feature map; `after` runs on q and k."""
+
+    def __init__(self, after: str) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Conv2d(8, 16, 1) for _ in range(3))
+        self.proj, self.after = nn.Conv2d(16, 5, 1), after
+        self.norm_q, self.norm_k = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+        self.depth_q, self.depth_k = (nn.Conv2d(16, 16, 3, padding=1, groups=16) for _ in range(2))
+        self.gate, self.place = Gate(), nn.Parameter(torch.randn(16, 4, 4))
+
+    def between(self, q: Tensor, k: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.after == "batch norm":
+            return self.norm_q(q), self.norm_k(k)
+        if self.after == "batch norm, depthwise":
+            return self.depth_q(self.norm_q(q)), self.depth_k(self.norm_k(k))
+        if self.after == "gate":
+            return self.gate(q, x), k
+        if self.after == "position":
+            return q + self.place, torch.cat([k[:, :, :2], k[:, :, 2:] * 0.5], 2)
+        if self.after == "tanh":
+            return torch.tanh(q), torch.tanh(k)
+        if self.after == "tanh of q":
+            return torch.tanh(q), k
+        return q, k
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.between(self.q(x), self.k(x), x)
+        q, k, v = (t.flatten(2).transpose(1, 2) for t in (q, k, self.v(x)))
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).unflatten(2, (4, 4)))
+
+
+@pytest.mark.parametrize("after", ["", "batch norm", "batch norm, depthwise", "gate", "position", "tanh of q", "tanh"])
+def test_the_factor_goes_to_what_comes_last(after: str) -> None:
+    worst, result = difference(
+        lambda: OneHead(after).eval(), PICTURE, lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
+    )
+    assert worst < 1e-9
+    assert result.model.q.out_channels == (16 if after == "tanh" else 8)
+
+
+def test_where_nothing_could_take_the_factor_the_width_stays() -> None:
+    graph = podar.trace(OneHead("tanh"), PICTURE)
+    assert any("make up for a change of the width" in reason for _, _, reason in graph.frozen)
+
+
+class Inputs(nn.Module):
+    """Weights as (in, out), as GPT-2 has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.randn(8, 48)), nn.Parameter(torch.randn(48))
+        self.proj = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = torch.addmm(self.b, x.flatten(0, 1), self.w).unflatten(0, (2, 6)).chunk(3, -1)
+        return self.proj(functional.scaled_dot_product_attention(q, k, v))
+
+
+def test_the_factor_goes_to_columns_where_outputs_are_columns() -> None:
+    worst, result = difference(
+        lambda: Inputs().eval(), torch.zeros(2, 6, 8), lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
+    )
+    assert worst < 1e-9
+    assert result.model.w.shape == (8, 24)
+    assert podar.Plan.from_json(result.plan.to_json()) == result.plan
