@@ -81,10 +81,7 @@ def attention(
             tracer.freeze(tracer.axis(attn_mask, d), "positions of")
     if inner is not None:
         if scale is None:
-            sides = tuple(made for made in (tracer.mark(q).makers, tracer.mark(k).makers) if made)
-            if not sides:
-                tracer.freeze(inner, "no parameter could make up for a change of the width that divides the scores of")
-            tracer.record.scales.append((tracer.stack[-1], inner, sides))
+            tracer.record.scales.append((tracer.stack[-1], inner, (tracer.mark(q).makers, tracer.mark(k).makers)))
         if value is not None and len(value) == len(inner):
             # One width for q, k and v keeps the fused kernel.
             tracer.record.ties.append((inner, value))

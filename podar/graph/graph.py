@@ -18,8 +18,9 @@ from podar.errors import PodarError
 from podar.graph.families import Cluster, Ties
 from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
-from podar.graph.members import Named, modules_of, once, tensors_of
+from podar.graph.members import modules_of, once, tensors_of
 from podar.graph.mirrors import Mirror, mirrors
+from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
 from podar.graph.trace import Record, observe
 from podar.graph.unreached import freeze_beside_unreached
@@ -78,13 +79,14 @@ class Graph:
         }
         self.dense = record.sizes.dense
         self.mirrors: list[Mirror] = mirrors(modules)
-        self.scale_attributes = _scale_attributes(modules, record)
+        self.scale_attributes = scale_attributes(modules, record)
         self._freeze_outputs(outputs)
         freeze_beside_unreached(record, [n for n, (_, _, own) in self.elements.items() if own], self.shapes)
         self.solution = record.labels.solve()
         self.ties = Ties(
             record.labels, self.solution, record.layouts, record.sizes.constraints, record.ties, self.dense
         )
+        self.scalings = scalings(record, self.ties)
         self.clusters: list[Cluster] = self._pruned_with_parameters(self.ties.clusters())
         self.costs = CostModel(record, self.ties, self.elements)
 
@@ -385,17 +387,6 @@ class Graph:
 
 def _under(path: str, wanted: str) -> bool:
     return path == wanted or path.startswith(wanted + ".")
-
-
-def _scale_attributes(modules: Named, record: Record) -> list[tuple[str, str, Ids]]:
-    """Float attributes that hold width^−½ in the modules that call attention without `scale`."""
-    by_name = dict(modules)
-    found = []
-    for name, ids, _ in record.scales:
-        for key, value in by_name[name].__dict__.items():
-            if type(value) is float and abs(value - len(ids) ** -0.5) < 1e-7:
-                found.append((name, key, ids))
-    return found
 
 
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs = None) -> Graph:

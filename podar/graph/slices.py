@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from podar.errors import PodarError
 from podar.graph.graph import Graph
-from podar.graph.labels import Ids
+from podar.graph.scaling import rescales
 from podar.graph.sizes import Attribute, SizeConflict, Solver
-from podar.plans import Cut, Plan, Rescale
+from podar.plans import Cut, Plan
 
 
 def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
@@ -42,9 +42,13 @@ def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
         if own:
             cuts.update(dict.fromkeys(names, tuple(own)))
     attributes = _attributes(graph, alive, kept)
-    rescales = _rescale(graph, alive, attributes)
-    shapes = {name: graph.shapes[name] for name in [*cuts, *rescales]}
-    return Plan(cuts, attributes, rescales, shapes)
+    for module, key, inner in graph.scale_attributes:
+        width = int(alive[inner].sum())
+        if 0 < width < len(inner):
+            attributes.setdefault(module, {})[key] = width**-0.5
+    multiplied = rescales(graph.scalings, graph.record.layouts, graph.aliases, alive)
+    shapes = {name: graph.shapes[name] for name in [*cuts, *multiplied]}
+    return Plan(cuts, attributes, multiplied, shapes)
 
 
 def _attributes(
@@ -76,53 +80,3 @@ def _attributes(
         if value != graph.dense[Attribute(mirror.module, mirror.attribute)]:
             found.setdefault(mirror.module, {})[mirror.attribute] = value
     return found
-
-
-def _rescale(
-    graph: Graph, alive: NDArray[np.bool_], attributes: dict[str, dict[str, int | float]]
-) -> dict[str, tuple[Rescale, ...]]:
-    """Attention without `scale` divides by the root of its width; when that changes, q and k make up for it.
-
-    What makes each (the last weights and biases, or the norm after them) is multiplied by (d'/d)^¼, so that the
-    product over √d' is what it was over √d; where one of them is made by nothing, the other takes the whole.
-    """
-    factors: dict[tuple[str, int], dict[float, set[int]]] = {}
-    for module, inner, sides in graph.record.scales:
-        before, after = len(inner), int(alive[inner].sum())
-        if after in (0, before):
-            continue
-        wanted = _units(graph, inner)
-        for made in sides:
-            places = [p for name in made for p in _places(graph, name, wanted)]
-            if not places:
-                raise PodarError(f"the width of the attention in {module or 'the model'} cannot change: nothing scales")
-            for name, dim, where in places:
-                kept = where[alive[graph.record.layouts[name][dim][where]].astype(bool)]
-                factor = (after / before) ** (0.5 / len(sides))
-                factors.setdefault((name, dim), {}).setdefault(factor, set()).update(kept.tolist())
-    for module, key, inner in graph.scale_attributes:
-        after = int(alive[inner].sum())
-        if 0 < after < len(inner):
-            attributes.setdefault(module, {})[key] = after**-0.5
-    found: dict[str, tuple[Rescale, ...]] = {}
-    for (first, dim), by_factor in factors.items():
-        place = np.cumsum(alive[graph.record.layouts[first][dim]]) - 1
-        rescales = tuple(Rescale(tuple(place[sorted(rows)].tolist()), f, dim) for f, rows in by_factor.items())
-        for name in graph.aliases[first]:
-            found[name] = found.get(name, ()) + rescales
-    return found
-
-
-def _places(graph: Graph, name: str, wanted: Ids) -> list[tuple[str, int, Ids]]:
-    """Where on a tensor the units `wanted` are: the first of its axes that has some, and the indices there."""
-    for dim, ids in graph.record.layouts.get(name, {}).items():
-        if ids.ndim == 1:
-            where = np.flatnonzero(np.isin(graph.ties.units(ids), wanted).any(axis=-1))
-            if len(where):
-                return [(name, dim, where)]
-    return []
-
-
-def _units(graph: Graph, ids: Ids) -> Ids:
-    units = np.unique(graph.ties.units(ids))
-    return units[units < graph.solution.units]

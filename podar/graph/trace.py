@@ -88,6 +88,7 @@ class Record:
     steps: list[Step] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     scales: list[tuple[str, Ids, tuple[Makers, ...]]] = field(default_factory=list)  # (module, width, q's and k's)
+    spilled: list[tuple[Makers, Blocks]] = field(default_factory=list)  # what else reads the products of these makers
     ties: list[tuple[Ids, ...]] = field(default_factory=list)
     outputs: list[tuple[str, Blocks]] = field(default_factory=list)
     real: bool = False  # whether operators had to be computed
@@ -349,7 +350,12 @@ class Tracer(TorchDispatchMode):
             self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, (), ()))
             return out
         self.operator = name
-        writes = self._settle(tensors, inputs, outs, is_hollow, makers(name, args, tensors, inputs, self.bits))
+        made = makers(name, args, tensors, inputs, self.bits)
+        exempt = 2 if name == "scaled_dot_product_attention" else 0  # q and k: their rule writes down what makes them
+        for mark in inputs[exempt:]:
+            if mark.makers and mark.makers is not made and not set(mark.makers) <= set(made):
+                self.record.spilled.append((mark.makers, mark.blocks))
+        writes = self._settle(tensors, inputs, outs, is_hollow, made)
         self._apply(apply, tensors, inputs, out, args, kwargs)
         reads = tuple({m.storage for m in inputs if m.storage >= 0})
         blocks = tuple(self.blocks(o) for o in outs)
@@ -544,6 +550,7 @@ def _run(
             with Calls(tracer), tracer:
                 output = call(model, inputs)
             record.outputs = [(path, tracer.blocks(t)) for path, t in named_tensors(output)]
+            record.spilled += [(tracer.mark(t).makers, tracer.blocks(t)) for _, t in named_tensors(output)]
         finally:
             for tensor in tracer.marked:
                 vars(tensor).pop("_podar_mark", None)

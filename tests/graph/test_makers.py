@@ -34,6 +34,7 @@ class OneHead(nn.Module):
         self.norm_q, self.norm_k = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
         self.depth_q, self.depth_k = (nn.Conv2d(16, 16, 3, padding=1, groups=16) for _ in range(2))
         self.gate, self.place = Gate(), nn.Parameter(torch.randn(16, 4, 4))
+        self.table = nn.Parameter(torch.randn(16, 16))
 
     def between(self, q: Tensor, k: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.after == "batch norm":
@@ -53,11 +54,12 @@ class OneHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k = self.between(self.q(x), self.k(x), x)
         q, k, v = (t.flatten(2).transpose(1, 2) for t in (q, k, self.v(x)))
-        y = functional.scaled_dot_product_attention(q, k, v)
+        bias = q @ self.table if self.after == "bias of q" else None
+        y = functional.scaled_dot_product_attention(q, k, v, bias)
         return self.proj(y.transpose(1, 2).unflatten(2, (4, 4)))
 
 
-@pytest.mark.parametrize("after", ["", "batch norm", "batch norm, depthwise", "gate", "position", "tanh of q", "tanh"])
+@pytest.mark.parametrize("after", ["", "batch norm", "batch norm, depthwise", "gate", "position", "tanh of q", "tanh", "bias of q"])
 def test_the_factor_goes_to_what_comes_last(after: str) -> None:
     worst, result = difference(
         lambda: OneHead(after).eval(), PICTURE, lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
@@ -68,7 +70,7 @@ def test_the_factor_goes_to_what_comes_last(after: str) -> None:
 
 def test_where_nothing_could_take_the_factor_the_width_stays() -> None:
     graph = podar.trace(OneHead("tanh"), PICTURE)
-    assert any("make up for a change of the width" in reason for _, _, reason in graph.frozen)
+    assert any("nothing could make up for another width" in reason for _, _, reason in graph.frozen)
 
 
 class Inputs(nn.Module):

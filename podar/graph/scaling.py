@@ -1,0 +1,106 @@
+"""Attention without `scale` divides by the root of its width: what makes up for it when that width changes."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podar.graph.families import Ties
+from podar.graph.labels import Ids
+from podar.graph.makers import Makers
+from podar.graph.members import Named
+from podar.graph.trace import Record
+from podar.plans import Rescale
+
+
+class Place(NamedTuple):
+    """Where on a parameter the indices of a width are."""
+
+    name: str
+    dim: int
+    indices: Ids
+
+
+class Scaling(NamedTuple):
+    """One attention: its width, and what makes its queries and its keys, where nothing else reads them."""
+
+    inner: Ids
+    sides: tuple[tuple[Place, ...], ...]
+
+
+def scalings(record: Record, ties: Ties) -> list[Scaling]:
+    """All attentions without `scale`. Where no side can take the factor, the width is frozen."""
+    found: list[Scaling] = []
+    for module, inner, makers in record.scales:
+        units = np.unique(ties.units(inner))
+        units = units[units < ties.solution.units]
+        sides = [side for names in makers if (side := _side(record, ties, names, units))]
+        if not sides:
+            place = f" in {module}" if module else ""
+            for family in ties.families_in(inner):
+                ties.reason.setdefault(family, f"nothing could make up for another width of the attention{place}")
+        found.append(Scaling(inner, tuple(sides)))
+    return found
+
+
+def _side(record: Record, ties: Ties, names: Makers, units: Ids) -> tuple[Place, ...]:
+    """Places of what makes q or k; none where these indices of it are read by something else too."""
+    for other, blocks in record.spilled:
+        if not set(names).isdisjoint(other) and any(np.isin(ties.units(ids), units).any() for _, ids in blocks):
+            return ()
+    return tuple(place for name in names if (place := _place(record, ties, name, units)))
+
+
+def _place(record: Record, ties: Ties, name: str, units: Ids) -> Place | None:
+    """The first axis of a parameter that has some of the units."""
+    for dim, ids in record.layouts.get(name, {}).items():
+        if ids.ndim == 1:
+            where = np.flatnonzero(np.isin(ties.units(ids), units).any(axis=-1))
+            if len(where):
+                return Place(name, dim, where)
+    return None
+
+
+def rescales(
+    found: list[Scaling],
+    layouts: Mapping[str, Mapping[int, Ids]],
+    aliases: Mapping[str, list[str]],
+    alive: NDArray[np.bool_],
+) -> dict[str, tuple[Rescale, ...]]:
+    """What to multiply, counted in the pruned model: (d'/d)^¼ on either side, or (d'/d)^½ where one side takes all.
+
+    Then the product of q and k over √d' is what it was over √d. What comes last before attention takes the factor: the
+    weights and biases, or the scale and shift of a norm after them, which would undo a factor on the weights.
+    """
+    factors: dict[tuple[str, int], dict[float, set[int]]] = {}
+    for scaling in found:
+        before, after = len(scaling.inner), int(alive[scaling.inner].sum())
+        if after in (0, before):
+            continue
+        factor = (after / before) ** (0.5 / len(scaling.sides))
+        for name, dim, indices in (place for side in scaling.sides for place in side):
+            kept = indices[alive[layouts[name][dim][indices]]]
+            factors.setdefault((name, dim), {}).setdefault(factor, set()).update(kept.tolist())
+    multiplied: dict[str, tuple[Rescale, ...]] = {}
+    for (first, dim), by_factor in factors.items():
+        place = np.cumsum(alive[layouts[first][dim]]) - 1
+        own = tuple(Rescale(tuple(place[sorted(rows)].tolist()), f, dim) for f, rows in by_factor.items())
+        for name in aliases[first]:
+            multiplied[name] = multiplied.get(name, ()) + own
+    return multiplied
+
+
+def scale_attributes(modules: Named, record: Record) -> list[tuple[str, str, Ids]]:
+    """Float attributes that hold width^−½ in the modules that call attention without `scale`, for their other path."""
+    by_name = dict(modules)
+    found: list[tuple[str, str, Ids]] = []
+    for name, ids, _ in record.scales:
+        for key, value in by_name[name].__dict__.items():
+            if type(value) is float and abs(value - len(ids) ** -0.5) < 1e-7:
+                found.append((name, key, ids))
+    return found
