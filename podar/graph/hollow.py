@@ -139,12 +139,17 @@ def batch_norm_alone(x: Tensor, *statistics: Any, **__: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-@shaper("native_layer_norm")
-def layer_norm(x: Tensor, normalized_shape: Sequence[int], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if tuple(x.shape[x.dim() - len(normalized_shape) :]) != tuple(normalized_shape):
-        raise RuntimeError(f"layer norm over {tuple(normalized_shape)} got input {tuple(x.shape)}")
+@shaper("native_layer_norm", "_fused_rms_norm")
+def layer_norm(x: Tensor, normalized_shape: Sequence[int], *_: Any) -> tuple[Tensor, ...]:
     nothing = x.new_empty(0)
-    return torch.empty_like(x, memory_format=torch.contiguous_format), nothing, nothing
+    return rms_norm(x, normalized_shape), nothing, nothing
+
+
+@shaper("rms_norm")
+def rms_norm(x: Tensor, normalized_shape: Sequence[int], *_: Any) -> Tensor:
+    if tuple(x.shape[x.dim() - len(normalized_shape) :]) != tuple(normalized_shape):
+        raise RuntimeError(f"a norm over {tuple(normalized_shape)} got input {tuple(x.shape)}")
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @shaper("native_group_norm")
