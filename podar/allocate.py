@@ -150,7 +150,7 @@ class _Moves:
             self.clusters = graph.clusters
         self.order = [f.units[np.argsort(scores[f.units], kind="stable")] for f in families]
         self.steps = np.array([c.steps for c in self.clusters], dtype=np.int64)
-        self.ranks = [self._ranks(c, scores) for c in self.clusters]
+        self.ranks = self._ranks(scores)
         self.allowed = [self._allowed(c) for c in self.clusters]
         self.fixed: dict[int, int] = {}
         for k, cluster in enumerate(self.clusters):
@@ -158,15 +158,24 @@ class _Moves:
             if wanted:
                 self.fixed[k] = min(cluster.steps, max(1, math.ceil(min(wanted) * cluster.steps - 1e-9)))
 
-    def _ranks(self, cluster: Cluster, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Importance of each move of a cluster: the mean over its families, relative to each family's mean."""
-        rows = []
-        for k in cluster.families:
-            sorted_scores = scores[self.order[k]]
-            mean = sorted_scores.mean()
-            relative = sorted_scores / mean if mean > 0 else sorted_scores
-            rows.append(relative.reshape(cluster.steps, -1).mean(axis=1))
-        return np.mean(rows, axis=0)
+    def _ranks(self, scores: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Importance of each move of each cluster: the mean over its families, relative to each family's mean."""
+        if not self.clusters:
+            return []
+        families = [f for c in self.clusters for f in c.families]
+        sizes = np.array([len(self.order[f]) for f in families])
+        starts = np.cumsum(sizes) - sizes
+        ordered = scores[np.concatenate([self.order[f] for f in families])]
+        means = np.add.reduceat(ordered, starts) / sizes
+        relative = ordered / np.repeat(np.where(means > 0, means, 1), sizes)
+        counts = np.array([len(c.families) for c in self.clusters])
+        steps = np.repeat(self.steps, counts)  # of each family
+        first = np.repeat(np.cumsum(self.steps) - self.steps, counts)  # move of its cluster
+        place = np.arange(len(ordered)) - np.repeat(starts, sizes)
+        moves = np.repeat(first, sizes) + place * np.repeat(steps, sizes) // np.repeat(sizes, sizes)
+        share = np.repeat(steps / (sizes * np.repeat(counts, counts)), sizes)
+        ranks = np.bincount(moves, relative * share, int(self.steps.sum()))
+        return np.split(ranks, np.cumsum(self.steps)[:-1])
 
     def _allowed(self, cluster: Cluster) -> NDArray[np.bool_]:
         """Which numbers of kept steps (0 … steps) give widths that are multiples of what the runtime likes."""
