@@ -270,13 +270,11 @@ class Ties:
         """Remove a random share of a cluster and see whether every size can still be solved."""
         sizes = [len(self.families[k].units) for k in members]
         steps = math.gcd(*sizes)
+        if steps == 1 and len(members) == 1:
+            return members, "nothing else like it could stay"
         if steps == 1:
-            why = (
-                "nothing else like it could stay"
-                if len(members) == 1
-                else "axes tied to it in number have no common step"
-            )
-            return members, why
+            heads = {outer for outer, within in self.nested if outer in members and within not in self.reason}
+            return heads or members, "axes tied to it in number have no common step"  # without heads, inner dims go
         relevant = self.relevant(members)
         if not relevant:
             return None

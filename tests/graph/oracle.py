@@ -56,7 +56,23 @@ def difference(
 ) -> tuple[float, Any]:
     """Largest difference, relative to the largest output, between surgery and zeros; and what `cut` returned."""
     model = redraw(build().eval()).double()
-    inputs = double(inputs)
+    with default_float64():  # constants that a forward pass makes too
+        return _difference(model, double(inputs), cut, real_inputs)
+
+
+@contextlib.contextmanager
+def default_float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _difference(
+    model: nn.Module, inputs: Any, cut: Callable[[nn.Module, Any], Any], real_inputs: Any
+) -> tuple[float, Any]:
     refill(model, noise(inputs))
     dense = copy.deepcopy(model)
     result = cut(model, inputs)
@@ -108,14 +124,16 @@ def restricted(dense: nn.Module, masks: dict[str, Tensor]) -> Iterator[None]:
     layer, group = functional.layer_norm, functional.group_norm
 
     def layer_norm(x: Tensor, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
-        if weight is None or id(weight) not in kept:
+        if weight is None and len(shape) == 1:  # nothing says what went but the zeros that enter
+            keep = x.flatten(0, -2).any(0)
+        elif weight is not None and id(weight) in kept:
+            keep = kept[id(weight)]
+        else:
             return layer(x, shape, weight, bias, eps)
-        keep = kept[id(weight)]
         index = torch.nonzero(keep).flatten()
         assert x.shape[-1] == len(keep)
-        part = layer(
-            x.index_select(-1, index), (len(index),), weight[index], None if bias is None else bias[index], eps
-        )
+        scale, shift = (None if v is None else v[index] for v in (weight, bias))
+        part = layer(x.index_select(-1, index), (len(index),), scale, shift, eps)
         return torch.zeros_like(x).index_copy(-1, index, part)
 
     def group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:

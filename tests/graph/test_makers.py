@@ -59,9 +59,10 @@ class OneHead(nn.Module):
         return self.proj(y.transpose(1, 2).unflatten(2, (4, 4)))
 
 
-@pytest.mark.parametrize(
-    "after", ["", "batch norm", "batch norm, depthwise", "gate", "position", "tanh of q", "tanh", "bias of q"]
-)
+CASES = ["", "batch norm", "batch norm, depthwise", "gate", "position", "tanh of q", "tanh", "bias of q"]
+
+
+@pytest.mark.parametrize("after", CASES)
 def test_the_factor_goes_to_what_comes_last(after: str) -> None:
     worst, result = difference(
         lambda: OneHead(after).eval(), PICTURE, lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
