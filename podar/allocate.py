@@ -174,7 +174,7 @@ class _Moves:
         place = np.arange(len(ordered)) - np.repeat(starts, sizes)
         moves = np.repeat(first, sizes) + place * np.repeat(steps, sizes) // np.repeat(sizes, sizes)
         share = np.repeat(steps / (sizes * np.repeat(counts, counts)), sizes)
-        ranks = np.bincount(moves, relative * share, int(self.steps.sum()))
+        ranks = np.asarray(np.bincount(moves, relative * share, int(self.steps.sum())), dtype=np.float64)
         return np.split(ranks, np.cumsum(self.steps)[:-1])
 
     def _allowed(self, cluster: Cluster) -> NDArray[np.bool_]:
