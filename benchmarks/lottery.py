@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--every", type=int, default=4, help="controls run at every so many rounds")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--work", type=Path, help="masks and weights of the search; runs/lottery-EPOCHS when not given")
     options = parser.parse_args()

@@ -23,6 +23,7 @@ def batches_of(data: Any, name: str, limit: int = 32) -> Iterator[tuple[Any, Ten
         data = data.train
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):
         data = torch.utils.data.DataLoader(data, batch_size=64)
+    _check_iterable(data, f"importance {name!r}")
     for k, batch in enumerate(data):
         if k == limit:
             return
@@ -63,6 +64,7 @@ def input_batches(data: Any, name: str, limit: int = 32, batch_size: int = 64) -
         data = data.split(batch_size)
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):
         data = torch.utils.data.DataLoader(data, batch_size=batch_size)
+    _check_iterable(data, name)
     count = 0
     for batch in data:
         if count == limit:
@@ -73,6 +75,11 @@ def input_batches(data: Any, name: str, limit: int = 32, batch_size: int = 64) -
         yield inputs
     if not count:
         raise PodarError(f"{name} got data without a single batch")
+
+
+def _check_iterable(data: Any, name: str) -> None:
+    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
+        raise PodarError(f"{name} needs batches as data, not a {type(data).__name__}: podar.data.load(...) makes them")
 
 
 def check_finite_inputs(inputs: Any, name: str) -> None:

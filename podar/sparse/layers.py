@@ -103,7 +103,8 @@ def weights_of(model: nn.Module, protect: Iterable[str] = (), computed: str = "r
                 if computed == "refuse" and not any(matches(name, p) for p in protect):
                     raise PodarError(
                         f"{name} is computed from other parameters (weight norm or a parametrization), so a mask on it "
-                        f'would not last: make it plain first with remove_parametrizations, or protect="{path or name}"'
+                        f"would not last: make it plain first with remove_parametrizations, or "
+                        f"{leave_dense(path or name)}"
                     )
                 continue
             if not parameter.is_floating_point():
@@ -136,6 +137,12 @@ def per_weight(patterns: Mapping[str, float], weights: list[Weight], option: str
         _expect_match(pattern, weights, option)
         values.update({w.name: value for w in weights if matches(w.name, pattern)})
     return values
+
+
+def leave_dense(layer: str, *others: str) -> str:
+    """How to leave layers out, in Python and in a shell: the end of an error."""
+    which, more = ("such layers", ", and so on") if others else ("it", "")
+    return f"leave {which} dense with protect={[layer, *others]} (--protect {layer}{more})"
 
 
 def _expect_match(pattern: str, weights: list[Weight], option: str) -> None:

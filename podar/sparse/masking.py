@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from podar.criteria import Scorer, score
 from podar.errors import PodarError, UsageError
-from podar.sparse.layers import Weight, check_finite, per_weight, weights_of
+from podar.sparse.layers import Weight, check_finite, leave_dense, per_weight, weights_of
 from podar.sparse.masks import Sparsity, attach, detach, sparsity
 from podar.sparse.patterns import (
     NofM,
@@ -137,7 +138,7 @@ def check_amount(amount: float | None, pattern: Pattern) -> float:
         return pattern.amount
     if amount is None:
         raise UsageError(f"pattern {pattern} needs an amount: the fraction of weights that goes, such as 0.9")
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 < amount < 1:
+    if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 < amount < 1:
         raise UsageError(
             f"amount={amount!r} is out of range: it is the fraction of weights that becomes zero, above 0 and below 1, "
             "such as 0.9"
@@ -155,8 +156,8 @@ def check_weights(weights: list[Weight], pattern: Pattern) -> None:
     for weight in weights:
         if not bool(weight.values.any()):
             raise PodarError(
-                f"{weight.name} holds only zeros, so nothing in it can be ranked: load trained weights, or leave it "
-                f"out with protect={[weight.layer or weight.name]}"
+                f"{weight.name} holds only zeros, so nothing in it can be ranked: load trained weights, or "
+                f"{leave_dense(weight.layer or weight.name)}"
             )
     check_divides(weights, pattern)
 
@@ -266,8 +267,8 @@ def _scores(
         values = given.get(weight.key)
         if values is None:
             raise PodarError(
-                f"importance {importance!r} has no score for {weight.name}: choose another criterion, or leave the "
-                f"layer dense with protect={[weight.layer or weight.name]}"
+                f"importance {importance!r} has no score for {weight.name}: choose another criterion, or "
+                f"{leave_dense(weight.layer or weight.name)}"
             )
         if bool(torch.isnan(values).any()):
             raise PodarError(f"importance {importance!r} gives NaN for {weight.name}: check the data and the loss")

@@ -108,6 +108,7 @@ def sparsity(model: nn.Module) -> Sparsity:
         PodarError: a mask that does not fit its weight.
 
     Example:
+        >>> import torch.nn.utils.prune
         >>> layer = torch.nn.Conv2d(3, 32, 3)
         >>> _ = torch.nn.utils.prune.l1_unstructured(layer, name="weight", amount=0.3)
         >>> print(podar.sparsity(layer))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from podar.errors import PodarError, UsageError
-from podar.sparse.layers import Weight
+from podar.sparse.layers import Weight, leave_dense
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,7 @@ def check_divides(weights: list[Weight], pattern: Pattern) -> None:
     if clashes:
         weight, why = clashes[0]
         layers = list(dict.fromkeys(w.layer or w.name for w, _ in clashes))
-        raise PodarError(
-            f"pattern {pattern} does not fit {weight.name}: it has {why}; leave such layers dense with protect={layers}"
-        )
+        raise PodarError(f"pattern {pattern} does not fit {weight.name}: it has {why}; {leave_dense(*layers)}")
 
 
 def units_of(weight: Weight, scores: Tensor, pattern: Pattern) -> Tensor:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from podar.errors import PodarError, UsageError, nearest
-from podar.sparse.layers import Weight
+from podar.sparse.layers import Weight, leave_dense
 from podar.sparse.patterns import Block, Pattern
 
 SCOPES = {
     "global": "global",
     "local": "local",
     "layer": "local",
+    "per-layer": "local",
     "uniform": "uniform",
     "erdos-renyi": "er",
     "er": "er",
@@ -29,7 +30,9 @@ def parse_scope(scope: str) -> str:
     Raises:
         UsageError: no scope has that name.
     """
-    text = scope.strip().lower().replace("_", "-").replace("ő", "o").replace("é", "e").replace("–", "-")
+    text = (
+        scope.strip().lower().replace("_", "-").replace(" ", "-").replace("ő", "o").replace("é", "e").replace("–", "-")
+    )
     if text not in SCOPES:
         near = nearest(text, SCOPES)
         hint = f"did you mean {near!r}?" if near else f"known: {', '.join(SCOPES)}"
@@ -74,8 +77,8 @@ def removals(
         if count >= units[name]:
             raise PodarError(
                 f"{name} has so few weights ({units[name]}{' blocks' if isinstance(pattern, Block) else ''}) that "
-                f"{overrides.get(name, amount):g} removes them all: lower the amount, or leave the layer dense with "
-                f"protect={[name.rpartition('.')[0] or name]}"
+                f"{overrides.get(name, amount):g} removes them all: lower the amount, or "
+                f"{leave_dense(name.rpartition('.')[0] or name)}"
             )
     return counts
 

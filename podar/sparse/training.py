@@ -22,7 +22,7 @@ Update = Callable[[dict[str, Tensor], float], "dict[str, Tensor] | None"]
 """(masks by weight name, share of the training done) → new masks, or None where they stay."""
 
 
-REST = 10  # steps
+REST = 25  # steps of the optimizer
 
 
 class Keeper:
