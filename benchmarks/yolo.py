@@ -35,7 +35,7 @@ MODELS = ("yolo26n", "yolo26s", "yolo26m", "yolo11n", "yolov8n")
 SIDE, TARGET, ROUNDS = 320, 0.5, 5
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs" / "yolo.md"
-MARKS = ("<!-- benchmarks/yolo.py writes what follows -->\n", "<!-- end -->\n")
+MARKS = ("<!-- benchmarks/yolo.py writes what follows -->\n", "<!-- end of speed -->\n")
 
 
 def ours(name: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a cut costs YOLO26n on composed scenes, and what the same MACs give when the stock architecture is narrowed.
 
-python benchmarks/yolo_accuracy.py [--json benchmarks/yolo_accuracy.json] [--seeds 0 1 2] [--cells dense pruned-0.6 …]
+python benchmarks/yolo_accuracy.py [--seeds 0 1 2] [--cells dense pruned-0.6 …]   trains what yolo_accuracy.json lacks
+python benchmarks/yolo_accuracy.py --cuts    of the first seed: mAP right after the cut, by criterion and scope
+python benchmarks/yolo_accuracy.py --table   renders the tables in docs/yolo.md from the JSON (the others do, too)
 
 For each seed: the dense model from scratch; cut to 0.6 and 0.4 of its MACs and trained again, with and without
 distillation from the dense one; and rivals: yolo26n with a lesser width multiple of Ultralytics' own, of the same MACs,
@@ -25,6 +27,7 @@ import torch
 import yaml
 
 from podar import runs
+from podar.allocate import SCOPES
 from podar.data.scenes import compose
 from podar.files import write_atomic
 from podar.integrations.ultralytics import (
@@ -42,7 +45,11 @@ from podar.measuring import compare, latency_ratio, processor
 
 MODEL, SIDE, SCENES = "yolo26n.yaml", 160, (800, 300)
 EPOCHS, AGAIN = 36, 14  # of the dense training, and after a cut
-HOW = {"batch": 16, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1.0, "mosaic": 0.0, "cache": "ram"}
+# nbs: a step every batch (Ultralytics' own 64 would make one of four); scenes hold several things, so no mosaics.
+HOW = {"batch": 16, "nbs": 16, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1.0, "mosaic": 0.0, "cache": "ram"}
+RESULT = Path(__file__).with_suffix(".json")
+PAGE = Path(__file__).parent.parent / "docs" / "yolo.md"
+MARKS = ("<!-- benchmarks/yolo_accuracy.py writes what follows -->\n", "<!-- end of accuracy -->\n")
 CELLS = (
     "dense",
     *(f"{how}-{kept}" for kept in (0.6, 0.4) for how in ("pruned", "narrowed", "distilled")),
@@ -119,7 +126,7 @@ def cell(name: str, seed: int, data: Path, folder: Path, dense: Path) -> dict[st
             notes |= {"width_multiple": width, **train(path, data, out, EPOCHS + AGAIN, seed)}
         else:
             model = load(dense)
-            prune(model, torch.zeros(1, 3, SIDE, SIDE), f"macs={kept}", multiple_of=8)
+            prune(model, torch.zeros(1, 3, SIDE, SIDE), f"macs={kept}", multiple_of=8, data=data)
             cut = save_pruned(model, folder / f"{name}-cut.pt", {"imgsz": SIDE})
             notes["cut_map50_95"] = evaluate(model, str(data), SIDE)["map50_95"]
             teacher = {"distill_model": str(dense)} if how == "distilled" else {}
@@ -144,15 +151,79 @@ def latency(dense: Any, model: Any) -> dict[str, Any]:
     }
 
 
+def cuts(dense: Path, data: Path, kept: float = 0.6) -> dict[str, float]:
+    """mAP50-95 right after a cut, nothing trained, by criterion and scope."""
+    found: dict[str, float] = {}
+    for importance in ("taylor", "magnitude", "bn-scale"):
+        for scope in SCOPES:
+            model = load(dense)
+            given = {"importance": importance, "scope": scope, "data": data}
+            prune(model, torch.zeros(1, 3, SIDE, SIDE), f"macs={kept}", multiple_of=8, **given)
+            found[f"{importance}, {scope}"] = evaluate(model, str(data), SIDE)["map50_95"]
+            print(importance, scope, found[f"{importance}, {scope}"], flush=True)
+    return found
+
+
+def tables(told: dict[str, Any]) -> str:
+    """The part of docs/yolo.md that shows the result."""
+    kinds = {"pruned": "pruned", "distilled": "pruned, `distill_model=` the dense one", "narrowed": "stock, narrowed"}
+    names = {"dense": "dense"}
+    for kept in (0.6, 0.4):
+        names |= {f"{how}-{kept}": f"{text}, {kept} of the MACs" for how, text in kinds.items()}
+    rows: list[str] = []
+    for name, text in names.items():
+        cells = [cell for key, cell in told["cells"].items() if key.partition("/")[2] == name]
+        if cells:
+            quality = " ".join(f"{cell['map50_95']:.3f}" for cell in cells)
+            cut = " ".join(f"{cell['cut_map50_95']:.3f}" for cell in cells if "cut_map50_95" in cell)
+            laps = " ".join(f"{cell['latency_ratio']:.2f}" for cell in cells if "latency_ratio" in cell)
+            size = f"{cells[0]['fused_params'] / 1e6:.2f} M | {cells[0]['fused_macs'] / 1e6:.0f} M"
+            rows.append(f"| {text} | {cells[0]['epochs']} | {cut} | {quality} | {size} | {laps} |")
+    training = told["training"]
+    found = [
+        f"`{told['command']}`: {told['data']}; {training['epochs']} epochs, {training['epochs_again']} after the cut,",
+        "the narrowed rival gets the sum; a number a seed; parameters, MACs as deployed; latency in ONNX Runtime, one",
+        f"thread, in turn with dense, as a fraction of it; {told['processor'].get('name', 'unknown processor')}.",
+        "",
+        "| model | epochs | mAP50-95 after the cut | trained | parameters | MACs | latency |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+    ]
+    if told.get("cuts"):
+        found += [
+            "What the criteria leave of that detector at 0.6 of the MACs before anything is trained (`--cuts`):",
+            "",
+            f"| criterion | {' | '.join(SCOPES)} |",
+            f"| --- |{' --- |' * len(SCOPES)}",
+        ]
+        for importance in dict.fromkeys(key.partition(", ")[0] for key in told["cuts"]):
+            values = (told["cuts"].get(f"{importance}, {scope}") for scope in SCOPES)
+            found.append(f"| {importance} | " + " | ".join("" if v is None else f"{v:.3f}" for v in values) + " |")
+        found.append("")
+    return "\n".join(found)
+
+
+def render(told: dict[str, Any]) -> None:
+    """Put the tables into the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(MARKS[0])
+    write_atomic(PAGE, before + MARKS[0] + tables(told) + MARKS[1] + rest.split(MARKS[1], 1)[1])
+
+
 def main() -> None:
     """Fill in the cells that the JSON does not have yet."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/yolo_accuracy.json"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cuts", action="store_true", help="compare criteria and scopes, train nothing but dense")
+    parser.add_argument("--table", action="store_true", help="only render the tables")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
     parser.add_argument("--out", type=Path, default=Path("runs/yolo_accuracy"), help="for scenes and weights")
     asked = parser.parse_args()
-    told = json.loads(asked.json.read_text()) if asked.json.is_file() else {"cells": {}}
+    told: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.is_file() else {"cells": {}}
+    if asked.table:
+        render(told)
+        return
     data = asked.out / "scenes" / "data.yaml"
     if not data.is_file():
         compose(data.parent, scenes=SCENES, side=SIDE)
@@ -163,6 +234,8 @@ def main() -> None:
         "processor": processor().to_json(),
         "versions": runs.versions(),
     }
+    if asked.cuts:
+        asked.seeds, asked.cells = asked.seeds[:1], ("dense",)
     for seed in asked.seeds:
         folder = asked.out / f"seed-{seed}"
         dense = folder / "dense.pt"
@@ -175,9 +248,15 @@ def main() -> None:
             if key not in told["cells"]:
                 told["cells"][key] = cell(name, seed, data, folder, dense)
             print(key, json.dumps(told["cells"][key]), flush=True)
-            kept = json.loads(asked.json.read_text())["cells"] if asked.json.is_file() else {}  # of another process
+            kept = json.loads(RESULT.read_text())["cells"] if RESULT.is_file() else {}  # of another process
             told["cells"] = dict(sorted({**kept, **told["cells"]}.items()))
-            write_atomic(asked.json, json.dumps(told, indent=1) + "\n")
+            write_atomic(RESULT, json.dumps(told, indent=1) + "\n")
+        if asked.cuts:
+            if not dense.is_file():
+                cell("dense", seed, data, folder, dense)
+            told["cuts"] = cuts(dense, data)
+            write_atomic(RESULT, json.dumps(told, indent=1) + "\n")
+    render(told)
 
 
 if __name__ == "__main__":

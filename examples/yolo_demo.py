@@ -1,6 +1,6 @@
 """YOLO26n from scratch on scenes composed of real photographs, pruned to 0.6 of the MACs, trained again, measured.
 
-python examples/yolo_demo.py [--out runs/yolo] [--epochs 36] [--again 14] [--scenes 800 150] [--side 160]
+python examples/yolo_demo.py [--out runs/yolo] [--epochs 24] [--again 12] [--scenes 800 150] [--side 160]
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from rich.console import Console
 from podar.data.scenes import compose
 from podar.integrations.ultralytics import fastest_on_cpu, make_ready
 
-# Scenes hold several things already, so no mosaics of them; without, a few thousand steps teach more.
-HOW = {"workers": 0, "warmup_epochs": 1.0, "mosaic": 0.0, "cache": "ram"}
+# Scenes hold several things already, so no mosaics of them; a step every batch (nbs), not every fourth: so few images
+# make few batches.
+HOW = {"workers": 0, "warmup_epochs": 1.0, "mosaic": 0.0, "nbs": 16, "cache": "ram"}
 
 
 def main() -> None:
     """Compose, train, and run `podar prune`, whose summary and report are the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/yolo"))
-    parser.add_argument("--epochs", type=int, default=36, help="of the dense training, at most")
-    parser.add_argument("--again", type=int, default=14, help="epochs of training after the cut")
+    parser.add_argument("--epochs", type=int, default=24, help="of the dense training")
+    parser.add_argument("--again", type=int, default=12, help="epochs of training after the cut")
     parser.add_argument("--scenes", type=int, nargs=2, default=(800, 150), help="for training and for validation")
     parser.add_argument("--side", type=int, default=160)
-    parser.add_argument("--enough", type=float, default=0.6, help="mAP50-95 at which the dense training ends")
+    parser.add_argument("--enough", type=float, default=0.5, help="mAP50-95 below which a cut would say nothing")
     asked = parser.parse_args()
     screen, began = Console(), time.perf_counter()
 
@@ -43,13 +44,14 @@ def main() -> None:
     data = compose(asked.out / "scenes", scenes=tuple(asked.scenes), side=asked.side)
     screen.print(f"{sum(asked.scenes)} scenes of Fashion-MNIST photographs: {data}")
 
-    def enough(trainer) -> None:
-        reached = trainer.metrics.get("metrics/mAP50-95(B)", 0.0)
-        screen.print(f"epoch {trainer.epoch + 1}: mAP50-95 {reached:.3f}, {time.perf_counter() - began:.0f} s")
-        trainer.stop = trainer.stop or reached >= asked.enough
+    reached = [0.0]
+
+    def tell(trainer) -> None:
+        reached.append(trainer.metrics.get("metrics/mAP50-95(B)", 0.0))
+        screen.print(f"epoch {trainer.epoch + 1}: mAP50-95 {reached[-1]:.3f}, {time.perf_counter() - began:.0f} s")
 
     dense = YOLO("yolo26n.yaml")
-    dense.add_callback("on_fit_epoch_end", enough)
+    dense.add_callback("on_fit_epoch_end", tell)
     dense.train(
         data=str(data),
         imgsz=asked.side,
@@ -64,6 +66,9 @@ def main() -> None:
         pretrained=False,
         **HOW,
     )
+
+    if max(reached) < asked.enough:
+        screen.print(f"The dense model is still below {asked.enough}: more --epochs would make the comparison fairer.")
 
     from podar import recipes, runs
 

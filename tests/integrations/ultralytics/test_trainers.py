@@ -13,15 +13,16 @@ import pytest
 import torch
 
 from podar.data.scenes import KEYPOINTS
-from podar.integrations.ultralytics import blueprint, make_ready, prune, save_pruned, trainer
+from podar.integrations.ultralytics import blueprint, fused_cost, make_ready, prune, save_pruned, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
 
 DENSE = ("", "-seg", "-pose", "-obb", "-cls")
 TASK = dict(zip(DENSE, ("detect", "segment", "pose", "obb", "classify")))
 MATRIX = [
-    *((f"yolo{g}{s}{t}.yaml", TASK[t]) for g in ("26", "11") for s in "nsm" for t in DENSE if g + s + t != "26n"),
-    *((f"{name}.yaml", "detect") for name in ("yolov8n", "yolov8s", "yolov8m", "yolo12n", "yolo12s", "yolo12m")),
+    *((f"yolo{g}{s}{t}.yaml", TASK[t]) for g in ("26", "11") for s in "nsm" for t in DENSE),
+    *((f"yolo{g}{s}.yaml", "detect") for g in ("v8", "12") for s in "nsm"),
+    ("rtdetr-l.yaml", "detect"),
 ]
 
 
@@ -43,20 +44,25 @@ def count(model: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "task"),
-    [("yolo26n.yaml", "detect"), *(pytest.param(n, t, marks=pytest.mark.slow) for n, t in MATRIX)],
+    ("name", "task", "target"),
+    [
+        ("yolo26n.yaml", "detect", 0.6),
+        *(pytest.param(n, t, target, marks=pytest.mark.slow) for target in (0.4, 0.7) for n, t in MATRIX),
+    ],
 )
-def test_training_keeps_the_shape(tmp_path: Path, scenes: Callable[[str], Path], name: str, task: str) -> None:
+def test_training_keeps_the_shape(
+    tmp_path: Path, scenes: Callable[[str], Path], name: str, task: str, target: float
+) -> None:
     make_ready()
-    from ultralytics import YOLO
+    from ultralytics import RTDETR, YOLO
 
     data = scenes(task)
-    path, before = pruned_file(tmp_path, name, task, 0.4, 6)
-    model = YOLO(str(path))
+    path, before = pruned_file(tmp_path, name, task, target, 6)
+    model = (RTDETR if name.startswith("rtdetr") else YOLO)(str(path))
     model.train(trainer=trainer(), epochs=2, **settings(data, tmp_path))
     assert count(model.model) == before
     best = tmp_path / "run" / "weights" / "best.pt"
-    again = YOLO(str(best))
+    again = type(model)(str(best))
     assert count(again.model) == before
     image = next((data.parent if data.suffix else data).rglob("val/**/*.png"))
     assert len(list(again.predict(str(image), imgsz=64, verbose=False))) == 1
@@ -83,6 +89,41 @@ def test_a_broken_off_training_goes_on_in_the_same_shape(tmp_path: Path, scenes:
     again.train(trainer=trainer(), resume=True)
     assert count(again.model) == before
     assert len((tmp_path / "run" / "results.csv").read_text().strip().split("\n")) == 4
+
+
+@pytest.mark.slow
+def test_mixed_precision_keeps_the_shape(tmp_path: Path, scenes: Callable[[str], Path]) -> None:
+    """AMP, which Ultralytics turns on for graphics cards only: bf16 here, chosen by hand or by what is fastest."""
+    make_ready()
+    from ultralytics import YOLO
+
+    from podar.integrations.ultralytics import fastest_on_cpu
+
+    path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
+    model, used = YOLO(str(path)), []
+    model.add_callback("on_train_start", fastest_on_cpu)
+    model.add_callback("on_train_start", lambda trainer: setattr(trainer, "amp", True))
+    model.add_callback("on_train_batch_end", lambda trainer: used.append(trainer.amp))
+    model.train(trainer=trainer(), epochs=1, **settings(scenes("detect"), tmp_path))
+    assert used and all(used)
+    for name in ("best.pt", "last.pt"):
+        again = YOLO(str(tmp_path / "run" / "weights" / name))
+        assert count(again.model) == before
+        assert {parameter.dtype for parameter in again.model.parameters()} == {torch.float32}
+
+
+def test_fusing_a_pruned_file_drops_a_head_and_the_norms(tmp_path: Path) -> None:
+    make_ready()
+    from ultralytics import YOLO
+
+    path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
+    model = YOLO(str(path))
+    x = torch.zeros(1, 3, 64, 64)
+    expected = fused_cost(model.model, x).params
+    model.fuse()
+    assert count(model.model) == expected < before
+    assert count(YOLO(str(path)).model) == before
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.model.modules())
 
 
 @pytest.mark.slow
