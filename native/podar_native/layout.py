@@ -74,7 +74,14 @@ def lay_out(nodes: Sequence[Node], times: Sequence[int]) -> Layout:
             pads[roots[node.inputs[0].index]] = (max(old[0], reach[0]), max(old[1], reach[1]))
             if any(reach):
                 dirty_readers.add(roots[node.inputs[0].index])
-        elif node.kind in ("add", "act") or (node.kind == "mul" and not node.settings.get("per_channel")):
+        elif node.kind == "depthwise":
+            reach, root = node.settings["reach"], roots[node.inputs[0].index]
+            old = pads.get(root, (0, 0))
+            pads[root] = (max(old[0], reach[0]), max(old[1], reach[1]))
+            dirty_readers.add(root)
+            if node.out.shape[1:] == node.inputs[0].shape[1:]:  # rows shorter than a vector go together
+                family.join(root, roots[node.out.index])
+        elif node.kind in ("add", "act", "attention") or (node.kind == "mul" and not node.settings.get("per_channel")):
             for v in node.inputs:
                 family.join(roots[v.index], roots[node.out.index])
         elif node.kind == "mul":
@@ -84,7 +91,6 @@ def lay_out(nodes: Sequence[Node], times: Sequence[int]) -> Layout:
     for index in values:
         families.setdefault(family.find(roots[index]), []).append(index)
     shape: dict[int, tuple[int, int, int]] = {}  # of each family: stride, plane, lead
-    pool_of: dict[int, tuple[int, ...]] = {}
     for head, members in families.items():
         pad_y = max((pads.get(roots[i], (0, 0))[0] for i in members), default=0)
         pad_x = max((pads.get(roots[i], (0, 0))[1] for i in members), default=0)
@@ -96,12 +102,8 @@ def lay_out(nodes: Sequence[Node], times: Sequence[int]) -> Layout:
             plane // 16 % 2 == 0 and plane > 64
         )  # an odd number of lines: planes spread over the cache's sets
         shape[head] = stride, plane, lead
-        # Families alike share memory. Where heights differ, a tall value would leave its rows in a short one's pads:
-        # there nothing is used again.
-        alike = len({values[i].height for i in members}) == 1
-        pool_of[head] = (stride, plane, lead, height) if alike else (stride, plane, lead, height, head)
 
-    bases, floats = _assign(nodes, times, values, roots, family, shape, pool_of)
+    bases, floats = _assign(nodes, times, values, roots, {i: shape[family.find(roots[i])] for i in values})
     planes = {}
     for index, value in values.items():
         stride, plane, lead = shape[family.find(roots[index])]
@@ -140,11 +142,12 @@ def _assign(
     times: Sequence[int],
     values: dict[int, Value],
     roots: dict[int, int],
-    family: _Sets,
     shape: dict[int, tuple[int, int, int]],
-    pool_of: dict[int, tuple[int, ...]],
 ) -> tuple[dict[int, int], int]:
-    """First fit, in whole planes: one pool for each kind of planes, so that the zeros between planes stay zero."""
+    """First fit: memory is used again as soon as what lay there is read for the last time, while it is in the cache.
+
+    Nothing is kept from one use to the next: who writes a value whose pads must be zero writes the zeros too.
+    """
     born: dict[int, int] = {}
     dies: dict[int, int] = {}
     for node, time in zip(nodes, times):
@@ -152,28 +155,18 @@ def _assign(
             root = roots[v.index]
             born[root] = min(born.get(root, time), time)
             dies[root] = max(dies.get(root, time), time)
-    pools: dict[tuple[int, ...], list[tuple[int, int]]] = {}  # pool -> (root, first plane)
-    sizes: dict[tuple[int, ...], int] = {}
-    first_plane: dict[int, tuple[tuple[int, ...], int]] = {}
-    for root in sorted(born, key=lambda r: (born[r], -values[r].channels)):
-        pool = pool_of[family.find(root)]
-        taken = sorted(
-            (start, start + values[other].channels)
-            for other, start in pools.get(pool, [])
-            if len(pool) == 5 or (born[other] <= dies[root] and born[root] <= dies[other])
-        )
+    placed: dict[int, tuple[int, int]] = {}  # root -> its floats in the arena
+    bases: dict[int, int] = {}
+    for root in sorted(born, key=lambda r: (born[r], -values[r].channels * shape[r][1])):
+        stride, plane, lead = shape[root]
+        # Zeros before the first plane and after the last; kernels read whole vectors beyond the end.
+        size = round_up(2 * lead + values[root].channels * plane + stride + 32, 16)
+        taken = sorted(placed[other] for other in placed if born[other] <= dies[root] and born[root] <= dies[other])
         at = 0
         for start, end in taken:
-            if start - at >= values[root].channels:
+            if start - at >= size:
                 break
             at = max(at, end)
-        pools.setdefault(pool, []).append((root, at))
-        sizes[pool] = max(sizes.get(pool, 0), at + values[root].channels)
-        first_plane[root] = pool, at
-    begin, at = {}, 0
-    for pool, planes in sizes.items():
-        _, plane, lead, *_ = pool
-        begin[pool] = at + lead
-        at += planes * plane + lead + 32 + pool[0]
-        at = round_up(at, 16)
-    return {root: begin[pool] + start * pool[1] for root, (pool, start) in first_plane.items()}, at
+        placed[root] = at, at + size
+        bases[root] = at + lead
+    return bases, max((end for _, end in placed.values()), default=0)

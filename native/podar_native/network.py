@@ -11,14 +11,14 @@ import numpy as np
 ACTIVATIONS = {
     name: index
     for index, name in enumerate(
-        "none relu leaky_relu clamp sigmoid silu gelu gelu_tanh hardswish hardsigmoid tanh".split()
+        "none relu leaky_relu clamp sigmoid silu gelu gelu_tanh hardswish hardsigmoid tanh affine".split()
     )
 }
 
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise function: `a` is leaky ReLU's slope, `a` and `b` are a clamp's bounds."""
+    """An elementwise function: `a` is leaky ReLU's slope, `a` and `b` are a clamp's bounds, or affine's a·x + b."""
 
     name: str = "none"
     a: float = 0.0
@@ -155,9 +155,49 @@ class Network:
             raise ValueError(f"cannot add {y.shape} to {x.shape}.")
         return self._add("add", [x, y], self._value(*x.shape), act=act or Activation())
 
+    def subtract(self, x: Value, y: Value) -> Value:
+        """The difference of two values of one shape."""
+        if x.shape != y.shape:
+            raise ValueError(f"cannot subtract {y.shape} from {x.shape}.")
+        return self._add("add", [x, y], self._value(*x.shape), settings={"subtract": True})
+
+    def constant(self, numbers: np.ndarray) -> Value:
+        """Numbers that are always the same: `[C, H, W]`, float32."""
+        numbers = np.ascontiguousarray(numbers, np.float32)
+        return self._add("constant", [], self._value(*numbers.shape), settings={"numbers": numbers})
+
+    def join(self, values: Sequence[Value]) -> Value:
+        """Values side by side along their positions, flattened: C × 1 × the sum of H·W."""
+        if len({v.channels for v in values}) != 1:
+            raise ValueError(f"cannot join {', '.join(str(v.shape) for v in values)} along their positions.")
+        return self._add("join", values, self._value(values[0].channels, 1, sum(v.height * v.width for v in values)))
+
+    def attention(
+        self,
+        x: Value,
+        heads: int,
+        depths: tuple[int, int],
+        first: tuple[int, int, int],
+        step: tuple[int, int, int],
+        scale: float,
+    ) -> Value:
+        """softmax(scale · qᵀk) v over all positions, for each head; q, k and v are channels of `x`.
+
+        `depths`: channels of a head's queries and keys, and of its values; `first`: where those of q, k and v begin,
+        `step`: from one head to the next.
+        """
+        for begin, further, depth in zip(first, step, (depths[0], *depths)):
+            if begin < 0 or further < 0 or begin + (heads - 1) * further + depth > x.channels:
+                raise ValueError(f"{heads} heads of {depths} do not fit {x.channels} channels.")
+        if x.height * x.width > 8192:
+            raise ValueError(f"attention over {x.height * x.width} positions is more than the engine does.")
+        settings = {"sizes": [heads, *depths, *(n for pair in zip(first, step) for n in pair)]}
+        out = self._value(heads * depths[1], x.height, x.width)
+        return self._add("attention", [x], out, act=Activation("none", scale), settings=settings)
+
     def mul(self, x: Value, y: Value, act: Activation | None = None) -> Value:
-        """The product of two values of one shape, or of a value and one factor for each channel."""
-        if y.shape not in (x.shape, (x.channels, 1, 1)):
+        """The product of two values of one shape, or of a value and one factor for each channel or each position."""
+        if y.shape not in (x.shape, (x.channels, 1, 1), (1, x.height, x.width)):
             raise ValueError(f"cannot multiply {x.shape} by {y.shape}.")
         return self._add("mul", [x, y], self._value(*x.shape), act=act or Activation())
 

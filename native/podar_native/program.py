@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import struct
 from collections.abc import Mapping
@@ -15,18 +16,21 @@ from podar_native.layout import Layout, lay_out
 from podar_native.lists import Choice, make_lists, taps
 from podar_native.network import ACTIVATIONS, Network, Node, Value
 
-FORMAT = 1
+FORMAT = 2
 _HEADER = struct.Struct("<8sIIIIIIQQQQQQ32s")
 _TENSOR = struct.Struct("<qiiiiii")
 _OP = struct.Struct("<iiiiiiff12i4q")
 _KINDS = {
     name: index
     for index, name in enumerate(
-        "input output conv phase linear max_pool average_pool mean add mul act copy upsample".split()
+        "input output conv phase linear max_pool average_pool mean add mul act copy upsample depthwise attention join "
+        "constant".split()
     )
 }
-_MASKED, _RESIDUAL_AFTER, _EXCLUDE_PAD, _PER_CHANNEL, _ROWS = 1, 2, 4, 8, 16
+_MASKED, _RESIDUAL_AFTER, _EXCLUDE_PAD, _PER_CHANNEL, _ROWS, _PAIRED = 1, 2, 4, 8, 16, 32
+_SUBTRACT, _PER_POSITION = 64, 128
 _ALIGNED = 64
+_PAIR_FLOATS = 4096  # of a pair's channels at a time: half of a small first-level cache
 _TILE_AT = 32 + 3 * 4  # p[3] of an operator
 
 
@@ -36,7 +40,7 @@ def build(
     *,
     default: Choice | None = None,
     strip: int = 0,
-    chains: Mapping[str, int] | None = None,
+    pair: int = 1 << 20,
     notes: Mapping[str, Any] | None = None,
 ) -> bytes:
     """The program file of a network.
@@ -45,13 +49,16 @@ def build(
 
     - `choices`: how a layer is computed, by its name; `default` for the others (None: by a rule of thumb).
     - `strip`: positions at a time of operators that run depth first; 0: none does.
+    - `pair`: a value of more bytes than this, between a convolution and a depthwise one that alone reads it, is made
+      some channels at a time and never whole.
     - `notes`: goes into the file's description, for people.
     """
-    nodes = _lowered(network)
+    nodes = _paired(_lowered(network), network, pair, choices or {}, default)
     chain_of = _chains(nodes, strip)
     times, time = [], -1
     for i in range(len(nodes)):
-        time += not (i and chain_of[i] and chain_of[i] == chain_of[i - 1])
+        together = i and ((chain_of[i] and chain_of[i] == chain_of[i - 1]) or nodes[i - 1].settings.get("paired"))
+        time += not together
         times.append(time)
     layout = lay_out(nodes, times)
     return _encode(network, nodes, layout, choices or {}, default, chain_of, strip, dict(notes or {}))
@@ -93,7 +100,7 @@ def digest_holds(image: Any) -> bool:
 
 def _lowered(network: Network) -> list[Node]:
     nodes = _with_residuals(network)
-    nodes = _with_whole_slices(nodes)
+    nodes = _with_whole_joins(_with_whole_slices(nodes))
     nodes = _with_copies(nodes, network)
     return _with_phases(nodes, network)
 
@@ -142,7 +149,13 @@ def _takes(source: Node, node: Node, other: Value | None, made: dict[int, int], 
     if node.kind == "act":
         fuses = source.kind in ("conv", "add", "mul") and source.act.name == "none"
         return fuses and not source.settings.get("after")
-    if source.kind != "conv" or len(source.inputs) != 1 or other is None:
+    if (
+        node.settings.get("subtract")
+        or source.kind != "conv"
+        or len(source.inputs) != 1
+        or other is None
+        or _by_rows(source)
+    ):
         return False
     if source.act.name != "none" and node.act.name != "none":
         return False
@@ -177,6 +190,26 @@ def _with_whole_slices(nodes: list[Node]) -> list[Node]:
     return nodes
 
 
+def _with_whole_joins(nodes: list[Node]) -> list[Node]:
+    """Positions that are flattened only to be joined with others are joined at once."""
+    uses = _uses(nodes)
+    made = {n.out.index: n for n in nodes if n.out is not None}
+    gone: set[int] = set()
+    for node in nodes:
+        if node.kind != "join":
+            continue
+        parts: list[Value] = []
+        for v in node.inputs:
+            source = made[v.index]
+            if source.kind == "join" and len(uses[v.index]) == 1:
+                parts += source.inputs
+                gone.add(v.index)
+            else:
+                parts.append(v)
+        node.inputs = parts
+    return [n for n in nodes if n.out is None or n.out.index not in gone]
+
+
 def _with_copies(nodes: list[Node], network: Network) -> list[Node]:
     """A part of a concatenation that already lies elsewhere (a view, a part of another, twice in this) is copied."""
     result: list[Node] = []
@@ -203,7 +236,8 @@ def _with_phases(nodes: list[Node], network: Network) -> list[Node]:
     for node in nodes:
         if node.kind != "conv":
             if node.kind == "mul" and node.inputs[1].shape != node.inputs[0].shape:
-                node.settings["per_channel"] = True
+                per_channel = node.inputs[1].height == node.inputs[1].width == 1
+                node.settings["per_channel" if per_channel else "per_position"] = True
             result.append(node)
             continue
         s = node.settings
@@ -213,6 +247,13 @@ def _with_phases(nodes: list[Node], network: Network) -> list[Node]:
         out = node.out
         assert out is not None
         s["kept"] = [0]
+        if _by_rows(node):
+            step = s["stride"][0]
+            below, right = (out.height - 1) * step + kh - py - x.height, (out.width - 1) * step + kw - px - x.width
+            s["reach"] = (max(py, below, 0), max(px, right, 0))
+            node.kind = "depthwise"
+            result.append(node)
+            continue
         if x.height == x.width == out.height == out.width == 1 and kh == kw == 1 and not (py or px):
             s.update(dots=True, stride=(1, 1), reach=(0, 0))
             result.append(node)
@@ -243,6 +284,45 @@ def _with_phases(nodes: list[Node], network: Network) -> list[Node]:
     return result
 
 
+def _by_rows(node: Node) -> bool:
+    """Whether a convolution is a depthwise one that the engine has a kernel of its own for."""
+    s = node.settings
+    weight, channels = s["weight"], node.inputs[0].channels
+    kh, kw = weight.shape[2:]
+    return (
+        s["groups"] == channels == weight.shape[0]
+        and kh == kw
+        and kh in (3, 5, 7)
+        and s["stride"] in ((1, 1), (2, 2))
+        and s["dilation"] == (1, 1)
+        and max(s["padding"]) < kh
+        and bool((weight != 0).mean() > 0.3)  # of fewer weights a list is faster
+    )
+
+
+def _paired(
+    nodes: list[Node], network: Network, limit: int, choices: Mapping[str, Choice], default: Choice | None
+) -> list[Node]:
+    """Convolution and depthwise convolution over a large value: it gets only as many channels as are made at a time."""
+    uses = _uses(nodes)
+    for node, following in itertools.pairwise(nodes):
+        between = node.out
+        if node.kind != "conv" or following.kind != "depthwise" or between is not following.inputs[0]:
+            continue
+        s = node.settings
+        if between is None or len(uses[between.index]) != 1 or len(node.inputs) != 1 or s.get("dots"):
+            continue
+        floats = between.height * (between.width + following.settings["reach"][1])
+        if 4 * floats * between.channels <= limit or s["groups"] > 1:
+            continue
+        choice = choices.get(node.name) or default or rule_of_thumb(s["weight"], s["groups"], floats)
+        group = choice.rows * max(1, _PAIR_FLOATS // (floats * choice.rows))
+        if group < between.channels:
+            node.out = following.inputs[0] = network._value(group, between.height, between.width)
+            s["paired"] = True
+    return nodes
+
+
 def _chains(nodes: list[Node], strip: int) -> list[int]:
     """Runs of operators over large planes that may go depth first: each value inside is made by one of them, whole."""
     chain_of = [0] * len(nodes)
@@ -266,12 +346,22 @@ def _goes_along(node: Node, aliased: set[int], strip: int) -> bool:
     out = node.out
     if out is None or node.kind not in ("input", "conv", "phase", "max_pool", "add", "act"):
         return False
-    if node.settings.get("dots") or node.settings.get("rows"):
+    if node.settings.get("dots") or node.settings.get("rows") or node.settings.get("paired"):
         return False
     return out.height * out.width > strip and not any(v.index in aliased for v in (*node.inputs, out))
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
+
+
+def _described(node: Node, op: int, kind: str, stored: int, choice: Choice) -> dict[str, Any]:
+    weight, out = node.settings["weight"], node.out
+    assert out is not None
+    return {
+        "name": node.name, "op": op, "kind": kind, "weight": list(weight.shape),
+        "nonzeros": int(np.count_nonzero(weight)), "stored": stored, "positions": out.height * out.width,
+        "rows": choice.rows, "input_block": choice.input_block, "tile": choice.tile, "groups": node.settings["groups"],
+    }  # fmt: skip
 
 
 def rule_of_thumb(weight: np.ndarray, groups: int, positions: int) -> Choice:
@@ -315,10 +405,12 @@ def _encode(
         p = [0] * 12
         p[10], p[11] = strip if chain else 0, chain
         flags = 0
-        if node.out is not None and node.out.index in layout.clean and node.kind in ("conv", "add", "mul", "act"):
+        if node.out is not None and node.out.index in layout.clean:
             flags |= _MASKED
         flags |= _RESIDUAL_AFTER * bool(s.get("after")) | _EXCLUDE_PAD * bool(s.get("exclude_pad"))
         flags |= _PER_CHANNEL * bool(s.get("per_channel")) | _ROWS * bool(s.get("rows"))
+        flags |= _PAIRED * bool(s.get("paired")) | _SUBTRACT * bool(s.get("subtract"))
+        flags |= _PER_POSITION * bool(s.get("per_position"))
         kind = node.kind
         which: list[int] = []
         if kind == "conv":
@@ -326,6 +418,8 @@ def _encode(
             out = layout.planes[node.out.index]  # type: ignore[union-attr]
             dots = bool(s.get("dots"))
             kind = "linear" if dots else "conv"
+            if dots:
+                source = replace(source, plane=1)  # its channels are packed first
             choice = (
                 choices.get(node.name) or default or rule_of_thumb(s["weight"], s["groups"], out.height * out.stride)
             )
@@ -345,14 +439,12 @@ def _encode(
             ]
             which = list(range(len(blobs), len(blobs) + 4))
             blobs += [lists.starts, lists.offsets, lists.weights, lists.bias]
-            layers.append(
-                {
-                    "name": node.name, "op": len(ops), "kind": kind, "weight": list(s["weight"].shape),
-                    "nonzeros": int(np.count_nonzero(s["weight"])), "stored": int(lists.weights.size),
-                    "positions": out.height * out.width, "rows": choice.rows, "input_block": choice.input_block,
-                    "tile": choice.tile, "groups": s["groups"],
-                }
-            )  # fmt: skip
+            layers.append(_described(node, len(ops), kind, int(lists.weights.size), choice))
+        elif kind == "depthwise":
+            p[:4] = [s["weight"].shape[2], s["stride"][0], *s["padding"]]
+            which = [len(blobs)] * 3 + [len(blobs) + 1]
+            blobs += [np.ascontiguousarray(s["weight"], np.float32), s["bias"]]
+            layers.append(_described(node, len(ops), kind, s["weight"].size, Choice()))
         elif kind in ("input", "phase"):
             steps, kept = s.get("steps", (1, 1)), s.get("kept", [0])
             p[:5] = [*steps, len(kept), s.get("index", 0), sum(1 << k for k in kept)]
@@ -364,6 +456,21 @@ def _encode(
             p[:6] = [*s["kernel"], *s["stride"], *s["padding"]]
         elif kind == "upsample":
             p[:2] = s["factor"]
+        elif kind == "attention":
+            p[:9] = s["sizes"]
+        elif kind == "constant":
+            which = [len(blobs)] * 3
+            blobs.append(s["numbers"])
+        elif kind == "join":
+            at = 0
+            for part in node.inputs:
+                p[:2] = [at, int(part is node.inputs[-1])]
+                at += part.height * part.width
+                where_to = order[node.out.index]  # type: ignore[union-attr]
+                # Only the first makes zeros around the planes: they stay.
+                ops.append(([_KINDS[kind], flags, order[part.index], -1, where_to, 0, 0.0, 0.0, *p], []))
+                flags &= ~_MASKED
+            continue
         first = order[node.inputs[0].index] if node.inputs else -1
         second = order[node.inputs[1].index] if len(node.inputs) > 1 else -1
         written = order[node.out.index] if node.out is not None else -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,9 @@ class Runner:
         self._engine = _engine.Engine(image, level or os.environ.get("PODAR_SIMD") or None)
         self._inputs = [(i["name"], tuple(i["shape"])) for i in self.description["inputs"]]
         self._outputs = [tuple(o["shape"]) for o in self.description["outputs"]]
+        said = [[math.prod(shape) for _, shape in self._inputs], [math.prod(shape) for shape in self._outputs]]
+        if said != [self._engine.input_floats, self._engine.output_floats]:
+            raise ValueError("the program's description does not fit its tables: prepare it again.")
 
     @property
     def level(self) -> str:

@@ -6,7 +6,7 @@
 
 namespace podar {
 
-Arena::Arena(size_t floats) {
+Arena::Arena(size_t floats) : floats_(floats) {
   // The last float ends at the guard page, so that a read past it stops the tests; the first is 64-aligned.
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const size_t huge = size_t{2} << 20;

@@ -26,8 +26,10 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
   float* begin() const { return begin_; }
+  size_t floats() const { return floats_; }
 
  private:
+  size_t floats_;
   void* mapped_;
   size_t mapped_bytes_;
   float* begin_;
@@ -49,16 +51,21 @@ struct Engine {
  private:
   struct Strip;
   void run_op(int index, int64_t from, int64_t to, int threads);
+  void run_pair(int index, int threads);
+  void run_depthwise(const Op& op, int32_t channel, const float* plane, int32_t from, int32_t to);
+  void run_attention(const Op& op, const uint32_t* inside, int32_t head);
+  SparseJob sparse_job(const Op& op, float* out, int32_t channels) const;
   void run_chain(int first, int last, int threads, int64_t* nanoseconds);
   int64_t whole(const Op& op) const;
   int64_t needed(const Op& op, int64_t to) const;
   const uint32_t* mask(const Op& op) const;
   void check() const;
-  void check_op(const Op& op) const;
+  void check_op(size_t index) const;
 
   std::unique_ptr<Arena> arena_;
   std::map<std::tuple<int, int, int>, std::vector<uint32_t>> masks_;
   std::vector<const uint32_t*> mask_of_;
+  std::vector<std::unique_ptr<Arena>> scratch_;  // of the threads after the first, for pairs
   std::vector<int64_t> progress_;
   std::vector<int> producer_;  // of each tensor inside a chain, or −1
   const float* const* in_ = nullptr;

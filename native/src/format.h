@@ -28,17 +28,18 @@ struct Tensor {
 };
 static_assert(sizeof(Tensor) == 32, "the layout is the file's");
 
-enum Kind : int32_t { kInput, kOutput, kConv, kPhase, kLinear, kMaxPool, kAvgPool, kMean, kAdd, kMul, kAct, kCopy, kUpsample };
+enum Kind : int32_t { kInput, kOutput, kConv, kPhase, kLinear, kMaxPool, kAvgPool, kMean, kAdd, kMul, kAct, kCopy, kUpsample, kDepthwise,
+                      kAttention, kJoin, kConstant };
 
-enum Act : int32_t { kNone, kRelu, kLeaky, kClamp, kSigmoid, kSilu, kGelu, kGeluTanh, kHardSwish, kHardSigmoid, kTanh, kLastAct = kTanh };
+enum Act : int32_t { kNone, kRelu, kLeaky, kClamp, kSigmoid, kSilu, kGelu, kGeluTanh, kHardSwish, kHardSigmoid, kTanh, kAffine, kLastAct = kAffine };
 
-enum Flag : int32_t { kMasked = 1, kResidualAfter = 2, kExcludePad = 4, kPerChannel = 8, kRows = 16 };
+enum Flag : int32_t { kMasked = 1, kResidualAfter = 2, kExcludePad = 4, kPerChannel = 8, kRows = 16, kPaired = 32, kSubtract = 64, kPerPosition = 128 };
 
 struct Op {
   int32_t kind, flags;
   int32_t in, in2, out;  // tensors; in2: residual or second operand, or −1
   int32_t act;
-  float a, b;      // of the activation: slope; lower and upper bound
+  float a, b;      // of the activation: slope; lower and upper bound; factor and summand
   int32_t p[12];   // by kind, see engine.cpp
   int64_t at[4];   // where the weights lie in the file: list starts, offsets, weights, bias
 };

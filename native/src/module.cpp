@@ -48,6 +48,17 @@ class Engine {
     if (failed) throw nb::value_error(podar_error());
   }
 
+  std::vector<int64_t> input_floats() const {
+    std::vector<int64_t> floats;
+    for (int i = 0; i < podar_inputs(engine_); ++i) floats.push_back(podar_input_floats(engine_, i));
+    return floats;
+  }
+  std::vector<int64_t> output_floats() const {
+    std::vector<int64_t> floats;
+    for (int i = 0; i < podar_outputs(engine_); ++i) floats.push_back(podar_output_floats(engine_, i));
+    return floats;
+  }
+
   const char* level() const { return podar_level(engine_); }
   int64_t arena_bytes() const { return podar_arena_bytes(engine_); }
   int ops() const { return podar_ops(engine_); }
@@ -67,6 +78,8 @@ NB_MODULE(_engine, m) {
       .def(nb::init<Bytes, const std::optional<std::string>&>(), nb::arg("image"), nb::arg("level").none() = nb::none())
       .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"), nb::arg("batch"), nb::arg("threads"),
            nb::arg("times").none() = nb::none())
+      .def_prop_ro("input_floats", &Engine::input_floats)
+      .def_prop_ro("output_floats", &Engine::output_floats)
       .def_prop_ro("level", &Engine::level)
       .def_prop_ro("arena_bytes", &Engine::arena_bytes)
       .def_prop_ro("ops", &Engine::ops);

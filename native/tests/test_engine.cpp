@@ -53,7 +53,7 @@ std::vector<uint8_t> program(const Case& c, const std::vector<float>& weight, co
   }
   Header header{};
   std::memcpy(header.magic, kMagic, 8);
-  header.format = 1;
+  header.format = PODAR_FORMAT;
   header.tensors = 2;
   header.ops = 3;
   header.inputs = header.outputs = 1;

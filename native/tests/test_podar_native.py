@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -79,6 +81,101 @@ def test_convolutions_with_a_residual_on_every_level(seed):
         assert np.abs(found - expected).max() <= 1e-5 * max(1.0, np.abs(expected).max()), level
 
 
+ACTIVATIONS = {
+    "none": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "clamp": lambda x: np.clip(x, 0, 6),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "tanh": np.tanh,
+}
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_depthwise_convolutions_alone_and_after_a_convolution_on_every_level(seed):
+    random = np.random.default_rng(seed)
+    kernel, step = int(random.choice([3, 3, 5, 7])), int(random.choice([1, 2]))
+    channels, wide = int(random.integers(1, 7)), int(random.integers(1, 30))
+    size = random.integers(1, 70, 2) if seed % 2 else random.integers(1, 18, 2)
+    padding = random.integers(0, kernel, 2)
+    if (size + 2 * padding < kernel).any():
+        return
+    first = random.standard_normal((wide, channels, 1, 1)).astype(np.float32)
+    first *= random.random(first.shape) < 0.5
+    weight = random.standard_normal((wide, 1, kernel, kernel)).astype(np.float32)
+    bias = random.standard_normal((2, wide)).astype(np.float32)
+    name = str(random.choice(list(ACTIVATIONS)))
+    act = Activation(name, 0, 6)
+    network = Network()
+    x = network.input((channels, *size))
+    y = network.conv(x, first, bias[0], act=Activation("relu"), name="wide")
+    z = network.conv(
+        y, weight, bias[1], stride=(step, step), padding=tuple(map(int, padding)), groups=wide, act=act, name="deep"
+    )
+    network.output(z, z.shape)
+    if random.random() < 0.3:
+        network.output(y, y.shape)  # another reader: it must be whole
+    image = random.standard_normal((2, channels, *size)).astype(np.float32)
+    middle = np.maximum(convolved(image, first, (1, 1), (0, 0), (1, 1), 1) + bias[0][:, None, None], 0)
+    deep = convolved(middle, weight, (step, step), padding, (1, 1), wide) + bias[1][:, None, None]
+    expected = ACTIVATIONS[name](deep)
+    program = build(network, default=Choice(int(random.choice([1, 4, 8]))), pair=int(random.choice([0, 1 << 20])))
+    kinds = {layer["name"]: layer["kind"] for layer in describe(program)["layers"]}
+    assert kinds["deep"] == "depthwise"
+    for level in levels():
+        found = Runner(program, level=level, threads=int(random.integers(1, 4)))(image)
+        assert np.abs(found[0] - expected).max() <= 1e-5 * max(1.0, np.abs(deep).max()), level
+        if len(found) > 1:
+            assert np.abs(found[1] - middle).max() <= 1e-5 * max(1.0, np.abs(middle).max()), level
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_attention_on_every_level(seed):
+    random = np.random.default_rng(seed)
+    heads, keys, values = (int(n) for n in random.integers(1, 9, 3))
+    size = tuple(int(n) for n in random.integers(1, 12, 2))
+    together = bool(seed % 2)  # q, k and v of a head side by side, or all of q first
+    wide = heads * (2 * keys + values)
+    first = (0, keys, 2 * keys) if together else (0, heads * keys, 2 * heads * keys)
+    step = (2 * keys + values,) * 3 if together else (keys, keys, values)
+    network = Network()
+    x = network.input((wide, *size))
+    y = network.attention(x, heads, (keys, values), first, step, 0.3)
+    z = network.conv(y, np.ones((1, heads * values, 3, 3), np.float32), padding=(1, 1))  # reads the pads
+    network.output(y, y.shape)
+    network.output(z, z.shape)
+    image = random.standard_normal((2, wide, *size)).astype(np.float32)
+    flat = image.reshape(2, wide, -1).astype(np.float64)
+    parts = []
+    for h in range(heads):
+        q, k, v = (flat[:, a + h * s : a + h * s + d] for a, s, d in zip(first, step, (keys, keys, values)))
+        scores = 0.3 * np.einsum("bdi,bdj->bij", q, k)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        parts.append(np.einsum("bij,bdj->bdi", weights / weights.sum(-1, keepdims=True), v))
+    expected = np.concatenate(parts, 1).reshape(2, heads * values, *size)
+    summed = convolved(expected, np.ones((1, heads * values, 3, 3)), (1, 1), (1, 1), (1, 1), 1)
+    for level in levels():
+        found = Runner(build(network), level=level, threads=1 + seed % 3)(image)
+        assert np.abs(found[0] - expected).max() <= 1e-5, level
+        assert np.abs(found[1] - summed).max() <= 1e-4, level
+
+
+def test_positions_joined_constants_and_differences():
+    network = Network()
+    x, y = network.input((3, 4, 5)), network.input((3, 2, 7))
+    joined = network.join([network.join([x]), y, network.join([network.activate(x, Activation("relu"))])])
+    numbers = RANDOM.standard_normal((3, 1, 54)).astype(np.float32)
+    less = network.subtract(network.constant(numbers), joined)
+    factors = RANDOM.standard_normal((1, 1, 54)).astype(np.float32)
+    scaled = network.mul(network.activate(less, Activation("affine", 2, -1)), network.constant(factors))
+    network.output(scaled, (3, 54))
+    one, other = (RANDOM.standard_normal((2, 3, *size)).astype(np.float32) for size in ((4, 5), (2, 7)))
+    whole = np.concatenate([one.reshape(2, 3, 20), other.reshape(2, 3, 14), np.maximum(one, 0).reshape(2, 3, 20)], 2)
+    for level in levels():
+        (found,) = Runner(build(network), level=level)(one, other)
+        assert np.allclose(found, (2 * (numbers[:, 0] - whole) - 1) * factors[0], atol=1e-5)
+
+
 def test_pooling_joining_and_scaling():
     network = Network()
     x = network.input((4, 9, 10))
@@ -111,6 +208,7 @@ def test_pooling_joining_and_scaling():
         ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
         ("silu", lambda x: x / (1 + np.exp(-x))),
         ("tanh", np.tanh),
+        ("gelu", lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))),
         ("hardswish", lambda x: x * np.clip(x + 3, 0, 6) / 6),
         ("hardsigmoid", lambda x: np.clip(x + 3, 0, 6) / 6),
         ("gelu_tanh", lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
@@ -165,18 +263,40 @@ def test_damaged_files_are_refused(tmp_path):
         Runner(tmp_path / "empty.podar")
 
 
-def test_no_damage_crashes():
+def every_kind():
+    """A small program of every operator; the middle value is made some channels at a time."""
+    network = Network()
+    x = network.input((3, 8, 8), "image")
+    y = network.conv(x, RANDOM.standard_normal((6, 3, 1, 1)).astype(np.float32), act=Activation("silu"))
+    deep = RANDOM.standard_normal((6, 1, 3, 3)).astype(np.float32)
+    y = network.conv(y, deep, padding=(1, 1), groups=6, stride=(2, 2))
+    y = network.attention(y, 2, (1, 1), (0, 2, 4), (1, 1, 1), 0.5)
+    y = network.conv(
+        network.upsample(y, (2, 2)), RANDOM.standard_normal((2, 2, 3, 3)).astype(np.float32), padding=(1, 1)
+    )
+    pooled = network.pool(y, "max", (3, 3), (2, 2), (1, 1))
+    y = network.subtract(network.join([y, pooled]), network.constant(np.ones((2, 1, 80), np.float32)))
+    y = network.mul(y, network.constant(np.ones((1, 1, 80), np.float32)))
+    network.output(y, y.shape)
+    scores = network.linear(network.mean(y), np.ones((5, 2), np.float32))
+    network.output(scores, (5,))
+    return build(network, pair=0)
+
+
+@pytest.mark.parametrize("program", [small, every_kind])
+def test_no_damage_crashes(program):
     """Any byte of the tables and lists may be wrong: the program is refused, or runs inside its own memory."""
-    program = small()
+    program = program()
+    Runner(program)(np.zeros((1, 3, 8, 8), np.float32))
     image = np.zeros((1, 3, 8, 8), np.float32)
     random = np.random.default_rng(1)
-    for _ in range(400):
+    for _ in range(300):
         broken = bytearray(program)
         for _ in range(int(random.integers(1, 4))):
             broken[int(random.integers(8, len(program)))] = int(random.integers(256))
         try:
             run = Runner(bytes(broken))
-            if run.arena_bytes < 1 << 24:
+            if run.arena_bytes < 1 << 20:
                 run(image)
         except (ValueError, KeyError, TypeError, OverflowError):
             pass

@@ -14,8 +14,7 @@ from torch import nn
 from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.graph.inputs import ExampleInputs
-from podar.graph.trace import replay
-from podar.graph.tracer import Step
+from podar.graph.trace import Step, replay
 
 VIEWS = {"_unsafe_view": "view", "_reshape_alias": "view"}
 

@@ -88,6 +88,8 @@ def readers(model: str | Path | nn.Module) -> list[Runtime]:
     if path.is_dir():
         raise PodarError(f"cannot measure {path}: it is a folder; name the model file in it.")
     found = [r for r in RUNTIMES.values() if path.suffix.lower() in r.suffixes]
+    if path.suffix.lower() == ".onnx" and not _file_gains_from_zeros(path):
+        found.remove(RUNTIMES["podar"])
     if not found:
         known = ", ".join(sorted({s for r in RUNTIMES.values() for s in r.suffixes}))
         raise UsageError(f"cannot measure {path}: {path.suffix or 'a name without suffix'} is none of {known}.")
@@ -290,13 +292,15 @@ def open_torch(model: str | Path | nn.Module, example_inputs: Any, threads: int)
     return Opened(f"torch {torch.__version__}", run, lambda: sum(p.numel() for p in module.parameters()))
 
 
-@runtime("podar", package="podar-native", suffixes=(".podar",))
+@runtime("podar", package="podar-native", suffixes=(".podar", ".onnx"))
 def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threads: int) -> Opened:
-    """podar's sparse engine: a module through `podar.accelerate`, or a program file by itself, without torch."""
+    """podar's sparse engine: a module or an ONNX file through `podar.accelerate`, or a program file without torch."""
     native = require("podar_native", extra="sparse")
     name = f"podar-native {native.__version__}"
     if isinstance(model, (str, Path)):
         path = Path(model)
+        if path.suffix.lower() == ".onnx":
+            return _open_accelerated(path, example_inputs, threads, name)
         try:
             runner = native.Runner(path, threads=threads)
             named = runner.description["inputs"]
@@ -322,6 +326,45 @@ def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threa
             return call(fast, example_inputs)
 
     return Opened(name, run, lambda: sum(int(p.count_nonzero()) for p in model.parameters()))
+
+
+def _open_accelerated(path: Path, example_inputs: Any, threads: int, name: str) -> Opened:
+    """An ONNX file: sparse layers in the engine, the rest in ONNX Runtime."""
+    from podar.runtime.onnx_accelerating import accelerate_file
+
+    given = arrays(example_inputs)
+    inputs = next(iter(given.values())) if set(given) == {""} else given if "0" not in given else tuple(given.values())
+    fast = accelerate_file(path, inputs, threads=threads)
+    return Opened(name, lambda: fast.run(inputs), lambda: _onnx_nonzeros(path))
+
+
+def _onnx_nonzeros(path: Path) -> int | None:
+    return sum(nonzeros for nonzeros, _ in _onnx_zeros(path))
+
+
+def _onnx_zeros(path: Path) -> Iterator[tuple[int, int]]:
+    """Nonzero and all numbers of every matrix among an ONNX file's weights."""
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    for tensor in graph.sparse_initializer:
+        yield len(tensor.indices.dims) and int(tensor.indices.dims[0]), int(np.prod(tensor.dims))
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+            numbers = onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
+            yield int(np.count_nonzero(numbers)), numbers.size
+
+
+def _file_gains_from_zeros(path: Path) -> bool:
+    """Whether the sparse engine is here, and half of some matrix in the file are zeros."""
+    import importlib.util
+
+    if importlib.util.find_spec("podar_native") is None or importlib.util.find_spec("onnx") is None:
+        return False
+    try:
+        return any(2 * nonzeros <= size for nonzeros, size in _onnx_zeros(path) if size > 256)
+    except Exception:  # not an ONNX file: who opens it says so
+        return False
 
 
 def _gains_from_zeros(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.utils._pytree as pytree
@@ -16,12 +16,14 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 from torch.fx.passes.tools_common import legalize_graph
 
-from podar.errors import PodarError, UsageError, require
+from podar.errors import PodarError, UsageError
 from podar.files import write_atomic
 from podar.runtime.choosing import Decision, choose
 from podar.runtime.folding import exported
 from podar.runtime.lowering import Lowering, Unsupported, reason_against, shape_of
-from podar.runtime.operator import open_program
+from podar.runtime.native import check_native
+from podar.runtime.onnx_accelerating import AcceleratedFile, accelerate_file
+from podar.runtime.operator import open_program, run_program
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,19 @@ class Accelerated(nn.Module):
         calls = [n for n in graph.graph.nodes if n.op == "call_function"]
         engine = [n for n in calls if n.target is torch.ops.podar.run_sparse.default]
         self._whole = len(engine) == 1 and all(n in engine or n.target is getitem for n in calls)
+        self._direct = _direct(graph, engine[0]) if self._whole else None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's."""
-        if not torch.compiler.is_compiling():
-            self._check(args, kwargs)
+        if torch.compiler.is_compiling():
+            return self.network(*args, **kwargs)
+        given = self._check(args, kwargs)
+        # Where one program is the model and nobody watches the operators, the way through torch's dispatcher is saved.
+        if self._direct is not None and _unwatched(given):
+            return self._direct(given)
         return self.network(*args, **kwargs)
 
-    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         given = list(tensors_in((args, kwargs)))
         skip = 1 if self._whole else 0
         if [tuple(t.shape)[skip:] for t in given] != [s[skip:] for s in self._shapes]:
@@ -99,6 +106,7 @@ class Accelerated(nn.Module):
                 raise PodarError(
                     f"this accelerated model takes {dtype} and got {tensor.dtype}: convert the input with .to({dtype})."
                 )
+        return given
 
     def train(self, mode: bool = True) -> Accelerated:
         """The engine only infers: train the model it was made from.
@@ -123,37 +131,46 @@ class Accelerated(nn.Module):
         write_atomic(path, programs[0].numpy().tobytes())
 
 
+@overload
+def accelerate(model: nn.Module, example_inputs: Any, *, measure: bool = True, tune: bool = True) -> Accelerated: ...
+@overload
 def accelerate(
-    model: nn.Module,
-    example_inputs: Any,
-    *,
-    measure: bool = True,
-    tune: bool = True,
-) -> Accelerated:
+    model: str | Path, example_inputs: Any = None, *, measure: bool = True, tune: bool = True
+) -> AcceleratedFile: ...
+def accelerate(
+    model: nn.Module | str | Path, example_inputs: Any = None, *, measure: bool = True, tune: bool = True
+) -> Accelerated | AcceleratedFile:
     """Run a sparse model's layers in the sparse engine.
 
     **Arguments:**
 
-    - `model`: a module that torch.export can follow. It is not changed.
-    - `example_inputs`: a tensor, a tuple, or a dict of keyword arguments; the result takes inputs of these shapes.
-    - `measure`: leave regions in torch where torch is faster (False: whatever the engine can run, it runs).
+    - `model`: a module that torch.export can follow (it is not changed), or an ONNX file.
+    - `example_inputs`: a tensor, a tuple, or a dict of keyword arguments; the result takes inputs of these shapes. A
+      file whose sizes are all fixed needs none.
+    - `measure`: leave regions in the host (torch, or ONNX Runtime for a file) where it is faster (False: whatever the
+      engine can run, it runs).
     - `tune`: search each layer's variant inside the network (False: by rules of thumb). What was found is remembered
       under `PODAR_CACHE`, or the user's cache folder.
 
-    **Returns:** a module with the model's outputs (within 1e-4 relative) and a `report`, printable.
+    **Returns:** a module with the model's outputs (within 1e-4 relative) and a `report`, printable. A file's takes and
+    returns tensors or arrays, and runs wholly in ONNX Runtime where nothing is gained.
 
-    **Raises:** `PodarError` where torch.export cannot follow the model, podar-native is missing or too old, or nothing
-    in the model can run in the engine.
+    **Raises:** `PodarError` where torch.export cannot follow the model, the file is no ONNX model, podar-native is
+    missing or too old, or nothing in the module can run in the engine; `UsageError` for a file of open sizes without
+    example inputs.
 
     ```python
     podar.sparsify(model, 0.9)
     fast = podar.accelerate(podar.bake(model), torch.randn(1, 3, 224, 224))
     print(fast.report)
+    print(podar.accelerate("model.onnx").report)
     ```
     """
     check_native()
+    if isinstance(model, (str, Path)):
+        return accelerate_file(Path(model), example_inputs, measure=measure, tune=tune)
     if not isinstance(model, nn.Module):
-        raise UsageError(f"accelerate takes a torch module, not {type(model).__name__}.")
+        raise UsageError(f"accelerate takes a torch module or an ONNX file, not a {type(model).__name__}.")
     args, kwargs = as_arguments(example_inputs)
     example = list(tensors_in((args, kwargs)))
     if not example:
@@ -165,15 +182,13 @@ def accelerate(
         for node in graph.graph.nodes
         if node.op == "call_function" and (why := reason_against(graph, node, batch)) is not None
     }
-    regions = _regions(graph, set(reasons))
+    lowered = _lowered(graph, reasons)
     with torch.no_grad():
         inside = _recorded(graph, args, kwargs)
     reports: list[Region] = []
+    moved: dict[fx.Node, fx.Node] = {}  # what regions gave, to what their programs give
     level = ""
-    for nodes in regions:
-        lowering = _lower(graph, nodes, reasons)
-        if lowering is None:
-            continue
+    for nodes, lowering in lowered:
         inputs = [inside.values[n] for n in lowering.outside]
         program, decisions = choose(lowering.network, [t.numpy() for t in inputs], tune=tune)
         held = torch.frombuffer(bytearray(program), dtype=torch.uint8)
@@ -186,7 +201,7 @@ def accelerate(
         kept = not measure or engine_ms < torch_ms
         reports.append(Region(len(nodes), tuple(decisions), engine_ms, torch_ms if measure else float("nan"), kept))
         if kept:
-            _put_in(graph, lowering, nodes, held, len(reports) - 1, inside)
+            _put_in(graph, [moved.get(n, n) for n in lowering.outside], nodes, held, len(reports) - 1, moved)
     if not reports:
         raise PodarError(f"nothing in {type(model).__name__} can run in the sparse engine: {_first_reason(reasons)}.")
     legalize_graph(graph)
@@ -195,15 +210,6 @@ def accelerate(
     graph.recompile()
     report = Acceleration(tuple(reports), _grouped(reasons), level)
     return Accelerated(graph, report, example)
-
-
-def check_native() -> None:
-    """Refuse a podar-native that reads other programs than this podar writes."""
-    native = require("podar_native", extra="sparse")
-    if getattr(native, "FORMAT", None) != 1:
-        raise PodarError(
-            'the installed podar-native does not fit this podar: run pip install --upgrade "podar[sparse]".'
-        )
 
 
 def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -248,17 +254,24 @@ def _has_weight(node: fx.Node) -> bool:
     return any(name in str(node.target) for name in ("conv", "linear"))
 
 
-def _lower(graph: fx.GraphModule, nodes: list[fx.Node], reasons: dict[fx.Node, str]) -> Lowering | None:
-    lowering = Lowering(graph)
-    try:
-        for node in nodes:
-            lowering.add(node)
-        for node in _leaving(nodes):
-            lowering.finish(node)
-    except (Unsupported, ValueError) as error:
-        reasons |= {node: str(error) for node in nodes if _has_weight(node)}
-        return None
-    return lowering
+def _lowered(graph: fx.GraphModule, reasons: dict[fx.Node, str]) -> list[tuple[list[fx.Node], Lowering]]:
+    """Each region with its network. An operator that does not fit in between its neighbours stays in torch."""
+    while True:
+        found: list[tuple[list[fx.Node], Lowering]] = []
+        for nodes in _regions(graph, set(reasons)):
+            lowering = Lowering(graph)
+            node = nodes[0]
+            try:
+                for node in nodes:
+                    lowering.add(node)
+                for node in _leaving(nodes):
+                    lowering.finish(node)
+            except (Unsupported, ValueError) as error:
+                reasons[node] = str(error).rstrip(".")
+                break
+            found.append((nodes, lowering))
+        else:
+            return found
 
 
 def _leaving(nodes: list[fx.Node]) -> list[fx.Node]:
@@ -267,7 +280,12 @@ def _leaving(nodes: list[fx.Node]) -> list[fx.Node]:
 
 
 def _put_in(
-    graph: fx.GraphModule, lowering: Lowering, nodes: list[fx.Node], program: Tensor, number: int, inside: _Recorder
+    graph: fx.GraphModule,
+    inputs: list[fx.Node],
+    nodes: list[fx.Node],
+    program: Tensor,
+    number: int,
+    moved: dict[fx.Node, fx.Node],
 ) -> None:
     name = f"_program_{number}"
     graph.register_buffer(name, program)
@@ -276,15 +294,44 @@ def _put_in(
     end = next(n for n in reversed(graph.graph.nodes) if n.op == "output")
     with graph.graph.inserting_before(end):
         held = graph.graph.get_attr(name)
-        call = graph.graph.call_function(torch.ops.podar.run_sparse.default, (held, list(lowering.outside), text))
+        call = graph.graph.call_function(torch.ops.podar.run_sparse.default, (held, inputs, text))
         call.meta["val"] = [node.meta["val"] for node in leaving]
         for i, node in enumerate(leaving):
             item = graph.graph.call_function(getitem, (call, i))
             item.meta = dict(node.meta)
-            inside.values[item] = inside.values[node]  # a later region may read it
+            moved[node] = item  # a later region may read it
             node.replace_all_uses_with(item, delete_user_cb=lambda user: user not in nodes)
     for node in reversed(nodes):
         graph.graph.erase_node(node)
+
+
+def _direct(graph: fx.GraphModule, call: fx.Node) -> Any:
+    """Runs the one program that is the model on its input tensors; None where its outputs are not simply its."""
+    information = getattr(graph.graph._codegen, "pytree_info", None)
+    if information is None or information.out_spec is None:
+        return None
+    places = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    end = next(n for n in graph.graph.nodes if n.op == "output")
+    leaves = pytree.tree_leaves(end.args[0])
+    if any(not isinstance(n, fx.Node) or n.target is not getitem or n.args[0] is not call for n in leaves):
+        return None
+    which = [n.args[1] for n in leaves]
+    if len(set(which)) < len(which):
+        return None  # outputs that share memory stay as they are
+    wanted = [places.index(n) for n in call.args[1]]  # type: ignore[union-attr, arg-type]
+    program = getattr(graph, str(call.args[0].target))  # type: ignore[union-attr]
+    shape = information.out_spec
+
+    def run(given: list[Tensor]) -> Any:
+        outputs = run_program(program, [given[i] for i in wanted])
+        return pytree.tree_unflatten([outputs[i] for i in which], shape)
+
+    return run
+
+
+def _unwatched(given: list[Tensor]) -> bool:
+    plain = all(type(t) in (Tensor, nn.Parameter) for t in given)
+    return plain and not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack()
 
 
 # --- measuring in the host ------------------------------------------------------------------------------------------

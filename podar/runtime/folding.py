@@ -1,4 +1,5 @@
-"""The exported program, simplified for the engine: batch norm folded into convolutions, splits written as slices."""
+"""The exported program, simplified for the engine: batch norm folded into convolutions, splits written as slices,
+constants computed, attention gathered."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from podar.errors import PodarError
+from podar.runtime.attention import gather_attention
 from podar.runtime.lowering import Unsupported, argument, constant_of, shape_of
 
 aten = torch.ops.aten
@@ -36,6 +38,8 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         model.train(training)
     _splits_to_slices(module.graph)
     _fold_batch_norms(module)
+    _fold_constants(module)
+    gather_attention(module)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
@@ -56,6 +60,24 @@ def _splits_to_slices(graph: fx.Graph) -> None:
             piece.meta = dict(user.meta)
             user.replace_all_uses_with(piece)
             graph.erase_node(user)
+
+
+def _fold_constants(module: fx.GraphModule) -> None:
+    """What is computed from stored tensors alone by a change of shape is stored."""
+    shapes = (aten.unsqueeze.default, aten.view.default, aten.expand.default, aten.slice.Tensor, aten.permute.default,
+              aten.transpose.int, aten.clone.default)  # fmt: skip
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or node.target not in shapes:
+            continue
+        try:
+            tensor = node.target(constant_of(module, node.args[0]), *node.args[1:], **node.kwargs)
+        except (Unsupported, RuntimeError, TypeError):
+            continue
+        with module.graph.inserting_before(node):
+            new = _stored(module, tensor.contiguous())
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        module.graph.erase_node(node)
 
 
 def _fold_batch_norms(module: fx.GraphModule) -> None:

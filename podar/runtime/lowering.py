@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from podar.errors import require
+from podar.runtime.attention import attention
 
 if TYPE_CHECKING:
     from podar_native import Network, Value
@@ -58,6 +59,23 @@ class Lowering:
         if rows is not None and len(shape_of(node)) == 3 and self.rows[node] != rows:
             raise Unsupported("three axes are channels × length in one place and length × channels in another")
         return self.values[node]
+
+    def operand(self, node: Any, beside: fx.Node) -> Value:
+        """A value, or a stored tensor as a constant that fits the value of `beside`."""
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return self.value(node, rows=self.rows.get(beside) if len(shape_of(beside)) == 3 else None)
+        numbers = constant_of(self.module, node).numpy()
+        wide, rank = shape_of(beside), len(shape_of(beside))
+        if numbers.ndim > rank or (numbers.ndim == rank and numbers.shape[0] != 1):
+            raise Unsupported("an operand is a constant of another shape")
+        numbers = numbers.reshape(*[1] * (rank - numbers.ndim), *numbers.shape)[0]
+        if self.rows.get(beside) and rank == 3:
+            numbers, wide = numbers.T, (wide[0], wide[2], wide[1])
+        numbers = numbers.reshape(numbers.shape[0], *[1] * (3 - numbers.ndim), *numbers.shape[1:])
+        like = self.values[beside].shape
+        if any(n not in (1, m) for n, m in zip(numbers.shape, like)):
+            raise Unsupported("an operand is a constant of another shape")
+        return self.network.constant(numbers)
 
     def constant(self, node: Any) -> np.ndarray:
         """A parameter's or buffer's numbers."""
@@ -241,47 +259,94 @@ def mean(to: Lowering, node: fx.Node) -> Value:
     return to.network.mean(to.value(node.args[0]))
 
 
-@rule(aten.add.Tensor)
+@rule(aten.add.Tensor, aten.sub.Tensor)
 def add(to: Lowering, node: fx.Node) -> Value:
-    if argument(node, 2, "alpha", 1) != 1:
+    minus = node.target is aten.sub.Tensor
+    first, second = node.args[0], node.args[1]
+    alpha = argument(node, 2, "alpha", 1)
+    if isinstance(second, (int, float)):
+        return _affine(to, first, 1.0, (-second if minus else second) * alpha)
+    if alpha != 1:
         raise Unsupported("an addition with a factor")
-    x, y = _alike(to, node)
-    return to.network.add(x, y)
+    x, y = _operands(to, first, second)
+    wide = tuple(map(max, x.shape, y.shape))
+    x, y = (_widened(to, v, n, wide) for v, n in ((x, first), (y, second)))
+    return to.network.subtract(x, y) if minus else to.network.add(x, y)
 
 
 @rule(aten.mul.Tensor)
 def mul(to: Lowering, node: fx.Node) -> Value:
-    x, y = _alike(to, node)
-    if x.shape == y.shape:
-        return to.network.mul(x, y)
-    if y.height * y.width > 1:
+    first, second = node.args[0], node.args[1]
+    if isinstance(second, (int, float)):
+        return _affine(to, first, float(second), 0.0)
+    x, y = _operands(to, first, second)
+    if x.channels * x.height * x.width < y.channels * y.height * y.width:
         x, y = y, x
+    if y.shape == (1, 1, 1) and x.channels > 1:
+        raise Unsupported("an operand is one number")
     return to.network.mul(x, y)
 
 
-def _alike(to: Lowering, node: fx.Node) -> tuple[Value, Value]:
-    first, second = node.args[0], node.args[1]
+@rule(aten.div.Tensor)
+def div(to: Lowering, node: fx.Node) -> Value:
+    if not isinstance(node.args[1], (int, float)):
+        raise Unsupported("a division by a tensor")
+    return _affine(to, node.args[0], 1.0 / node.args[1], 0.0)
+
+
+def _affine(to: Lowering, node: Any, factor: float, summand: float) -> Value:
+    x = to.value(node)
+    return to.network.activate(x, to.native.Activation("affine", float(factor), float(summand)))
+
+
+def _operands(to: Lowering, first: Any, second: Any) -> tuple[Value, Value]:
+    """Two values, of which one may be stored; tensors of a batch have equally many axes."""
     if not isinstance(first, fx.Node) or not isinstance(second, fx.Node):
         raise Unsupported("an operand is a number")
-    if len(shape_of(first)) != len(shape_of(second)) if "val" in first.meta and "val" in second.meta else True:
+    stored = [n.op == "get_attr" for n in (first, second)]
+    if all(stored):
+        raise Unsupported("an operand is a constant")
+    if not any(stored) and len(shape_of(first)) != len(shape_of(second)):
         raise Unsupported("operands have different numbers of axes")
+    if stored[0]:
+        y = to.value(second)
+        return to.operand(first, second), y
     x = to.value(first)
-    y = to.value(second, rows=to.rows[first] if len(shape_of(first)) == 3 else None)
-    return x, y
+    return x, to.operand(second, first)
+
+
+def _widened(to: Lowering, x: Value, node: Any, shape: tuple[int, ...]) -> Value:
+    """A stored tensor at the size of what it is added to."""
+    if x.shape == shape or node.op != "get_attr":
+        return x
+    numbers = to.network.nodes.pop().settings["numbers"]
+    return to.network.constant(np.broadcast_to(numbers, shape))
+
+
+@rule(attention)
+def attend(to: Lowering, node: fx.Node) -> Value:
+    x, *rest = node.args
+    three = len(shape_of(x)) == 3  # type: ignore[arg-type]
+    return to.network.attention(to.value(x, rows=True if three else None), *rest)  # type: ignore[arg-type]
 
 
 @rule(aten.cat.default)
 def cat(to: Lowering, node: fx.Node) -> Value:
-    if argument(node, 1, "dim", 0) not in (1, 1 - len(shape_of(node))) or len(shape_of(node)) == 3:
-        raise Unsupported("a concatenation along another axis than the channels")
-    return to.network.concat([to.value(part) for part in node.args[0]])  # type: ignore[union-attr]
+    rank = len(shape_of(node))
+    axis = argument(node, 1, "dim", 0) % rank
+    parts = [to.value(part, rows=False if rank == 3 else None) for part in node.args[0]]  # type: ignore[union-attr]
+    if axis == 1:
+        return to.network.concat(parts)
+    if (rank, axis) == (3, 2):
+        return to.network.join(parts)
+    raise Unsupported("a concatenation along another axis than the channels")
 
 
 @rule(aten.slice.Tensor)
 def channels(to: Lowering, node: fx.Node) -> Value:
-    if argument(node, 1, "dim", 0) != 1 or argument(node, 4, "step", 1) != 1 or len(shape_of(node)) == 3:
+    if argument(node, 1, "dim", 0) != 1 or argument(node, 4, "step", 1) != 1:
         raise Unsupported("a slice along another axis than the channels")
-    x = to.value(node.args[0])
+    x = to.value(node.args[0], rows=False if len(shape_of(node)) == 3 else None)
     first = argument(node, 2, "start") or 0
     first = max(0, first + x.channels) if first < 0 else first
     return to.network.channels(x, first, first + shape_of(node)[1])
@@ -302,6 +367,9 @@ def view(to: Lowering, node: fx.Node) -> Value:
     before, after = shape_of(x), shape_of(node)  # type: ignore[arg-type]
     if before == after:
         return to.value(x)
+    if len(before) == 4 and after == (*before[:2], before[2] * before[3]):
+        to.rows[node] = False
+        return to.network.join([to.value(x)])
     # Only what keeps one number a channel: [N, C, 1, 1] and [N, C].
     if before[:2] != after[:2] or int(np.prod(before[2:])) != 1 or int(np.prod(after[2:])) != 1:
         raise Unsupported("a view that mixes channels and positions")

@@ -52,6 +52,14 @@ def shapes(text: str) -> list[tuple[int, ...]]:
 @torch.library.custom_op("podar::run_sparse", mutates_args=(), device_types="cpu")
 def run_sparse(program: Tensor, inputs: Sequence[Tensor], outputs: str) -> list[Tensor]:
     """Run a program of the sparse engine on a batch, with as many threads as torch uses."""
+    return run_program(program, inputs)
+
+
+def run_program(program: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What the operator does, past torch's dispatcher.
+
+    **Raises:** `PodarError` where the program or the inputs do not fit.
+    """
     runner = open_program(program)
     runner.threads = torch.get_num_threads()
     try:

@@ -1,0 +1,276 @@
+"""An ONNX file as the engine sees it: simplified by ONNX Runtime for fixed sizes, run once, cut into pieces."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from podar.errors import PodarError, UsageError, require
+
+# These would join a convolution or product with its activation into an operator that only ONNX Runtime knows.
+_NO_FUSION = ["ConvActivationFusion", "GemmActivationFusion", "MatMulActivationFusion", "BiasGeluFusion"]
+_DTYPES = {
+    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(bool)": np.bool_,
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A simplified graph.
+
+    - `model`: its protobuf; `makers`: the node behind each tensor; `constants`: weights by name.
+    - `feed`: the example inputs; `samples`: every other tensor of one run on them.
+    """
+
+    model: Any
+    makers: Mapping[str, Any]
+    constants: Mapping[str, np.ndarray]
+    feed: Mapping[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
+
+
+def session(model: str | bytes, threads: int, **settings: Any) -> Any:
+    """A session of ONNX Runtime on the CPU, its threads asleep while they wait."""
+    ort = require("onnxruntime", extra="onnx")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in settings.items():
+        if name != "disabled_optimizers":
+            setattr(options, name, value)
+    without = {"disabled_optimizers": settings["disabled_optimizers"]} if "disabled_optimizers" in settings else {}
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], **without)
+
+
+def opened(path: Path, example_inputs: Any) -> Opened:
+    """Open, simplify and run a file.
+
+    `example_inputs`: as for `accelerate`, arrays or tensors; None where the file itself fixes all sizes.
+
+    **Raises:** `PodarError` for a missing file, what is no ONNX file, inputs that do not fit; `UsageError` for open
+    sizes without example inputs.
+    """
+    onnx = require("onnx", extra="onnx")
+    ort = require("onnxruntime", extra="onnx")
+    if not path.is_file():
+        raise PodarError(f"cannot accelerate {path}: there is no such file.")
+    try:
+        entries = session(str(path), 1).get_inputs()
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # its exceptions share no base class
+        raise PodarError(f"{path} is not a model that ONNX Runtime can open: {_first_line(error)}.") from error
+    feed = _feed(path, entries, example_inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        # Sizes that are known make shape computations constants, which ONNX Runtime then computes away.
+        for entry in model.graph.input:
+            if entry.name in feed:
+                dims = entry.type.tensor_type.shape.dim
+                for dim, size in zip(dims, feed[entry.name].shape):
+                    dim.Clear()
+                    dim.dim_value = size
+        simple = Path(folder) / "simple.onnx"
+        try:
+            onnx.load_external_data_for_model(model, str(path.parent))
+            _fill_sparse(model.graph)
+            fixed = Path(folder) / "fixed.onnx"
+            onnx.save(model, str(fixed), save_as_external_data=path.stat().st_size > 2**30 or _beside(path))
+            session(
+                str(fixed), 1, graph_optimization_level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+                optimized_model_filepath=str(simple), disabled_optimizers=_NO_FUSION,
+            )  # fmt: skip
+            model = onnx.load(str(simple))
+        except Exception as error:
+            raise PodarError(f"ONNX Runtime cannot simplify {path}: {_first_line(error)}.") from error
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output if name}
+    try:
+        samples = _samples(model, feed)
+    except Exception as error:
+        raise PodarError(f"{path} does not run on the example inputs: {_first_line(error)}.") from error
+    return Opened(model, makers, constants, feed, samples)
+
+
+def _fill_sparse(graph: Any) -> None:
+    """Sparse initialisers written out with their zeros: the optimiser keeps them aside."""
+    helper = require("onnx", extra="onnx").numpy_helper
+    for tensor in graph.sparse_initializer:
+        values, places = helper.to_array(tensor.values), helper.to_array(tensor.indices)
+        full = np.zeros(tuple(tensor.dims), values.dtype)
+        if places.ndim == 1:
+            full.reshape(-1)[places] = values
+        else:
+            full[tuple(places.T)] = values
+        graph.initializer.append(helper.from_array(full, tensor.values.name))
+    del graph.sparse_initializer[:]
+
+
+def _beside(path: Path) -> bool:
+    return path.with_name(path.name + ".data").exists()
+
+
+def _feed(path: Path, entries: Sequence[Any], example_inputs: Any) -> dict[str, np.ndarray]:
+    """The example inputs by the names of the file's inputs; random numbers where none are given."""
+    feed: dict[str, np.ndarray] = {}
+    if example_inputs is None:
+        for entry in entries:
+            if any(not isinstance(size, int) for size in entry.shape):
+                sizes = "×".join(map(str, entry.shape))
+                raise UsageError(f"the sizes of {path} are open ({entry.name} is {sizes}): give example_inputs.")
+            if entry.type not in _DTYPES:
+                raise PodarError(f"cannot accelerate {path}: its input {entry.name} is a {entry.type}.")
+            numbers = np.random.default_rng(0).standard_normal(entry.shape)
+            feed[entry.name] = numbers.astype(_DTYPES[entry.type])
+        return feed
+    given = named(example_inputs, [entry.name for entry in entries], str(path))
+    for entry in entries:
+        value = given[entry.name]
+        fits = len(entry.shape) == value.ndim and all(
+            not isinstance(want, int) or want == got for want, got in zip(entry.shape, value.shape)
+        )
+        if not fits or value.dtype != _DTYPES.get(entry.type):
+            raise PodarError(
+                f"the example input does not fit {path}: its input {entry.name} is "
+                f"{'×'.join(map(str, entry.shape))} {entry.type}, the example is "
+                f"{'×'.join(map(str, value.shape))} {value.dtype}."
+            )
+        feed[entry.name] = value
+    return feed
+
+
+def named(inputs: Any, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
+    """Tensors or arrays by name: a dict by its keys, a lone one or a tuple in order.
+
+    **Raises:** `PodarError` for another number of inputs, or what is no tensor.
+    """
+    if isinstance(inputs, Mapping):
+        missing = [n for n in names if n not in inputs]
+        if missing or len(inputs) != len(names):
+            raise PodarError(f"{what} takes the inputs {', '.join(names)} and got {', '.join(map(str, inputs))}.")
+        listed = [inputs[n] for n in names]
+    else:
+        listed = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    if len(listed) != len(names):
+        raise PodarError(f"{what} takes {len(names)} inputs ({', '.join(names)}) and got {len(listed)}.")
+    found = {}
+    for name, value in zip(names, listed):
+        array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
+        if not isinstance(array, np.ndarray):
+            raise PodarError(f"the input {name} of {what} is a {type(value).__name__}: give a tensor or an array.")
+        found[name] = np.ascontiguousarray(array).reshape(array.shape)
+    return found
+
+
+def _samples(model: Any, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    onnx = require("onnx", extra="onnx")
+    ort = require("onnxruntime", extra="onnx")
+    talking = onnx.ModelProto()
+    talking.CopyFrom(model)
+    del talking.graph.output[:]
+    names = [name for node in model.graph.node for name in node.output if name]
+    talking.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    outputs = session(_bytes(talking), 1, graph_optimization_level=level).run(names, dict(feed))
+    return dict(feed) | {n: v for n, v in zip(names, outputs) if isinstance(v, np.ndarray)}
+
+
+def _bytes(model: Any) -> bytes:
+    try:
+        return model.SerializeToString()
+    except ValueError as error:
+        raise PodarError("the model has more than 2 GB of weights, which accelerate cannot take apart") from error
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Nodes that run together, after all earlier pieces: the tensors they read, and those that others need."""
+
+    nodes: tuple[Any, ...]
+    in_engine: bool
+    reads: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+def cut(opened_: Opened, engine: Collection[int]) -> list[Piece]:
+    """Cut the graph into pieces that alternate between ONNX Runtime and the engine. `engine`: indices of nodes.
+
+    Each node goes into the earliest piece of its kind that all it reads allows, so no piece waits for itself.
+    """
+    nodes = list(opened_.model.graph.node)
+    level_of: dict[str, int] = {}
+    levels: dict[int, list[int]] = {}
+    for i, node in enumerate(nodes):
+        parity = int(i in engine)
+        level = parity
+        for name in reads_of(node):
+            if name in level_of:
+                before = level_of[name]
+                level = max(level, before + (before % 2 != parity))
+        levels.setdefault(level, []).append(i)
+        level_of |= {name: level for name in node.output if name}
+    wanted = [o.name for o in opened_.model.graph.output]
+    given = list(opened_.feed)
+    readers: dict[str, set[int]] = {}
+    for i, node in enumerate(nodes):
+        for name in reads_of(node):
+            readers.setdefault(name, set()).add(i)
+    pieces = []
+    for level in sorted(levels):
+        members = levels[level]
+        inside = {name for i in members for name in nodes[i].output if name}
+        reads = dict.fromkeys(
+            n for i in members for n in reads_of(nodes[i]) if n not in inside and n not in opened_.constants
+        )
+        own = set(members)
+        gives = [n for i in members for n in nodes[i].output if n and (n in wanted or readers.get(n, set()) - own)]
+        # The file's own inputs and outputs first, in its order: a piece that is the whole file keeps it.
+        reads = [n for n in given if n in reads] + [n for n in reads if n not in given]
+        gives = [n for n in wanted if n in gives] + [n for n in gives if n not in wanted]
+        pieces.append(Piece(tuple(nodes[i] for i in members), bool(level % 2), tuple(reads), tuple(gives)))
+    return pieces
+
+
+def reads_of(node: Any) -> list[str]:
+    """All tensors a node reads, those of the graphs inside it too."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+        for graph in graphs:
+            own = {n for inner in graph.node for n in inner.output} | {t.name for t in graph.initializer}
+            own |= {entry.name for entry in graph.input}
+            names += [n for inner in graph.node for n in reads_of(inner) if n not in own]
+            names += [entry.name for entry in graph.output if entry.name not in own]
+    return list(dict.fromkeys(names))
+
+
+def as_model(piece: Piece, opened_: Opened) -> bytes:
+    """A piece as an ONNX model of its own."""
+    onnx = require("onnx", extra="onnx")
+    used = {name for node in piece.nodes for name in reads_of(node)}
+    weights = [t for t in opened_.model.graph.initializer if t.name in used]
+
+    def info(name: str) -> Any:
+        sample = opened_.samples[name]
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(sample.dtype)
+        return onnx.helper.make_tensor_value_info(name, dtype, sample.shape)
+
+    graph = onnx.helper.make_graph(
+        list(piece.nodes), "piece", [info(n) for n in piece.reads], [info(n) for n in piece.gives], weights
+    )
+    model = onnx.helper.make_model(graph, opset_imports=list(opened_.model.opset_import))
+    model.ir_version = opened_.model.ir_version
+    return _bytes(model)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
