@@ -98,17 +98,24 @@ def check(recipe: Recipe) -> None:
         elif isinstance(stage, Export):
             for name in stage.formats:
                 check_format(name, recipe.model)
-        elif isinstance(stage, Finetune) and stage.settings:
+        elif isinstance(stage, Finetune):
             kind = integrations.find(recipe.model)
+            if not stage.distill and kind is not None and kind.check_settings is not None and _its_own(recipe.data):
+                raise UsageError(
+                    "--no-distill: nothing distils a YOLO unless distill_model=FILE asks for it, so leave --no-distill "
+                    "away (distill: false in a recipe)."
+                )
+            if not stage.settings:
+                continue
             if kind is None or kind.check_settings is None:
                 name = next(iter(stage.settings))
                 raise UsageError(f"{name}={stage.settings[name]}: only Ultralytics' trainer takes such arguments.")
-            if not stage.distill and stage.settings.get("distill_model"):
-                raise UsageError(
-                    f"--no-distill and distill_model={stage.settings['distill_model']} contradict each other: leave "
-                    "one of them away (distill: false in a recipe)."
-                )
             kind.check_settings(stage.settings)
+
+
+def _its_own(data: str | None) -> bool:
+    """Whether data are of a form that a library's own trainer reads: a data.yaml, or a folder."""
+    return data is not None and (data.endswith((".yaml", ".yml")) or Path(data).is_dir())
 
 
 def check_format(name: str, model: str = "") -> None:

@@ -110,15 +110,18 @@ def test_a_teacher_is_a_file_or_can_be_downloaded() -> None:
         check_settings({"distill_model": "yolo26ss.pt"})
 
 
-@needs_teachers
-def test_a_teacher_and_no_teacher_contradict_each_other(scenes: Callable[[str], Path]) -> None:
-    stages = [
-        {"prune": {"target": "macs=0.6"}},
-        {"finetune": {"distill": False, "settings": {"distill_model": "a.pt"}}},
-    ]
-    asked = recipes.make({"model": "yolo26n.yaml", "data": str(scenes("detect")), "stages": stages})
-    with pytest.raises(UsageError, match=r"--no-distill and distill_model=a\.pt"):
+@pytest.mark.parametrize(("model", "task"), [("yolo26n.yaml", "detect"), ("yolo26n-cls.yaml", "classify")])
+@pytest.mark.parametrize("settings", [{}, {"distill_model": "a.pt"}])
+def test_no_distill_is_refused_where_nothing_distils(
+    scenes: Callable[[str], Path], model: str, task: str, settings: dict[str, Any]
+) -> None:
+    stages = [{"prune": {"target": "macs=0.6"}}, {"finetune": {"distill": False, "settings": settings}}]
+    asked = recipes.make({"model": model, "data": str(scenes(task)), "stages": stages})
+    with pytest.raises(UsageError, match=r"--no-distill: nothing distils a YOLO unless distill_model=FILE"):
         podar_stages.check(asked)
+    podar_stages.check(
+        recipes.make({"model": model, "data": "fashion-mnist", "stages": [stages[0], {"finetune": {"distill": False}}]})
+    )
 
 
 @needs_teachers
