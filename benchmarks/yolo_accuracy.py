@@ -75,8 +75,13 @@ def train(model: str | Path, data: Path, folder: Path, epochs: int, seed: int, *
     if Path(model).suffix == ".pt":
         del quiet["pretrained"]
     yolo.train(trainer=trainer(), epochs=epochs, imgsz=SIDE, seed=seed, **where, **HOW, **quiet, **more)
-    shutil.copy(folder / "weights" / "last.pt", folder.with_suffix(".pt"))
+    shutil.copy(folder / "weights" / "last.pt", weights(folder))
     return {**said, "train_seconds": time.perf_counter() - start}
+
+
+def weights(folder: Path) -> Path:
+    """Where the last weights of a training go: pruned-0.6.pt beside pruned-0.6 (a suffix of which is .6)."""
+    return folder.with_name(f"{folder.name}.pt")
 
 
 @cache
@@ -131,7 +136,7 @@ def cell(name: str, seed: int, data: Path, folder: Path, dense: Path) -> dict[st
             notes["cut_map50_95"] = evaluate(model, str(data), SIDE)["map50_95"]
             teacher = {"distill_model": str(dense)} if how == "distilled" else {}
             notes |= train(cut, data, out, AGAIN, seed, **teacher)
-    model = load(out.with_suffix(".pt"))
+    model = load(weights(out))
     found = {**costs(model), **evaluate(model, str(data), SIDE), **notes}
     if how != "dense":
         found |= latency(load(dense), model)
