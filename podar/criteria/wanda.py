@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.overrides import TorchFunctionMode
 
 from podar.criteria.backward import forward, input_batches, scoring
 from podar.criteria.registry import criterion
@@ -50,12 +52,35 @@ def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
             for module in model.modules():
                 if _measure(module) is not None:
                     hooks.append(module.register_forward_hook(listen, with_kwargs=True))
-            for inputs in input_batches(data, "wanda"):
-                forward(model, inputs, "wanda")
+            with _Borrowed(model, names) as borrowed:
+                for inputs in input_batches(data, "wanda"):
+                    forward(model, inputs, "wanda")
         finally:
             for hook in hooks:
                 hook.remove()
+        energies = {**borrowed.energies, **energies}
         return {n: parameters[n].detach().abs() * e.sqrt() for n, e in energies.items()}
+
+
+class _Borrowed(TorchFunctionMode):
+    """Linear layers whose weight a network takes into `functional.linear` itself, without calling the layer."""
+
+    def __init__(self, model: nn.Module, names: dict[int, str]) -> None:
+        super().__init__()
+        self.energies: dict[str, Tensor] = {}
+        self._names = dict(names)
+        for path, module in model.named_modules():  # under a mask the weight is a tensor of its own
+            if isinstance(module, nn.Linear) and "weight_orig" in module._parameters:
+                self._names[id(module.weight)] = f"{path}.weight_orig" if path else "weight_orig"
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func is functional.linear:
+            name = self._names.get(id(_argument(args, options, 1, "weight", detach=False)))
+            if name is not None:
+                energy = _features(_argument(args, options, 0, "input"))[None]
+                self.energies[name] = self.energies[name] + energy if name in self.energies else energy
+        return func(*args, **options)
 
 
 def _measure(module: nn.Module) -> Callable[..., Energies] | None:
@@ -160,7 +185,7 @@ def _attention(module: Any, inputs: Any, options: Any, output: Any) -> Energies:
     return {**found, "out_proj.weight": _features(heads)[None]}
 
 
-def _argument(inputs: tuple[Any, ...], options: dict[str, Any], place: int, name: str) -> Any:
+def _argument(inputs: tuple[Any, ...], options: dict[str, Any], place: int, name: str, detach: bool = True) -> Any:
     """An argument of forward, by place or by name; detached where it is a tensor."""
     found = inputs[place] if len(inputs) > place else options.get(name)
-    return found.detach() if isinstance(found, Tensor) else found
+    return found.detach() if detach and isinstance(found, Tensor) else found

@@ -58,3 +58,22 @@ def test_cells_bags_and_bilinear_layers_take_part() -> None:
     pairs = torch.einsum("bi,bj->bij", one, two).square().sum(0).sqrt()
     torch.testing.assert_close(found["both.weight"], net.both.weight.detach().abs() * pairs)
     assert podar.sparsify(net, 0.5, importance="wanda", data=[words]).fraction > 0.49
+
+
+def test_a_layer_whose_weight_is_borrowed_takes_part_masked_or_not() -> None:
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.head = nn.Linear(6, 9, bias=False), nn.Linear(9, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(nn.functional.linear(input=x, weight=self.qkv.weight, bias=torch.zeros(9)))
+
+    net, x = Net().eval(), torch.randn(7, 6)
+    found = score("wanda", net, [x])
+    torch.testing.assert_close(found["qkv.weight"], net.qkv.weight.detach().abs() * norm(x))
+    torch.testing.assert_close(found["head.weight"], net.head.weight.detach().abs() * norm(net.qkv(x).detach()))
+    podar.sparsify(net, 0.3)
+    assert podar.sparsify(net, 0.6, importance="wanda", data=[x]).fraction > 0.55
