@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SPARSE_FILE = "model.sparse.safetensors"
 TICKETS = "tickets"  # folder of a search that is under way
+SPARSE = 0.1  # a model with that share of zeros was made so, and training is not to fill them
 _BINS = 60
 
 
@@ -175,6 +176,14 @@ def count(job: Job) -> dict[str, Any]:
         "histogram": histogram(job.dense, job.model),
         **({"notes": [*job.found.get("notes", []), after.starved]} if after.starved else {}),
     }
+
+
+def share_of_zeros(model: nn.Module) -> float:
+    """Zeros among the prunable weights; layers that hold nothing else are left out, since some begin like that."""
+    from podar import sparse
+
+    layers = [layer for layer in sparse.sparsity(model).layers if layer.zeros < layer.weights]
+    return sum(layer.zeros for layer in layers) / max(1, sum(layer.weights for layer in layers))
 
 
 def histogram(dense: nn.Module, sparse: nn.Module) -> dict[str, Any]:

@@ -225,7 +225,9 @@ def recalibrate(job: Job) -> dict[str, Any]:
 def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
     """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
     was_cut = bool(job.found.get("layers") or job.found.get("sparsity"))
-    keeper = sparse_stages.keeper(job, *_samples(job)) if "sparsity" in job.found else None
+    was_sparse = sparse_stages.share_of_zeros(job.model)
+    sparse = "sparsity" in job.found or was_sparse >= sparse_stages.SPARSE
+    keeper = sparse_stages.keeper(job, *_samples(job)) if sparse else None
     history = job.source.train(
         job.model,
         epochs=options.epochs,
@@ -248,8 +250,13 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
         "history": [*earlier, *({**epoch, "epoch": epoch["epoch"] + offset} for epoch in history.epochs)],
         "precision": history.precision,
     }
+    notes = []
+    if sparse and "sparsity" not in job.found:
+        notes.append(f"{100 * was_sparse:.1f} % of the weights were zero already: fine-tuning left them so")
     if history.stopped:
-        fragment["notes"] = _noted(job, f"fine-tuning stopped early: {history.stopped}")
+        notes.append(f"fine-tuning stopped early: {history.stopped}")
+    if notes:
+        fragment["notes"] = _noted(job, *notes)
     return fragment
 
 

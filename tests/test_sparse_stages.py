@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from podar import recipes, runs
@@ -71,6 +72,18 @@ def test_sparsify_leaves_a_run(given: list[str], tmp_path: Path, options: dict[s
     assert nonzero == summary["after"]["nonzero"]
     page = render(RunRecord.from_folder(out))
     assert "Zeros in every layer" in page and "Weights before and after" in page
+
+
+def test_zeros_hold_when_a_sparse_run_is_pruned_or_trained_again(given: list[str], tmp_path: Path) -> None:
+    sparse, pruned = tmp_path / "sparse", tmp_path / "pruned"
+    carried_out(given, sparse, {"sparsify": {"amount": 0.8, "scope": "local"}}, {"finetune": {"epochs": 1}})
+    stages = [{"prune": {"target": "macs=0.5"}}, {"finetune": {"epochs": 1}}]
+    recipe = recipes.make({"model": str(sparse), "data": given[2], "stages": stages})
+    summary = runs.start(recipe, pruned, command="test", trust=True)
+    state = load_file(pruned / "model.safetensors")
+    zeros = sum(int((t == 0).sum()) for t in state.values() if t.dim() > 1)
+    assert zeros > 0.5 * sum(t.numel() for t in state.values() if t.dim() > 1)
+    assert any("were zero already" in note for note in summary["notes"])
 
 
 def test_the_command_sparsifies_by_n_of_m_and_zeros_hold_through_training(given: list[str], tmp_path: Path) -> None:
