@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from podar.graph.families import Ties
-    from podar.graph.trace import Record
+    from podar.graph.tracer import Record
 
 Ids = NDArray[np.int64]
 

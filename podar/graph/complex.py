@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from podar.graph.rules import join
-from podar.graph.trace import Tracer, rule
+from podar.graph.tracer import Tracer, rule
 
 
 @rule("view_as_complex", "view_as_complex_copy")

@@ -15,7 +15,7 @@ from torch import Tensor
 from podar.graph.hollow import shaper
 from podar.graph.labels import INNER, Ids
 from podar.graph.rules import axes_of, contract
-from podar.graph.trace import Tracer, rule
+from podar.graph.tracer import Tracer, rule
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 

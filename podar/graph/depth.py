@@ -13,22 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from podar.graph.calls import Calls, transparent_functionals
 from podar.graph.graph import Graph
 from podar.graph.inputs import ExampleInputs, example_tensors, named_tensors
 from podar.graph.inputs import call as run_model
+from podar.graph.makers import AFFINE
 from podar.graph.members import Named, modules_of, once
 from podar.graph.protect import protected
 from podar.graph.rules import ZERO_STAYS_ZERO
-from podar.graph.trace import (
-    Calls,
-    Mark,
-    Record,
-    Tracer,
-    _module_stack,  # pyright: ignore[reportPrivateUsage]
-    _storage,  # pyright: ignore[reportPrivateUsage]
-    _transparent_functionals,  # pyright: ignore[reportPrivateUsage]
-    no_collection,
-)
+from podar.graph.trace import module_stack, no_collection
+from podar.graph.tracer import Mark, Record, Tracer, storage
 from podar.skips import Skipped, replace
 
 PASSES_ZERO = {*ZERO_STAYS_ZERO, "mul", "div", "mm", "bmm", "_unsafe_view", "reshape", "permute", "transpose"} | {
@@ -38,15 +32,6 @@ PASSES_ZERO = {*ZERO_STAYS_ZERO, "mul", "div", "mm", "bmm", "_unsafe_view", "res
 """One tensor of zeros among the first two makes the result zero (products), or the only one does (the others)."""
 
 SUMS = {"add", "sub", "cat", "stack", "where", "addcmul"}
-WITH_BIAS = {
-    "linear": (1, 2),
-    "convolution": (1, 2),
-    "native_batch_norm": (1, 2),
-    "batch_norm": (3, 4),
-    "native_layer_norm": (2, 3),
-    "native_group_norm": (1, 2),
-}
-"""Positions of weight and bias among the arguments; zeros in both give zeros."""
 
 
 @dataclass(frozen=True)
@@ -88,24 +73,24 @@ class _Flow(Tracer):
         self.value: dict[int, int] = {}  # storage → the last value written there
         self.alive: list[Any] = []  # so that no storage's address is used twice
         self.made = 0
-        self.names = {_storage(t): n for n, t in self.tensors.items() if t.numel()}
+        self.names = {storage(t): n for n, t in self.tensors.items() if t.numel()}
 
     def observed(self, func: Any, name: str, apply: Any, shape: Any, args: Any, kwargs: Any) -> Any:
         inside = [*_all((*args, *kwargs.values()))]
         reads = tuple(
-            (self.names.get(_storage(t)) or self.value.get(_storage(t), -1)) if isinstance(t, Tensor) else None
+            (self.names.get(storage(t)) or self.value.get(storage(t), -1)) if isinstance(t, Tensor) else None
             for t in inside
         )
-        before = {_storage(t) for t in inside if isinstance(t, Tensor)}
+        before = {storage(t) for t in inside if isinstance(t, Tensor)}
         out = super().observed(func, name, apply, shape, args, kwargs)
         outs = [t for t in _all((out,)) if isinstance(t, Tensor)]
         self.alive += outs
         written: list[int] = []
         in_place = name.endswith("_") and not name.endswith("__")
         for o in outs:
-            if _storage(o) not in before or in_place:
+            if storage(o) not in before or in_place:
                 self.made += 1
-                self.value[_storage(o)] = self.made
+                self.value[storage(o)] = self.made
                 written.append(self.made)
         scalars = any(isinstance(a, (int, float)) and not isinstance(a, bool) and a != 0 for a in args[1:])
         shapes = tuple(tuple(t.shape) for t in inside if isinstance(t, Tensor))
@@ -132,10 +117,10 @@ def _results(tracer: _Flow, found: Results) -> Generator[None]:
 
     def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         first = next((t for t in _all((*args, *kwargs.values())) if isinstance(t, Tensor)), None)
-        given = -1 if first is None else tracer.value.get(_storage(first), -1)
+        given = -1 if first is None else tracer.value.get(storage(first), -1)
         out = plain(module, *args, **kwargs)
         main = out[0] if isinstance(out, tuple) and out else out
-        made = tracer.value.get(_storage(main), -1) if isinstance(main, Tensor) else -1
+        made = tracer.value.get(storage(main), -1) if isinstance(main, Tensor) else -1
         found.setdefault(id(module), []).append((given, made, out))
         return out
 
@@ -156,8 +141,8 @@ def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow,
         protected(modules),
         torch.no_grad(),
         _results(tracer, results),
-        _module_stack(tracer),
-        _transparent_functionals(),
+        module_stack(tracer),
+        transparent_functionals(),
         no_collection(),
     ):
         for tensor in example_tensors(inputs):
@@ -165,7 +150,7 @@ def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow,
         try:
             with Calls(tracer), tracer:
                 output = run_model(model, inputs)
-            returned = {tracer.value.get(_storage(t), -1) for _, t in named_tensors(output)}
+            returned = {tracer.value.get(storage(t), -1) for _, t in named_tensors(output)}
         finally:
             for tensor in tracer.marked:
                 vars(tensor).pop("_podar_mark", None)
@@ -316,12 +301,12 @@ class _Search:
 
 def _is_zero(event: _Event, zero: set[Any]) -> bool:
     reads = event.reads
-    if event.name in WITH_BIAS:
-        weight, bias = (reads[i] if i < len(reads) else None for i in WITH_BIAS[event.name])
-        return weight is not None and weight in zero and (bias is None or bias in zero)
     tensors = [r for r in reads if r is not None]
     if event.name == "addmm":
         return reads[0] in zero and (reads[1] in zero or reads[2] in zero)
+    if event.name in AFFINE:
+        last = [reads[i] for i in AFFINE[event.name] if i < len(reads) and reads[i] is not None]
+        return bool(last) and all(r in zero for r in last)
     if event.name == "scaled_dot_product_attention":
         return len(tensors) > 2 and tensors[2] in zero
     if event.name in ("mul", "mm", "bmm"):

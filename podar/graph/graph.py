@@ -22,7 +22,8 @@ from podar.graph.members import modules_of, once, tensors_of
 from podar.graph.mirrors import Mirror, mirrors
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
-from podar.graph.trace import Record, observe
+from podar.graph.trace import observe
+from podar.graph.tracer import Record
 from podar.graph.unreached import freeze_beside_unreached
 
 KERNEL = "kernel positions"

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from podar.graph.labels import Ids
-from podar.graph.trace import Block, Blocks, Tracer, rule
+from podar.graph.tracer import Block, Blocks, Tracer, rule
 
 ZERO_STAYS_ZERO = """abs alias_copy asin atan ceil celu clone copy detach dropout elu erf expm1 floor gelu hardswish
 hardtanh leaky_relu log1p mish neg native_dropout relu relu6 round selu sign silu sin sqrt square tan tanh _to_copy

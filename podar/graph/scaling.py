@@ -14,7 +14,7 @@ from podar.graph.families import Ties
 from podar.graph.labels import Ids
 from podar.graph.makers import Makers
 from podar.graph.members import Named
-from podar.graph.trace import Record
+from podar.graph.tracer import Record
 from podar.plans import Rescale
 
 

@@ -14,7 +14,8 @@ from torch import nn
 from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.graph.inputs import ExampleInputs
-from podar.graph.trace import Step, replay
+from podar.graph.trace import replay
+from podar.graph.tracer import Step
 
 VIEWS = {"_unsafe_view": "view", "_reshape_alias": "view"}
 

@@ -1,4 +1,4 @@
-"""Rules for operators that write at positions, or count them: scatter, index_put, index_add, searches, random draws."""
+"""Rules for operators that write, over all or at positions, or count: copy, scatter, index_put, searches, draws."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from podar.graph.labels import Ids
-from podar.graph.rules import axes_of
-from podar.graph.trace import Tracer, rule
+from podar.graph.rules import axes_of, join
+from podar.graph.tracer import Tracer, rule
 
 
 def _still(tracer: Tracer, tensor: Any, why: str) -> None:
@@ -213,3 +213,19 @@ def rare_products(tracer: Tracer, out: Tensor, *args: Any, **_: Any) -> None:
     for t in args:
         _still(tracer, t, "summed over the batch by")
     tracer.put(out, ())
+
+
+@rule("copy")
+def copied(tracer: Tracer, out: Tensor, x: Tensor, source: Tensor, *_: Any) -> None:
+    mark = tracer.mark(source)
+    tracer.put(out, tracer.blocks(source) if source.shape == out.shape else (), mark.zero)
+
+
+@rule("copy_")
+def write(tracer: Tracer, out: Tensor, x: Tensor, source: Tensor, *_: Any) -> None:
+    """Written in place: what is already labelled meets the new values, what is not fixes them."""
+    if tracer.blocks(x):
+        tracer.put(out, join(tracer, out, [x, source]), tracer.mark(x).zero and tracer.mark(source).zero)
+        return
+    for _, ids in tracer.blocks(source):
+        tracer.freeze(ids, "written into a tensor of fixed size at")

@@ -76,6 +76,26 @@ def test_where_nothing_could_take_the_factor_the_width_stays() -> None:
     assert any("nothing could make up for another width" in reason for _, _, reason in graph.frozen)
 
 
+class Alone(nn.Module):
+    """One tensor is query, key and value: a factor on it would change what is mixed too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(functional.scaled_dot_product_attention(x, x, x))
+
+
+def test_where_queries_are_values_too_the_width_stays() -> None:
+    worst, result = difference(
+        lambda: Alone().eval(), torch.zeros(2, 4, 6), lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
+    )
+    assert worst < 1e-9
+    assert result.model.first.out_features == 8
+
+
 class Inputs(nn.Module):
     """Weights as (in, out), as GPT-2 has them."""
 

@@ -1,0 +1,102 @@
+"""Shows the tracer each call as Python wrote it, and hands out sizes that remember where they come from."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from podar.graph.sizes import Axis, Size
+from podar.graph.tracer import Tracer
+
+WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "einsum"} | {
+    "lstm",
+    "gru",
+    "rnn_tanh",
+    "rnn_relu",
+}
+"""Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
+
+LEADING = {
+    "linear": ("input", "weight", "bias"),
+    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask"),
+    "batch_norm": ("input", "weight", "bias", "running_mean", "running_var"),
+}
+"""Arguments that may be given by name, in their order."""
+
+
+class Calls(TorchFunctionMode):
+    """Stands above the dispatch: shows rules the call as Python wrote it, and hands out sizes that remember."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in WHOLE:
+            given = [k for k in LEADING.get(name, ())[len(args) :] if k in kwargs]
+            if given:
+                args, kwargs = (*args, *(kwargs[k] for k in given)), {k: v for k, v in kwargs.items() if k not in given}
+            return self.tracer.whole(func, name, args, kwargs)
+        if not self.tracer.rules:
+            return func(*args, **kwargs)
+        if name == "__get__":
+            value = func(*args, **kwargs)
+            return torch.Size(self.sizes(args[0])) if type(value) is torch.Size else value
+        if name == "size":
+            sizes = self.sizes(args[0])
+            where = args[1] if len(args) > 1 else kwargs.get("dim")
+            return torch.Size(sizes) if where is None else sizes[where]
+        if name in ("numel", "nelement"):
+            return functools.reduce(operator.mul, self.sizes(args[0]), 1)
+        self.tracer.call = (func, args, kwargs)
+        try:
+            return func(*args, **kwargs)
+        finally:
+            self.tracer.call = None
+
+    def sizes(self, tensor: Tensor) -> list[int]:
+        values: list[int] = list(torch.Tensor.size(tensor))
+        mark = getattr(tensor, "_podar_mark", None)
+        if mark is None and id(tensor) in self.tracer.named:
+            mark = self.tracer.mark(tensor)
+        if mark is not None:
+            for dims, ids in self.tracer.blocks(tensor):
+                for k, d in enumerate(dims):
+                    values[d] = Size(values[d], Axis(ids, k), self.tracer.sizes)
+        return values
+
+
+def _nothing_overridden(*_: Any) -> bool:
+    return False
+
+
+@contextlib.contextmanager
+def transparent_functionals() -> Generator[None]:
+    """Let the Python bodies of torch.nn.functional run under the function mode, so that the sizes in them are seen.
+
+    Each begins with `if has_torch_function(…): return handle_torch_function(…)`, which hides all that it does inside.
+    """
+    names = ["has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"]
+    saved = {n: getattr(functional, n) for n in names}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole encoder layer tells nothing
+    try:
+        for n in names:
+            setattr(functional, n, _nothing_overridden)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for n, value in saved.items():
+            setattr(functional, n, value)

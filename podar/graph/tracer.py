@@ -1,0 +1,427 @@
+"""Sees every operator of a run, applies its rule, and writes down what it told."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from podar.graph import hollow
+from podar.graph.labels import Ids, Labels
+from podar.graph.makers import Bits, Makers, makers
+from podar.graph.members import Named, once, tensors_of
+from podar.graph.sizes import Provenance
+
+Block = tuple[tuple[int, ...], Ids]
+"""Tensor dimensions, in nesting order, and the labels over them: shape = the sizes of those dimensions."""
+
+Blocks = tuple[Block, ...]
+
+
+class Mark:
+    """What a trace knows of one tensor: its labels, and whether a removed index is exactly zero in it."""
+
+    __slots__ = ("blocks", "fresh", "hollow", "makers", "needs", "squared", "storage", "zero")
+
+    def __init__(
+        self,
+        blocks: Blocks = (),
+        zero: bool = False,
+        hollow: bool = False,
+        storage: int = -1,
+        makers: Makers = (),
+        needs: int = 0,
+    ) -> None:
+        self.blocks = blocks
+        self.zero = zero
+        self.hollow = hollow
+        self.storage = storage
+        self.makers = makers
+        self.needs = needs
+        self.squared = False
+        self.fresh = False  # a parameter or buffer that no rule has looked at yet
+
+
+class Step(NamedTuple):
+    """One operator of the trace: what verification compares, and what memory planning needs."""
+
+    name: str
+    module: str
+    shapes: tuple[tuple[int, ...], ...]
+    blocks: tuple[Blocks, ...]
+    constants: tuple[float, ...]
+    reads: tuple[int, ...]
+    writes: tuple[tuple[int, int], ...]  # (storage, bytes) allocated here
+
+
+@dataclass(frozen=True)
+class Product:
+    """Multiply-accumulates of one operator: `count` in the dense model, in proportion to each axis in `axes`."""
+
+    module: str
+    count: int
+    axes: tuple[Ids, ...]
+
+
+@dataclass
+class Record:
+    """All that one trace learned; `podar.graph.graph` makes the Graph of it."""
+
+    labels: Labels = field(default_factory=Labels)
+    sizes: Provenance = field(default_factory=Provenance)
+    layouts: dict[str, dict[int, Ids]] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    scales: list[tuple[str, Ids, tuple[Makers, ...]]] = field(default_factory=list)  # (module, width, q's and k's)
+    spilled: list[tuple[Makers, Blocks]] = field(default_factory=list)  # what else reads the products of these makers
+    ties: list[tuple[Ids, ...]] = field(default_factory=list)
+    outputs: list[tuple[str, Blocks]] = field(default_factory=list)
+    real: bool = False  # whether operators had to be computed
+    decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] = field(default_factory=list)  # values it looked at
+
+
+RULES: dict[str, Callable[..., None]] = {}
+
+
+def rule(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a rule for ATen operators: `rule(tracer, out, *args, **kwargs)` labels `out` and records relations.
+
+    Example:
+        >>> @rule("my_ops::scale_channels")
+        ... def scale_channels(tracer, out, x, factor):
+        ...     tracer.put(out, tracer.blocks(x), zero=tracer.mark(x).zero)
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn"} | {
+    "expand",
+    "repeat",
+}
+"""Operators that label their result by the sizes that were asked for, whatever enters."""
+
+COUNTS = {"convolution", "linear", "mm", "addmm", "bmm", "baddbmm", "scaled_dot_product_attention", "einsum"}
+"""Operators whose multiplications count, even where nothing that enters has labels."""
+
+
+class Tracer(TorchDispatchMode):
+    """Sees every ATen call, executes it (hollow where values do not matter), and applies the operator's rule."""
+
+    def __init__(self, modules: Named, record: Record, real: bool, rules: bool = True) -> None:
+        super().__init__()
+        self.rules = rules
+        self.record, self.labels, self.sizes, self.real = record, record.labels, record.sizes, real
+        self.modules = {id(module): name for name, module in once(modules)}
+        self.stack: list[str] = [""]
+        self.sizes.place = lambda: self.stack[-1] or "the model's forward"
+        self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
+        self.storages = 0
+        self.marked: list[Tensor] = []
+        self.named: dict[int, str] = {}
+        self.tensors = tensors_of(modules)
+        for name, tensor in self.tensors.items():
+            self.named.setdefault(id(tensor), name)
+        self.bits = Bits()
+        self.vectors: set[tuple[str, int]] = set()
+        self.decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] | None = None
+        self.operator = ""
+        self.inside = False  # an operator that is traced as a whole
+        self.factored: dict[int, tuple[Ids, list[Ids]]] = {}
+        self.fixed: dict[int, tuple[bool, ...]] = {}
+        self.rows: dict[Any, tuple[Ids, Ids]] = {}
+        self._resolved: dict[Any, tuple[str, Callable[..., None] | None, Callable[..., Any] | None]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled: spare every operator the wrapper that keeps the compiler out."""
+        return False
+
+    # What rules read
+
+    @property
+    def where(self) -> str:
+        """The operator and module of the moment, for reasons that users read."""
+        module = self.stack[-1]
+        return f"{self.operator} in {module}" if module else self.operator
+
+    def mark(self, tensor: Tensor) -> Mark:
+        """What is known of a tensor."""
+        mark = getattr(tensor, "_podar_mark", None)
+        if mark is None:
+            name, parameter = self.named.get(id(tensor)), _is_parameter(tensor)
+            mark = self.attach(tensor, Mark(zero=name is not None, hollow=parameter))
+            if name is not None and parameter:
+                mark.makers, mark.needs = (name,), self.bits.add(name)
+            mark.fresh = name is not None and self.rules
+        return mark
+
+    def layout(self, name: str, dim: int, size: int) -> Ids:
+        dims = self.record.layouts.setdefault(name, {})
+        if dim not in dims:
+            dims[dim] = self.labels.fresh(size)
+        elif dims[dim].ndim == 2:
+            # A grouped convolution used this weight before: here every group has the same index.
+            shared = self.labels.fresh(size)
+            self.labels.equal(dims[dim], np.broadcast_to(shared, dims[dim].shape))
+            return shared
+        return dims[dim]
+
+    def attach(self, tensor: Tensor, mark: Mark) -> Mark:
+        tensor._podar_mark = mark  # type: ignore[attr-defined]
+        self.marked.append(tensor)
+        return mark
+
+    def blocks(self, tensor: Tensor) -> Blocks:
+        """Labels of a tensor; parameters and buffers get atoms on every axis when they are first looked at."""
+        mark = self.mark(tensor)
+        if mark.fresh:
+            name = self.named[id(tensor)]
+            mark.fresh = False
+            mark.blocks = tuple(((d,), self.layout(name, d, n)) for d, n in enumerate(tensor.shape) if n > 1)
+        return mark.blocks
+
+    def labelled(self, *tensors: Any) -> bool:
+        return any(isinstance(t, Tensor) and self.mark(t).blocks for t in tensors)
+
+    def axis(self, tensor: Tensor, dim: int) -> Ids | None:
+        """Labels along one dimension (a joint block is factored first), or None where nothing may go there."""
+        dim %= tensor.dim()
+        for dims, ids in self.blocks(tensor):
+            if dim in dims:
+                if len(dims) > 1:
+                    self.split(tensor, dims)
+                    return self.axis(tensor, dim)
+                return ids
+        return None
+
+    def split(self, tensor: Tensor, dims: tuple[int, ...]) -> None:
+        """Factor the joint block over `dims` into one block a dimension."""
+        mark = self.mark(tensor)
+        blocks: list[Block] = []
+        for block in self.blocks(tensor):
+            if block[0] != dims:
+                blocks.append(block)
+                continue
+            blocks += self.factors(block)
+        mark.blocks = tuple(sorted(blocks, key=lambda b: b[0]))
+
+    def factors(self, block: Block) -> list[Block]:
+        """A joint block as one block a dimension; the same array is factored once."""
+        dims, ids = block
+        if len(dims) == 1:
+            return [block]
+        if id(ids) not in self.factored:
+            self.factored[id(ids)] = (ids, self.labels.factor(ids, self.fixed.get(id(ids))))
+        return [((d,), a) for d, a in zip(dims, self.factored[id(ids)][1]) if a.any()]
+
+    def owns_vector(self, size: int) -> bool:
+        """Whether the module that runs has a vector of this length: the scale of a norm that is written by hand."""
+        if not self.vectors:
+            own = [(n, t) for n, t in self.tensors.items() if t.dim() == 1 and isinstance(t, nn.Parameter)]
+            self.vectors = {(n.rpartition(".")[0], len(t)) for n, t in own}
+        return (self.stack[-1], size) in self.vectors
+
+    # What rules write
+
+    def put(self, tensor: Tensor, blocks: Blocks, zero: bool = False) -> None:
+        mark = self.mark(tensor)
+        mark.blocks, mark.zero, mark.fresh = blocks, zero, False
+
+    def equal(self, a: Ids | None, b: Ids | None) -> None:
+        """Two axes meet: unify them; where one side has no labels the other one cannot change."""
+        if a is not None and b is not None:
+            self.labels.equal(a, b)
+        elif a is not None or b is not None:
+            self.freeze(a if a is not None else b, "meets an axis of fixed size at")
+
+    def meet(self, ids: Ids | None, tensor: Tensor, dim: int) -> None:
+        """An axis of activations meets one of a parameter: one never looked at before simply takes the same labels."""
+        mark = self.mark(tensor)
+        if ids is not None and mark.fresh and tensor.shape[dim] == len(ids) > 1:
+            own = self.record.layouts.setdefault(self.named[id(tensor)], {}).setdefault(dim, ids)
+            if own is ids and tensor.dim() == 1:
+                mark.blocks, mark.fresh = (((0,), ids),), False
+                return
+        self.equal(ids, self.axis(tensor, dim))
+
+    def freeze(self, ids: Ids | None, why: str) -> None:
+        if ids is not None:
+            self.labels.freeze(ids, f"{why} {self.where}")
+
+    def balanced(self, ids: Ids, parts: int) -> None:
+        """An axis of `parts` equal parts: each must lose equally many."""
+        if parts > 1:
+            self.sizes.grid(ids.reshape(parts, -1), (parts, None), self.where)
+
+    def macs(self, count: int, *axes: Ids | None) -> None:
+        self.record.products.append(Product(self.stack[-1], int(count), tuple(a for a in axes if a is not None)))
+
+    def uniform(self, tensor: Tensor, dim: int) -> bool:
+        """Whether a constant has the same values at every index of `dim`."""
+        if self.mark(tensor).hollow:
+            return False
+        return bool((tensor == tensor.narrow(dim, 0, 1)).all())
+
+    # Execution
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.inside:
+            return func(*args, **(kwargs or {}))
+        return self.observed(func, *self._resolve(func), args, kwargs or {})
+
+    def whole(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call of Python as one operator, whatever it is made of."""
+        self.inside = True
+        try:
+            return self.observed(func, name, RULES.get(name), hollow.SHAPERS.get(name), args, kwargs)
+        finally:
+            self.inside = False
+
+    def observed(
+        self,
+        func: Callable[..., Any],
+        name: str,
+        apply: Callable[..., None] | None,
+        shape: Callable[..., Any] | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Execute one operator, apply its rule, and write it down."""
+        tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
+        inputs = [self.mark(t) for t in tensors]
+        is_hollow = any(m.hollow for m in inputs)
+        out = NotImplemented
+        if name in hollow.VALUE_READERS and is_hollow:
+            if not self.real:
+                raise hollow.NeedsValues(name)
+            out = self._decided(func, name, tensors, args, kwargs)
+        elif is_hollow and not self.real and shape is not None and isinstance(args[0], (Tensor, list, tuple)):
+            out = shape(*args, **kwargs)
+        if out is NotImplemented:
+            out = func(*args, **kwargs)
+        outs = [out] if isinstance(out, Tensor) else _tensors((out,))
+        if not outs:
+            return out
+        shapes = tuple(tuple(o.shape) for o in outs)
+        constants = tuple(a for a in (*args, *kwargs.values()) if type(a) is float)
+        if not self.rules:
+            for o in outs:
+                if is_hollow:
+                    known = getattr(o, "_podar_mark", None) or self.attach(o, Mark())
+                    known.hollow = True
+            self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, (), ()))
+            return out
+        self.operator = name
+        made = makers(name, args, tensors, inputs, self.bits)
+        exempt = 2 if name == "scaled_dot_product_attention" else 0  # q and k: their rule writes down what makes them
+        for mark in inputs[exempt:]:
+            if mark.makers and mark.makers is not made and not set(mark.makers) <= set(made):
+                self.record.spilled.append((mark.makers, mark.blocks))
+        writes = self._settle(tensors, inputs, outs, is_hollow, made)
+        self._apply(apply, tensors, inputs, out, args, kwargs)
+        reads = tuple({m.storage for m in inputs if m.storage >= 0})
+        blocks = tuple(self.blocks(o) for o in outs)
+        self.record.steps.append(Step(name, self.stack[-1], shapes, blocks, constants, reads, tuple(writes)))
+        return out
+
+    def _decided(self, func: Any, name: str, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+        """What the model read from its activations: written down, so that a later run takes the same way."""
+        shapes = tuple(tuple(t.shape) for t in tensors)
+        known = self.record.decisions
+        if self.decisions is not None:
+            if self.decisions and self.decisions[0][:2] == (name, shapes):
+                return self.decisions.pop(0)[2]
+            return func(*args, **kwargs)
+        out = func(*args, **kwargs)
+        known.append((name, shapes, out.clone() if isinstance(out, Tensor) else out))
+        return out
+
+    def _apply(
+        self,
+        apply: Callable[..., None] | None,
+        tensors: list[Tensor],
+        inputs: list[Mark],
+        out: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Apply the operator's rule. Without one, or where it does not fit the call, what enters is frozen."""
+        plain = self.operator not in CREATES and self.operator not in COUNTS
+        if plain and apply is not None and not any(m.blocks or m.fresh for m in inputs):
+            return  # constants among themselves
+        why = "no rule for the operator"
+        if apply is not None:
+            try:
+                apply(self, out, *args, **kwargs)
+                return
+            except Exception as error:
+                why = f"its rule does not cover this call ({type(error).__name__}: {error}) of"
+        for t in tensors:
+            for _, ids in self.blocks(t):
+                self.freeze(ids, why)
+
+    def _resolve(self, func: Any) -> tuple[str, Callable[..., None] | None, Callable[..., Any] | None]:
+        found = self._resolved.get(func)
+        if found is None:
+            namespace, _, name = func._schema.name.partition("::")
+            name = name if namespace == "aten" else func._schema.name
+            found = (name, RULES.get(name), hollow.SHAPERS.get(name))
+            self._resolved[func] = found
+        return found
+
+    def _settle(
+        self, tensors: list[Tensor], inputs: list[Mark], outs: list[Tensor], is_hollow: bool, made: Makers
+    ) -> list[tuple[int, int]]:
+        """Give every result a mark and a storage number; a view shares the storage of its base."""
+        writes: list[tuple[int, int]] = []
+        bases: dict[int, Mark] = {}
+        needs = 0
+        for mark in inputs:
+            needs |= mark.needs
+        for o in outs:
+            known = getattr(o, "_podar_mark", None)
+            if known is not None:
+                known.hollow = known.hollow or is_hollow
+                known.makers, known.needs = made, needs
+                continue
+            bases = bases or {storage(t): m for t, m in zip(tensors, inputs)}
+            base = bases.get(storage(o))
+            if base is None:
+                self.storages += 1
+                writes.append((self.storages, o.numel() * o.element_size()))
+            number = self.storages if base is None else base.storage
+            self.attach(o, Mark(hollow=is_hollow, storage=number, makers=made, needs=needs))
+        return writes
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    """`isinstance` asks a metaclass, which takes longer than all the rest of a small operator."""
+    kind = type(tensor)
+    return kind is nn.Parameter or (kind is not Tensor and isinstance(tensor, nn.Parameter))
+
+
+def storage(tensor: Tensor) -> int:
+    """What two tensors share when one is a view of the other, memory allocated or not."""
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+
+
+def _tensors(items: Any) -> list[Tensor]:
+    """The tensors among arguments or results, in nested lists too."""
+    found: list[Tensor] = []
+    for item in items:
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            found += _tensors(item)
+    return found

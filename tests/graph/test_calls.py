@@ -1,0 +1,74 @@
+"""Calls are seen as Python wrote them: arguments by name count as those by place, sizes remember their axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import podar
+from tests.graph.oracle import difference
+
+EXACT = 1e-9
+
+
+class ByName(nn.Module):
+    """Every argument of the operators that are traced whole is given by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.value = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self.value(x)[:, None]
+        x = functional.linear(input=x, weight=self.first.weight, bias=self.first.bias)
+        x = functional.batch_norm(
+            input=x,
+            weight=self.norm.weight,
+            bias=self.norm.bias,
+            running_mean=self.norm.running_mean,
+            running_var=self.norm.running_var,
+        )
+        q = x[:, None]
+        x = functional.scaled_dot_product_attention(query=q, key=q, value=v)[:, 0]
+        return functional.linear(x, bias=self.last.bias, weight=self.last.weight)
+
+
+def test_arguments_by_name_count_as_those_by_place() -> None:
+    worst, result = difference(
+        lambda: ByName().eval(), torch.zeros(4, 6), lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
+    )
+    assert worst < EXACT
+    assert result.model.first.out_features == result.model.norm.num_features == result.model.last.in_features == 4
+
+
+class Sized(nn.Module):
+    """Takes the size of one axis in three ways and gives it to a view."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.a, self.b, self.way = nn.Conv2d(3, 8, 1), nn.Linear(32, 3), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        size = {"shape": lambda: y.shape[1], "size": lambda: y.size(1), "numel": lambda: y.numel() // (4 * len(y))}
+        return self.b(y.view(len(y), size[self.way]() * 4))
+
+
+def test_sizes_remember_the_axis_that_they_come_from() -> None:
+    for way in ("shape", "size", "numel"):
+        worst, result = difference(
+            lambda: Sized(way).eval(),  # noqa: B023
+            torch.zeros(2, 3, 2, 2),
+            lambda m, x: podar.prune(m, x, "channels=0.5", scope="local"),
+        )
+        assert worst < EXACT
+        assert result.model.a.out_channels == 4
+
+
+def test_the_model_finds_its_sizes_plain_again() -> None:
+    model = Sized("shape")
+    podar.trace(model, torch.zeros(2, 3, 2, 2))
+    assert type(model.a.out_channels) is int
+    assert type(model.a(torch.zeros(1, 3, 2, 2)).shape[1]) is int
