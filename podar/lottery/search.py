@@ -244,8 +244,10 @@ class _Search:
             if bird is not None and bird.after_step(done, total) and (done >= self.rewind or not dense):
                 raise _Settled
 
+        # A bird that went on from a checkpoint would not know the masks before it, and settle later.
+        checkpoint = self.store.checkpoint(name) if bird is None else None
         with suppress(_Settled):
-            self.train(model, after_step, skipped, seed, self.store.checkpoint(name))
+            self.train(model, after_step, skipped, seed, checkpoint)
         if dense and not self.store.has(f"seed{seed}-start"):
             raise UsageError(f"rewind={self.rewind} lies beyond the {last[1]} steps of the training")
         return last[0] / last[1]

@@ -13,6 +13,7 @@ from podar.errors import PodarError, UsageError
 from podar.lottery import curve as curves
 from podar.lottery.controls import random_masks, redrawn
 from podar.lottery.curve import TicketPoint
+from podar.sparse.early_bird import EarlyBird
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
 BATCHES = [(X[:32], (X[:32, 0] > 0).long()), (X[32:], (X[32:, 0] > 0).long())]
@@ -105,6 +106,25 @@ def test_the_early_bird_breaks_trainings_off_but_the_last() -> None:
     tickets = podar.find_ticket(build, BATCHES, rounds=2, seeds=1, epochs=20, lr=1e-5, early_bird=0.1)
     shares = {p.round: p.share for p in tickets.points}
     assert shares[0] < 0.5 and shares[1] < 0.5 and shares[2] == 1
+
+
+def test_a_killed_early_bird_settles_where_it_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"rounds": 2, "seeds": 1, "epochs": 20, "lr": 0.02, "early_bird": 0.2}
+    whole = podar.find_ticket(build, BATCHES, **options)
+    look, count = EarlyBird.look, [0]
+
+    def killed(bird: EarlyBird) -> bool:
+        count[0] += 1
+        if count[0] == 3:
+            raise KeyboardInterrupt
+        return look(bird)
+
+    monkeypatch.setattr(EarlyBird, "look", killed)
+    with pytest.raises(KeyboardInterrupt):
+        podar.find_ticket(build, BATCHES, folder=tmp_path, **options)
+    resumed = podar.find_ticket(build, BATCHES, folder=tmp_path, **options)
+    assert [p.share for p in resumed.points] == [p.share for p in whole.points]
+    assert whole.points[0].share < 1
 
 
 def test_smallest_density_is_within_one_standard_error_of_dense() -> None:
