@@ -127,8 +127,10 @@ def check_format(name: str, model: str = "") -> None:
 
     if name not in FORMATS:
         kind = integrations.find(model)
-        own = kind.formats() if kind is not None and kind.formats is not None else ()
+        own = kind.formats() if kind is not None and kind.formats is not None else {}
         _known("export format", name, [*FORMATS, *own])
+        if own[name]:
+            raise UsageError(f"{name} cannot be written here: {own[name]}.")
 
 
 def steps(recipe: Recipe) -> list[Step]:

@@ -101,15 +101,15 @@ class Blueprint:
 class Kind:
     """One kind of MODEL string: `form` is how the help writes it.
 
-    - `formats`: names of the export formats that its library writes. `check_settings`: refuses arguments that its
-      trainer does not know (`UsageError`); None where it takes none.
+    - `formats`: export formats that its library writes: name → why not on this machine, or "".
+    - `check_settings`: refuses arguments that its trainer does not know (`UsageError`); None where it takes none.
     """
 
     form: str
     accepts: Callable[[str], bool]
     complete: Callable[[str], Iterable[str]]
     blueprint: Callable[[str, dict[str, Any], bool], Blueprint] = field(repr=False)
-    formats: Callable[[], Iterable[str]] | None = None
+    formats: Callable[[], Mapping[str, str]] | None = None
     check_settings: Callable[[Mapping[str, Any]], None] | None = None
 
 
@@ -123,7 +123,7 @@ def model_source(
     *,
     accepts: Callable[[str], bool],
     complete: Callable[[str], Iterable[str]],
-    formats: Callable[[], Iterable[str]] | None = None,
+    formats: Callable[[], Mapping[str, str]] | None = None,
     check_settings: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Callable[[Blueprinter], Blueprinter]:
     """Register a function `(model, model_args, trust) → Blueprint` for the MODEL strings that `accepts` takes.

@@ -23,7 +23,7 @@ def _complete(incomplete: str) -> list[str]:
     return [name for name in architectures() if name.startswith(incomplete)]
 
 
-def _formats() -> list[str]:
+def _formats() -> dict[str, str]:
     from podar.integrations.ultralytics.exporting import formats
 
     return formats()

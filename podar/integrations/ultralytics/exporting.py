@@ -21,12 +21,17 @@ TOLERANCE = 1e-2  # of the largest output; runtimes fuse in other orders, and bo
 _PACKAGE = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "ncnn": "ncnn", "engine": "tensorrt"}
 
 
-def formats() -> list[str]:
-    """Names of the formats that the installed Ultralytics writes."""
+def formats() -> dict[str, str]:
+    """Formats that the installed Ultralytics writes: name → why this machine cannot, or ""."""
     make_ready()
     from ultralytics.engine.exporter import export_formats
 
-    return [name for name in export_formats()["Argument"] if name != "-"]
+    missing = (
+        ""
+        if torch.cuda.is_available()
+        else "TensorRT builds an engine for the NVIDIA GPU that it finds, and here is none"
+    )
+    return {name: missing if name == "engine" else "" for name in export_formats()["Argument"] if name != "-"}
 
 
 def export(model: Any, folder: Path, stem: str, inputs: Tensor, format: str) -> Exported:

@@ -228,6 +228,14 @@ def test_key_points_are_no_boxes(scenes: Callable[[str], Path]) -> None:
         open_source("yolo26n.yaml", str(scenes("pose")), image_size=64)
 
 
+@pytest.mark.skipif("torch.cuda.is_available()", reason="an engine can be built here")
+def test_what_cannot_be_exported_here_is_said_before_training(scenes: Callable[[str], Path]) -> None:
+    stages = [{"prune": {"target": "macs=0.6"}}, {"export": {"formats": ["engine"]}}]
+    asked = recipes.make({"model": "yolo26n.yaml", "data": str(scenes("detect")), "stages": stages})
+    with pytest.raises(UsageError, match="engine cannot be written here: TensorRT"):
+        podar_stages.check(asked)
+
+
 def test_a_missing_file_names_the_nearest(scenes: Callable[[str], Path]) -> None:
     with pytest.raises(PodarError, match=r"did you mean .*data\.yaml\?"):
         open_source("yolo26n.yaml", str(scenes("detect").with_name("dta.yaml")), image_size=64)
