@@ -116,9 +116,8 @@ def _torch_pruning(name: str, pipe: Any, folder: str) -> None:
 def table(told: dict[str, Any]) -> str:
     """The part of docs/yolo.md that shows the result."""
     rows = []
-    for name in (name for name in MODELS if {"podar", "torch-pruning"} <= set(told["models"].get(name, ()))):
-        found = told["models"][name]
-        own, peer = found["podar"], found["torch-pruning"]
+    for name, found in sorted(told["models"].items(), key=lambda item: MODELS.index(item[0])):
+        own, peer = found["podar"], found.get("torch-pruning", {"error": "not measured yet"})
         macs, params = (f"{own[key][0] / 1e6:.2f} → {own[key][1] / 1e6:.2f} M" for key in ("macs", "params"))
         laps = f"{own['latency_ms'][0]:.1f} → {own['latency_ms'][1]:.1f} ms ({own['latency_ratio']:.2f})"
         said = peer.get("error") or f"{peer['seconds']:.1f} s, {peer['params'] / 1e6:.2f} M"
@@ -160,9 +159,9 @@ def main() -> None:
             "versions": {**runs.versions(), "torch-pruning": "1.6.0", "ultralytics": version("ultralytics")},
         }
         halves = {"podar": ours, "torch-pruning": lambda name: theirs(name, asked.limit, asked.peer)}
-        for name in asked.models:
-            found = told["models"].setdefault(name, {})
-            for half, measure in halves.items():
+        for half, measure in halves.items():
+            for name in asked.models:
+                found = told["models"].setdefault(name, {})
                 if half not in found or (asked.again and half == "podar"):
                     found[half] = measure(name)
                     write_atomic(RESULT, json.dumps(told, indent=1) + "\n")
