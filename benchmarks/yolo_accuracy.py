@@ -203,11 +203,11 @@ def tables(told: dict[str, Any]) -> str:
             laps = " ".join(f"{run['this'] / run['dense']:.2f} ({run['this']:.1f} ms)" for run in fastest)
             size = f"{cells[0]['fused_params'] / 1e6:.2f} M | {cells[0]['fused_macs'] / 1e6:.0f} M"
             rows.append(f"| {text} | {cells[0]['epochs']} | {cut} | {quality} | {size} | {laps} |")
-    training = told["training"]
+    training, where = told["training"], told["processor"].get("name", "unknown processor")
     found = [
         f"`{told['command']}`: {told['data']}; {training['epochs']} epochs, {training['epochs_again']} after the cut,",
-        "the narrowed rival gets the sum; a number a seed; parameters, MACs as deployed; latency: the quickest run of each",
-        f"in ONNX Runtime, one thread, taking turns, as a fraction of dense; {told['processor'].get('name', 'unknown processor')}.",
+        "the narrowed rival gets the sum; a number a seed; parameters and MACs as deployed; latency in ONNX Runtime,",
+        f"one thread, quickest of runs in turn, as a fraction of dense; {where}.",
         "",
         "| model | epochs | mAP50-95 after the cut | trained | parameters | MACs | latency |",
         "| --- | --- | --- | --- | --- | --- | --- |",
