@@ -3,6 +3,7 @@
 #   make demo    the whole story on real data, in minutes        make lint    style, types and import directions
 #   make test    everything that must pass before a commit       make clean   remove .venv and caches
 #   make test-native  the sparse engine's C++ tests       make sanitize, make test-aarch64   the same, otherwise built
+#   make check-spills reads its disassembly
 #   make test-zoo    every model of the zoo, by the oracle        make demo-yolo   YOLO26 on composed scenes
 #   make test-yolo   every task and generation of YOLO            make test-yolo-oldest   with the oldest release
 #
@@ -20,7 +21,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
+.PHONY: check-spills test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
 
 install: $(INSTALLED) $(NATIVE)
 
@@ -74,6 +75,10 @@ test-zoo: $(INSTALLED)
 test-native:
 	cmake -S native -B build/native -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON >/dev/null
 	cmake --build build/native && build/native/test_engine
+
+# The disassembly of the vector kernels: no sum of an innermost loop may live on the stack (x86-64, binutils).
+check-spills: test-native
+	$(BIN)/python native/tests/spills.py build/native/CMakeFiles/podar_engine.dir/src/kernels_avx2.cpp.o build/native/CMakeFiles/podar_engine.dir/src/kernels_avx512.cpp.o
 
 sanitize:
 	cmake -S native -B build/sanitized -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON -DPODAR_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug >/dev/null

@@ -1,7 +1,7 @@
 """Networks with irregular zeros in the sparse engine, beside dense ONNX Runtime, OpenVINO (f32) and torch, in turn.
 
 python benchmarks/sparse_engine.py            measures; writes sparse_engine.json and the table in docs/sparse_engine.md
-python benchmarks/sparse_engine.py --only resnet50    some networks only; the others keep their figures
+python benchmarks/sparse_engine.py --only resnet50 --amount 0.9 --batch 1    some lines; the others keep their figures
 python benchmarks/sparse_engine.py --table    renders the table again from sparse_engine.json
 
 Weights are random; podar.sparsify removes the smallest, the same fraction of every layer but the first, which stays
@@ -46,6 +46,7 @@ CASES: list[dict[str, Any]] = [
     {"model": "resnet50", "amount": 0.9, "batch": 16},
     {"model": "yolo26n", "amount": 0.85, "size": 320},
     {"model": "mobilenet_v2", "amount": 0.85},
+    {"model": "vit_small_patch16_224", "amount": 0.9},
 ]
 
 
@@ -62,6 +63,10 @@ def built(case: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
         depthwise = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
         model.eval()(x)  # its anchors are made in the first pass
         return model, x, ["model.23.*", *depthwise]
+    if name.startswith("vit"):
+        import timm
+
+        return timm.create_model(name).eval(), x, []
     model = getattr(tv.models, name)()
     depthwise = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     return model.eval(), x, [*depthwise, *(["fc"] if case.get("pattern") else [])]
@@ -136,6 +141,11 @@ def measured(case: dict[str, Any], rounds: int) -> dict[str, Any]:
                 start = time.process_time()
                 run()
                 times[name].append((time.process_time() - start) * 1e3)
+        shapes = {
+            layer["name"]: {"weight": layer["weight"], "positions": layer["positions"]}
+            for name, program in fast.network.named_buffers() if name.startswith("_program_")
+            for layer in podar_native.describe(program.numpy())["layers"]
+        }  # fmt: skip
         best = min(("onnxruntime", "openvino", "torch"), key=lambda n: statistics.median(times[n]))
         line = {
             **case,
@@ -149,12 +159,15 @@ def measured(case: dict[str, Any], rounds: int) -> dict[str, Any]:
                 "dense_weights": 4 * sum(p.numel() for p in model.parameters()),
                 "programs": sum(b.numel() for n, b in fast.network.named_buffers() if n.startswith("_program_")),
             },
+            "sgemm_gflops": sgemm(),
             "layers": [
                 {"name": d.name, "density": round(d.density, 3), "ms": round(d.milliseconds, 4),
-                 "gflops": round(d.gflops, 1), "variant": d.variant, "sparse": d.sparse}
+                 "gflops": round(d.gflops, 1), "variant": d.variant, "sparse": d.sparse, **shapes[d.name]}
                 for region in fast.report.regions if region.kept for d in region.layers
             ],
         }  # fmt: skip
+        if case["model"] == "mobilenet_v2":
+            line["pointwise"] = pointwise(Path(folder) / "dense.onnx", x, sparse, fast)
         lower = podar_native.levels()[1]
         if lower == "avx2" and "batch" not in case:
             slower = accelerated(sparse, x, lower)
@@ -167,6 +180,59 @@ def measured(case: dict[str, Any], rounds: int) -> dict[str, Any]:
                 pairs.append((middle - start) / (time.process_time() - middle))
             line[f"ratio_{lower}"] = round(statistics.median(pairs), 2)
     return line
+
+
+def pointwise(path: Path, x: Tensor, sparse: nn.Module, fast: Accelerated) -> dict[str, float]:
+    """Milliseconds of all 1×1 convolutions inside the network: dense in ONNX Runtime by its profile, sparse in ours."""
+    import onnxruntime as ort
+    import podar_native
+
+    from podar.runtime.accelerating import lowered
+    from podar.runtime.folding import exported
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.enable_profiling = True
+    options.profile_file_prefix = str(path.with_suffix(""))
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    graph = exported(sparse, (x,), {})
+    (_, lowering), *_ = lowered(graph, {n: "no operator" for n in graph.graph.nodes if n.op != "call_function"})
+    chosen = podar_native.describe(fast.network._program_0.numpy())["layers"]  # type: ignore[union-attr, operator]
+    choices = {c["name"]: podar_native.Choice(c["rows"], c["input_block"], c["tile"]) for c in chosen}
+    # Without pairs, so that each layer has a time of its own.
+    runner = podar_native.Runner(podar_native.build(lowering.network, choices, pair=1 << 40))
+    layers = runner.description["layers"]
+    ours = []
+    for _ in range(20):
+        session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        ours.append(runner.profile(x.numpy()))
+    taken: dict[str, list[float]] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        shapes = [shape for entry in event.get("args", {}).get("input_type_shape", []) for shape in entry.values()]
+        convolution = event["name"].endswith("_kernel_time") and "Conv" in event["args"].get("op_name", "")
+        if convolution and len(shapes) > 1 and len(shapes[1]) == 4 and shapes[1][2:] == [1, 1]:
+            taken.setdefault(event["name"], []).append(event["dur"] / 1e3)
+    dense = sum(statistics.median(times) for times in taken.values())
+    places = [layer["op"] for layer in layers if layer["weight"][2:] == [1, 1] and layer["kind"] == "conv"]
+    ours_ms = float(np.median([times[places].sum() for times in ours])) / 1e6
+    return {
+        "layers": len(places),
+        "dense_layers": len(taken),
+        "onnxruntime_ms": round(dense, 2),
+        "podar_ms": round(ours_ms, 2),
+        "ratio": round(dense / ours_ms, 2),
+    }
+
+
+def sgemm() -> float:
+    """GFLOP/s of a dense product of square matrices on this core: what is within reach of its peak."""
+    a = torch.randn(1024, 1024)
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        torch.mm(a, a)
+        times.append(time.process_time() - start)
+    return round(2 * 1024**3 / min(times) / 1e9, 1)
 
 
 def flat(value: Any) -> Tensor:
@@ -208,24 +274,50 @@ def table(result: dict[str, Any]) -> str:
             f"{ms['openvino']:.1f} | {ms['torch']:.1f} | {ms['podar']:.1f} | **{line['ratio']:.2f}** | "
             f"{line.get('ratio_avx2', '')} | {size['programs'] / size['dense_weights']:.2f} |"
         )
-    classes: dict[str, list[dict[str, Any]]] = {}
+    for line in result["lines"]:
+        if "pointwise" in line:
+            alone = line["pointwise"]
+            lines += [
+                "",
+                f"{line['model']}, its {alone['layers']} 1×1 convolutions alone, inside the network: "
+                f"{alone['onnxruntime_ms']:.2f} ms dense in ONNX Runtime (by its profile), {alone['podar_ms']:.2f} ms "
+                f"in podar's: **{alone['ratio']:.2f}** times.",
+            ]
     for line in result["lines"]:
         if line["model"] == "resnet50" and line["amount"] == 0.9 and line.get("batch", 1) == 1:
-            classes = {"ResNet-50 at 90 %": line["layers"]}
-    for title, layers in classes.items():
-        speeds = sorted(layer["gflops"] for layer in layers if layer["name"] != "linear")
-        lines += [
-            "",
-            f"{title}, per layer inside the network: {speeds[0]:.0f} to {speeds[-1]:.0f} GFLOP/s on nonzeros, median "
-            f"{statistics.median(speeds):.0f}.",
-        ]
+            lines += ["", *by_class(line)]
     return "\n".join(lines)
+
+
+def by_class(line: dict[str, Any]) -> list[str]:
+    """GFLOP/s on nonzeros of each class of shapes, and its share of a dense product's on the same core."""
+    classes: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for layer in line["layers"]:
+        if layer["sparse"] and layer.get("positions", 1) > 1:
+            classes.setdefault((layer["weight"][2], layer["positions"], layer["weight"][1]), []).append(layer)
+    rows = [
+        f"ResNet-50 at 90 %, batch 1, each class of its layers inside the network (a dense product reaches "
+        f"{line.get('sgemm_gflops', 1):.0f} GFLOP/s on this core):",
+        "",
+        "| kernel | output | inputs | layers | ms | GFLOP/s on nonzeros | share |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for (kernel, positions, inputs), layers in sorted(classes.items(), key=lambda c: (c[0][0], -c[0][1], c[0][2])):
+        side, took = round(positions**0.5), sum(layer["ms"] for layer in layers)
+        speed = sum(layer["ms"] * layer["gflops"] for layer in layers) / took
+        rows.append(
+            f"| {kernel}×{kernel} | {side}×{side} | {inputs} | {len(layers)} | {took:.2f} | {speed:.0f} | "
+            f"{speed / line.get('sgemm_gflops', 1):.0%} |"
+        )
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", action="append")
+    parser.add_argument("--amount", action="append", type=float)
+    parser.add_argument("--batch", type=int)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     old = json.loads(RESULT.read_text()) if RESULT.exists() else {"lines": []}
@@ -235,6 +327,10 @@ def main() -> None:
         lines = {key(line): line for line in old["lines"]}
         for case in CASES:
             if options.only and case["model"] not in options.only:
+                continue
+            if options.amount and case["amount"] not in options.amount:
+                continue
+            if options.batch and case.get("batch", 1) != options.batch:
                 continue
             rounds = options.rounds if case.get("batch", 1) == 1 else 5
             lines[key(case)] = measured(case, rounds)

@@ -40,6 +40,7 @@ Engine::Engine(const void* image_, size_t bytes_, const char* wanted) : image(st
   tensors.assign(t, t + header.tensors);
   ops.assign(o, o + header.ops);
   require(header.arena_floats < (uint64_t{1} << 40), "it asks for too much memory");
+  require(header.inputs <= header.ops && header.outputs <= header.ops, "it has more inputs or outputs than operators");
   inputs.assign(header.inputs, -1);
   outputs.assign(header.outputs, -1);
   check();
@@ -214,6 +215,7 @@ void Engine::check_op(size_t index) const {
     case kAvgPool:
       require(in->channels == out.channels, "pooling changes the channels");
       require(op.p[0] > 0 && op.p[1] > 0 && op.p[2] > 0 && op.p[3] > 0 && op.p[4] >= 0 && op.p[5] >= 0 && op.p[4] < op.p[0] && op.p[5] < op.p[1], "a pooling window is malformed");
+      for (int i = 0; i < 4; ++i) require(op.p[i] <= 65536, "a pooling window is too large");
       require(static_cast<int64_t>(out.height - 1) * op.p[2] - op.p[4] < in->height && static_cast<int64_t>(out.width - 1) * op.p[3] - op.p[5] < in->width, "a pooling window lies outside its input");
       break;
     case kMean: require(in->channels == out.channels && out.height * out.width == 1, "a mean has another shape"); break;

@@ -182,13 +182,13 @@ def accelerate(
         for node in graph.graph.nodes
         if node.op == "call_function" and (why := reason_against(graph, node, batch)) is not None
     }
-    lowered = _lowered(graph, reasons)
+    ready = lowered(graph, reasons)
     with torch.no_grad():
         inside = _recorded(graph, args, kwargs)
     reports: list[Region] = []
     moved: dict[fx.Node, fx.Node] = {}  # what regions gave, to what their programs give
     level = ""
-    for nodes, lowering in lowered:
+    for nodes, lowering in ready:
         inputs = [inside.values[n] for n in lowering.outside]
         program, decisions = choose(lowering.network, [t.numpy() for t in inputs], tune=tune)
         held = torch.frombuffer(bytearray(program), dtype=torch.uint8)
@@ -254,7 +254,7 @@ def _has_weight(node: fx.Node) -> bool:
     return any(name in str(node.target) for name in ("conv", "linear"))
 
 
-def _lowered(graph: fx.GraphModule, reasons: dict[fx.Node, str]) -> list[tuple[list[fx.Node], Lowering]]:
+def lowered(graph: fx.GraphModule, reasons: dict[fx.Node, str]) -> list[tuple[list[fx.Node], Lowering]]:
     """Each region with its network. An operator that does not fit in between its neighbours stays in torch."""
     while True:
         found: list[tuple[list[fx.Node], Lowering]] = []
