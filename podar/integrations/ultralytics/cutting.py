@@ -25,6 +25,8 @@ from podar.plans import Plan
 from podar.pruning import Result, carry_out
 from podar.reduction import unit_scores
 
+# RT-DETR's training looks the classes of labels up in this table; a trace, which has no labels, does not see it.
+LOOKED_UP = "denoising_class_embed"
 ONE_TO_ONE = "one2one_"  # cv2, cv3 … stand for the one-to-many head, one2one_cv2, one2one_cv3 … for the other
 
 
@@ -71,6 +73,8 @@ def prune(
     forget_sizes(model)
     graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs))
     values = unit_scores(graph, in_step(score(importance, model, data, loss)), fallback=model)
+    if any(name.endswith(LOOKED_UP) for name, _ in model.named_modules()):
+        protect = (*protect, f"*{LOOKED_UP}*")
     options: dict[str, Any] = {"scope": scope, "protect": protect, "multiple_of": multiple_of}
     allocation = allocate(graph, wanted, values, ratios=ratios, **options)
     uneven = _uneven(graph, allocation.share)
