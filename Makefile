@@ -2,8 +2,8 @@
 #
 #   make demo    the whole story on real data, in minutes        make lint    style, types and import directions
 #   make test    everything that must pass before a commit       make clean   remove .venv and caches
-#   make test-native  the sparse engine's C++ tests       make sanitize, make test-aarch64   the same, otherwise built
-#   make check-spills reads its disassembly
+#   make test-native  the sparse engine over thousands of shapes     make check-spills   reads its disassembly
+#   make sanitize, make test-aarch64   its C++ tests, otherwise built
 #   make test-zoo    every model of the zoo, by the oracle        make demo-yolo   YOLO26 on composed scenes
 #   make test-yolo   every task and generation of YOLO            make test-yolo-oldest   with the oldest release
 #
@@ -70,11 +70,12 @@ test-yolo-oldest: $(INSTALLED)
 test-zoo: $(INSTALLED)
 	$(BIN)/python -m tests.zoo.run
 
-# The engine's C++ tests, alone, under the address and undefined-behaviour sanitizers, and as aarch64 under qemu
-# (Debian: g++-aarch64-linux-gnu and qemu-user-static).
-test-native:
+# The engine's C++ tests, alone (and then torch beside it over thousands of shapes), under the address and
+# undefined-behaviour sanitizers, and as aarch64 under qemu (Debian: g++-aarch64-linux-gnu and qemu-user-static).
+test-native: $(INSTALLED) $(NATIVE)
 	cmake -S native -B build/native -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON >/dev/null
 	cmake --build build/native && build/native/test_engine
+	$(BIN)/python -m pytest -m slow tests/runtime
 
 # The disassembly of the vector kernels: no sum of an innermost loop may live on the stack (x86-64, binutils).
 check-spills: test-native
