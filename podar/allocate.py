@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
 import math
 import re
@@ -283,22 +284,31 @@ def _budget(moves: _Moves, target: Target, scope: str) -> NDArray[np.int64]:
     goal = target.value if target.absolute else target.value * dense
     if target.absolute and goal >= dense:
         raise UsageError(f"target {target}: the model has {dense:,.0f} already, there is nothing to do")
-    cluster, _ = moves.sequence(scope)
+    order, _ = moves.sequence(scope)
 
-    def state(n: int) -> NDArray[np.int64]:
-        return moves.settle(_kept(moves, cluster[:n]))
+    def cost(kept: NDArray[np.int64]) -> float:
+        return moves.cost(target.kind, kept)
 
-    low, high = 0, len(cluster)
-    while low < high:
-        middle = (low + high) // 2
-        if moves.cost(target.kind, state(middle)) <= goal:
-            high = middle
-        else:
-            low = middle + 1
-    options = [state(n) for n in {max(low - 1, 0), low}]
-    kept = min(options, key=lambda k: abs(moves.cost(target.kind, k) - goal))
-    kept = _mend(moves, kept, goal, TOLERANCE * dense / 4, lambda k: moves.cost(target.kind, k))
-    reached = moves.cost(target.kind, kept)
+    def around(state: Callable[[int], NDArray[np.int64]], moves_there: int) -> list[NDArray[np.int64]]:
+        """The last state above the goal and the first one that is not."""
+        low = bisect.bisect_left(range(moves_there), -goal, key=lambda n: -cost(state(n)))
+        return [state(n) for n in sorted({max(low - 1, 0), low})]
+
+    options = around(lambda n: moves.settle(_kept(moves, order[:n])), len(order))
+    kept = min(options, key=lambda k: abs(cost(k) - goal))
+    close = TOLERANCE * dense / 4
+    if abs(cost(kept) - goal) > close:  # one move costs that much: on either side of it the others may go further
+        large = options[0] != options[-1]
+        others = order[~large[order]]
+        for option in list(options):
+
+            def beside(n: int, option: NDArray[np.int64] = option) -> NDArray[np.int64]:
+                return np.where(large, option, moves.settle(_kept(moves, others[:n])))
+
+            options += around(beside, len(others))
+        kept = min(options, key=lambda k: abs(cost(k) - goal))
+    kept = _mend(moves, kept, goal, close, cost)
+    reached = cost(kept)
     if abs(reached - goal) > TOLERANCE * dense:
         held = ", protected layers" if moves.fixed or moves.clusters is not moves.graph.clusters else ""
         raise PodarError(

@@ -238,3 +238,13 @@ def test_groups_tied_in_number_lose_the_same_share() -> None:
     result = podar.prune(model, IMAGES, "channels=0.5", scope="global")
     gone = result.removed_mask("a.bias").view(2, 12)
     assert gone.sum(1).tolist() == [6, 6] and torch.equal(gone[0], gone[1])
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6, 0.7])
+def test_where_one_move_costs_much_the_fine_ones_beside_it_meet_the_target(share: float) -> None:
+    """Two heads carry the width of the whole encoder; hidden units of the feed-forward layers go one by one."""
+    torch.manual_seed(0)
+    layers = [nn.TransformerEncoderLayer(48, 2, 192, batch_first=True, norm_first=True) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(6, 48), *layers, nn.Linear(48, 3)).eval()
+    result = podar.prune(model, torch.zeros(1, 10, 6), f"macs={share}")
+    assert abs(result.after.macs / result.before.macs - share) <= 0.01

@@ -107,9 +107,9 @@ def test_mixed_precision_keeps_the_shape(tmp_path: Path, scenes: Callable[[str],
     model.train(trainer=trainer(), epochs=1, **settings(scenes("detect"), tmp_path))
     assert used and all(used)
     for name in ("best.pt", "last.pt"):
-        again = YOLO(str(tmp_path / "run" / "weights" / name))
-        assert count(again.model) == before
-        assert {parameter.dtype for parameter in again.model.parameters()} == {torch.float32}
+        again: Any = YOLO(str(tmp_path / "run" / "weights" / name)).model
+        assert count(again) == before
+        assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
 
 
 def test_fusing_a_pruned_file_drops_a_head_and_the_norms(tmp_path: Path) -> None:
@@ -119,11 +119,12 @@ def test_fusing_a_pruned_file_drops_a_head_and_the_norms(tmp_path: Path) -> None
     path, before = pruned_file(tmp_path, "yolo26n.yaml", "detect", 0.6, 6)
     model = YOLO(str(path))
     x = torch.zeros(1, 3, 64, 64)
-    expected = fused_cost(model.model, x).params
-    model.fuse()
-    assert count(model.model) == expected < before
+    network: Any = model.model
+    expected = fused_cost(network, x).params
+    network.fuse()
+    assert count(network) == expected < before
     assert count(YOLO(str(path)).model) == before
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.model.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
 
 
 @pytest.mark.slow
