@@ -109,7 +109,7 @@ def output_layers(model: nn.Module, inputs: Any) -> list[str]:
 def _child(pipe: Any, source: str, name: str, peer: Path | None) -> None:
     model, inputs = build(source, name)
     rows, theirs, error = [], [], ""
-    outputs = output_layers(model, inputs) if peer else []
+    outputs = output_layers(copy.deepcopy(model), inputs) if peer else []  # models cache things when they run
     for turn in range(REPEATS):
         rows.append(seconds(copy.deepcopy(model), inputs))
         if turn == 0:
@@ -136,16 +136,18 @@ def measure(source: str, name: str, peer: Path | None) -> dict[str, Any] | None:
     process = multiprocessing.get_context("fork").Process(target=_child, args=(sender, source, name, peer))
     process.start()
     sender.close()
+    first: dict[str, Any] | None = None
+    why = f"no answer in {PEER_LIMIT} s"
     try:
         first = receiver.recv() if receiver.poll(300) else None
-        if first is None or receiver.poll(PEER_LIMIT):
-            return first and receiver.recv()
-        return first | {"peer_ok": False, "peer_seconds": None, "peer_error": f"no answer in {PEER_LIMIT} s"}
+        if first is not None and receiver.poll(PEER_LIMIT):
+            return receiver.recv()
     except EOFError:
-        return None
+        why = "the process died"
     finally:
         process.kill()
         process.join()
+    return first and first | {"peer_ok": False, "peer_seconds": None, "peer_error": why}
 
 
 def family(depth: int, width: int) -> nn.Module:
