@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import gc
 import json
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch_pruning_peer import halve, output_layers, torch_pruning
 
 import podar
 from podar.files import write_atomic
@@ -45,25 +46,6 @@ def ours(model: nn.Module, inputs: Any) -> None:
     podar.prune(model, inputs, "channels=0.5", scope="local")
 
 
-def peer(folder: Path) -> Callable[[nn.Module, Any], None]:
-    """Torch-Pruning as its README shows it: group magnitude, ratio 0.5, the classifier left out."""
-    sys.path.insert(0, str(folder))
-    try:
-        import torch_pruning
-    except ImportError:
-        sys.exit(f"no Torch-Pruning in {folder}: pip install --no-deps --target {folder} torch-pruning==1.6.0")
-    tp: Any = torch_pruning
-
-    def prune(model: nn.Module, inputs: Any) -> None:
-        last = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
-        pruner = tp.pruner.BasePruner(
-            model, inputs, importance=tp.importance.GroupMagnitudeImportance(), pruning_ratio=0.5, ignored_layers=last
-        )
-        pruner.step()
-
-    return prune
-
-
 def seconds(prune: Callable[[nn.Module, Any], None], model: nn.Module, inputs: Any) -> float:
     """Wall-clock time of pruning a fresh copy."""
     fresh = copy.deepcopy(model)
@@ -75,10 +57,11 @@ def seconds(prune: Callable[[nn.Module, Any], None], model: nn.Module, inputs: A
 
 def measure(rounds: int, folder: Path) -> dict[str, Any]:
     """Rounds of A, B, A, B … for each model; the first round warms up and is not counted."""
-    theirs = peer(folder)
+    peer = torch_pruning(folder)
     beside: dict[str, Any] = {}
     for name in BESIDE:
         model, inputs = build("torchvision", name)
+        theirs = functools.partial(halve, peer, outputs=output_layers(copy.deepcopy(model), inputs))
         laps = [(seconds(ours, model, inputs), seconds(theirs, model, inputs)) for _ in range(rounds + 1)][1:]
         beside[name] = {
             "podar_s": statistics.median(a for a, _ in laps),

@@ -15,7 +15,6 @@ import argparse
 import copy
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch_pruning_peer import torch_pruning
 
 from podar import runs
 from podar.files import write_atomic
@@ -90,18 +90,16 @@ def theirs(name: str, limit: float, folder: Path) -> dict[str, Any]:
 
 def _torch_pruning(name: str, pipe: Any, folder: str) -> None:
     torch.set_num_threads(1)
-    sys.path.insert(0, folder)
     try:
-        import torch_pruning  # pyright: ignore[reportMissingImports]
-
+        peer = torch_pruning(Path(folder))
         model = blueprint(f"{name}.yaml", {}, False).make()
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         x = torch.rand(1, 3, SIDE, SIDE)
         start = time.perf_counter()
         last = max((n for n, _ in model.named_modules() if n.count(".") == 1), key=lambda n: int(n.split(".")[1]))
-        importance = torch_pruning.importance.MagnitudeImportance()
-        pruner = torch_pruning.pruner.MagnitudePruner(
+        importance = peer.importance.MagnitudeImportance()
+        pruner = peer.pruner.MagnitudePruner(
             model, x, importance, pruning_ratio=0.5, ignored_layers=[m for n, m in model.named_modules() if n == last]
         )
         pruner.step()

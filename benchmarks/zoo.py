@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch_pruning_peer import halve, output_layers, torch_pruning
 
 import podar
 from podar.files import write_atomic
@@ -52,28 +53,15 @@ def seconds(model: nn.Module, inputs: Any) -> dict[str, float]:
     return {"trace": traced, "prune": pruned, "kept": result.after.params / result.before.params}
 
 
-def peer_seconds(model: nn.Module, inputs: Any, outputs: list[str], folder: Path) -> float:
-    """Torch-Pruning as its README shows it: the layers that give the outputs are left out, heads are named.
+def peer_seconds(peer: Any, model: nn.Module, inputs: Any, outputs: list[str]) -> float:
+    """Torch-Pruning on the same model.
 
     Raises:
         RuntimeError: it ran, but removed nothing, or the smaller model does not run, or its outputs changed shape.
     """
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    import torch_pruning  # pyright: ignore[reportMissingImports]
-
-    tp: Any = torch_pruning
     wanted, before = _shapes(model, inputs), sum(p.numel() for p in model.parameters())
-    modules = dict(model.named_modules())
     start = time.perf_counter()
-    tp.pruner.BasePruner(
-        model,
-        inputs,
-        importance=tp.importance.GroupMagnitudeImportance(),
-        pruning_ratio=0.5,
-        ignored_layers=[modules[name] for name in outputs],
-        num_heads={m.qkv: m.num_heads for m in modules.values() if hasattr(m, "qkv") and hasattr(m, "num_heads")},
-    ).step()
+    halve(peer, model, inputs, outputs)
     took = time.perf_counter() - start
     if _shapes(model, inputs) != wanted or sum(p.numel() for p in model.parameters()) >= before:
         raise RuntimeError("outputs changed, or nothing went")
@@ -85,30 +73,10 @@ def _shapes(model: nn.Module, inputs: Any) -> list[tuple[int, ...]]:
         return [tuple(t.shape) for _, t in named_tensors(call(model, inputs))]
 
 
-def output_layers(model: nn.Module, inputs: Any) -> list[str]:
-    """Layers whose result the model returns; of results that are resized afterwards, those with as many channels."""
-    made: dict[int, str] = {}
-    alive: list[Any] = []
-
-    def note(name: str, out: Any) -> None:
-        alive.append(out)
-        if isinstance(out, torch.Tensor):
-            made[id(out)] = name
-
-    layers = {n: m for n, m in model.named_modules() if isinstance(getattr(m, "weight", None), torch.Tensor)}
-    hooks = [m.register_forward_hook(lambda _m, _a, out, n=n: note(n, out)) for n, m in layers.items()]
-    with torch.no_grad():
-        returned = [t for _, t in named_tensors(call(model, inputs))]
-    for hook in hooks:
-        hook.remove()
-    found = {made[id(t)] for t in returned if id(t) in made}
-    channels = {t.shape[1] for t in returned if id(t) not in made and t.dim() == 4}
-    return sorted(found | {n for n, m in layers.items() if getattr(m, "out_channels", None) in channels})
-
-
 def _child(pipe: Any, source: str, name: str, peer: Path | None) -> None:
     model, inputs = build(source, name)
     rows, theirs, error = [], [], ""
+    tool = torch_pruning(peer) if peer else None
     outputs = output_layers(copy.deepcopy(model), inputs) if peer else []  # models cache things when they run
     for turn in range(REPEATS):
         rows.append(seconds(copy.deepcopy(model), inputs))
@@ -119,7 +87,7 @@ def _child(pipe: Any, source: str, name: str, peer: Path | None) -> None:
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(None):
                 warnings.simplefilter("ignore")
-                theirs.append(peer_seconds(copy.deepcopy(model), inputs, outputs, peer))
+                theirs.append(peer_seconds(tool, copy.deepcopy(model), inputs, outputs))
         except Exception as failure:
             error = f"{type(failure).__name__}: {str(failure)[:100]}"
     found: dict[str, Any] = {k: min(row[k] for row in rows) for k in rows[0]}
@@ -255,6 +223,8 @@ def main() -> None:
     if options.table:
         data = json.loads(RESULT.read_text(encoding="utf-8"))
     else:
+        if options.peer:
+            torch_pruning(options.peer)  # says at once where it is missing
         data = {
             "command": "python benchmarks/zoo.py" + (" --peer FOLDER" if options.peer else ""),
             "processor": str(processor()),

@@ -289,15 +289,18 @@ def _budget(moves: _Moves, target: Target, scope: str) -> NDArray[np.int64]:
     def cost(kept: NDArray[np.int64]) -> float:
         return moves.cost(target.kind, kept)
 
+    def off(kept: NDArray[np.int64]) -> float:
+        return abs(cost(kept) - goal)
+
     def around(state: Callable[[int], NDArray[np.int64]], moves_there: int) -> list[NDArray[np.int64]]:
         """The last state above the goal and the first one that is not."""
         low = bisect.bisect_left(range(moves_there), -goal, key=lambda n: -cost(state(n)))
         return [state(n) for n in sorted({max(low - 1, 0), low})]
 
     options = around(lambda n: moves.settle(_kept(moves, order[:n])), len(order))
-    kept = min(options, key=lambda k: abs(cost(k) - goal))
+    kept = min(options, key=off)
     close = TOLERANCE * dense / 4
-    if abs(cost(kept) - goal) > close:  # one move costs that much: on either side of it the others may go further
+    if off(kept) > close:  # one move costs that much: on either side of it the others may go further
         large = options[0] != options[-1]
         others = order[~large[order]]
         for option in list(options):
@@ -306,7 +309,7 @@ def _budget(moves: _Moves, target: Target, scope: str) -> NDArray[np.int64]:
                 return np.where(large, option, moves.settle(_kept(moves, others[:n])))
 
             options += around(beside, len(others))
-        kept = min(options, key=lambda k: abs(cost(k) - goal))
+        kept = min(options, key=off)
     kept = _mend(moves, kept, goal, close, cost)
     reached = cost(kept)
     if abs(reached - goal) > TOLERANCE * dense:

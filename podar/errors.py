@@ -1,4 +1,4 @@
-"""The two errors that podar raises, optional packages, and "did you mean"."""
+"""The two errors that podar raises, optional packages, and words for messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def require(module: str, extra: str) -> ModuleType:
             f'this needs the package {missing}, which is not installed: run pip install "podar[{extra}]".'
         ) from error
     except (ImportError, OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error)
         raise PodarError(
             f"the package {module} is installed but cannot be imported ({reason}): "
             f'reinstall it with pip install --force-reinstall "podar[{extra}]".'
@@ -65,3 +65,20 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     by_lowercase = {choice.lower(): choice for choice in choices}
     matches = difflib.get_close_matches(word.lower(), by_lowercase, n=1, cutoff=0.6)
     return by_lowercase[matches[0]] if matches else None
+
+
+def first_line(error: BaseException) -> str:
+    """An error in a few words, for a sentence: its first line, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def sizes(shape: Iterable[object]) -> str:
+    """A shape for a sentence.
+
+    ```python
+    >>> sizes((1, 3, 224, 224))
+    '1×3×224×224'
+
+    ```
+    """
+    return "×".join(map(str, shape)) or "a scalar"

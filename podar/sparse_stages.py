@@ -174,7 +174,7 @@ def count(job: Job) -> dict[str, Any]:
             "layers": [vars(layer) for layer in after.layers],
         },
         "histogram": histogram(job.dense, job.model),
-        **({"notes": [*job.found.get("notes", []), after.starved]} if after.starved else {}),
+        **({"notes": job.noted(after.starved)} if after.starved else {}),
     }
 
 

@@ -57,6 +57,10 @@ class Job:
                 self._dense[0].load_state_dict(load_file(kept))
         return self._dense[0]
 
+    def noted(self, *notes: str) -> list[str]:
+        """What earlier stages had to say, and then this, in whole sentences."""
+        return [*self.found.get("notes", []), *map(_sentence, notes)]
+
     def keep_dense(self, model: nn.Module) -> None:
         """Take another model for the dense one: a ticket search trains its own. It outlives a broken-off run."""
         with atomic_path(self.scratch / _DENSE) as temporary:
@@ -205,7 +209,7 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
     found = {"layers": layers, "target": options.target, "importance": importance, "multiple_of": multiple_of}
     found["blocks"] = list(result.blocks)
     if result.blocks:
-        found["notes"] = _noted(job, f"whole residual blocks went: {', '.join(result.blocks)}")
+        found["notes"] = job.noted(f"whole residual blocks went: {', '.join(result.blocks)}")
     return found
 
 
@@ -227,8 +231,9 @@ def recalibrate(job: Job) -> dict[str, Any]:
 def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
     """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
     was_cut = bool(job.found.get("layers") or job.found.get("sparsity"))
-    was_sparse = sparse_stages.share_of_zeros(job.model)
-    sparse = "sparsity" in job.found or was_sparse >= sparse_stages.SPARSE
+    made_sparse = "sparsity" in job.found  # by a stage of this run; else the model may have come so
+    came_sparse = 0.0 if made_sparse else sparse_stages.share_of_zeros(job.model)
+    sparse = made_sparse or came_sparse >= sparse_stages.SPARSE
     keeper = sparse_stages.keeper(job, *_samples(job)) if sparse else None
     history = job.source.train(
         job.model,
@@ -253,12 +258,12 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
         "precision": history.precision,
     }
     notes = []
-    if sparse and "sparsity" not in job.found:
-        notes.append(f"{100 * was_sparse:.1f} % of the weights were zero already: fine-tuning left them so")
+    if sparse and not made_sparse:
+        notes.append(f"{100 * came_sparse:.1f} % of the weights were zero already: fine-tuning left them so")
     if history.stopped:
         notes.append(f"fine-tuning stopped early: {history.stopped}")
     if notes:
-        fragment["notes"] = _noted(job, *notes)
+        fragment["notes"] = job.noted(*notes)
     return fragment
 
 
@@ -322,7 +327,7 @@ def measure(job: Job, options: Measure) -> dict[str, Any]:
         "latency_ratio": latency_ratio(both["before"], both["after"]),
         "processor": both["after"].processor.to_json(),
         "points": [{**point, "latency_ms": median.get(point["stage"])} for point in job.found["points"]],
-        "notes": _noted(job, *notes),
+        "notes": job.noted(*notes),
     }
 
 
@@ -434,11 +439,6 @@ def _known(what: str, name: str, choices: Any) -> None:
         raise UsageError(
             f"there is no {what} {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(choices)}.")
         )
-
-
-def _noted(job: Job, *notes: str) -> list[str]:
-    """What earlier stages had to say, and then this."""
-    return [*job.found.get("notes", []), *map(_sentence, notes)]
 
 
 def _sentence(text: str) -> str:

@@ -43,8 +43,7 @@ def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
             if parameter is None:
                 parameter = holder._parameters.get(f"{leaf}_orig")
             if parameter is not None:
-                name = names[id(parameter)]
-                energies[name] = energies[name] + energy if name in energies else energy
+                _add(energies, names[id(parameter)], energy)
 
     hooks = []
     with scoring(model, grad=False) as parameters:
@@ -60,6 +59,10 @@ def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
                 hook.remove()
         energies = {**borrowed.energies, **energies}
         return {n: parameters[n].detach().abs() * e.sqrt() for n, e in energies.items()}
+
+
+def _add(energies: dict[str, Tensor], name: str, energy: Tensor) -> None:
+    energies[name] = energies[name] + energy if name in energies else energy
 
 
 class _Borrowed(TorchFunctionMode):
@@ -78,8 +81,7 @@ class _Borrowed(TorchFunctionMode):
         if func is functional.linear:
             name = self._names.get(id(_argument(args, options, 1, "weight", detach=False)))
             if name is not None:
-                energy = _features(_argument(args, options, 0, "input"))[None]
-                self.energies[name] = self.energies[name] + energy if name in self.energies else energy
+                _add(self.energies, name, _features(_argument(args, options, 0, "input"))[None])
         return func(*args, **options)
 
 

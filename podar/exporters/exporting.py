@@ -14,8 +14,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from podar.errors import PodarError, UsageError
-from podar.exporters.flat import Flat, first_line, flatten
+from podar.errors import PodarError, UsageError, first_line
+from podar.exporters.flat import Flat, flatten
 from podar.exporters.formats import Format, Options, Reloaded, choose
 from podar.exporters.parity import Difference, largest, noisy, tolerance_for
 from podar.graph.inputs import ExampleInputs

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
-from podar.errors import PodarError
+from podar.errors import PodarError, first_line
 from podar.graph.inputs import ExampleInputs, named_tensors
 
 
@@ -139,10 +139,6 @@ def _carry_out_parametrizations(module: nn.Module) -> None:
     module.__class__ = type(module).__bases__[0]
     for name, value in values.items():
         module.register_parameter(name, nn.Parameter(value.detach(), requires_grad=False))
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 class _Flattened(nn.Module):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from podar.errors import PodarError, require
-from podar.exporters.flat import Flat, first_line
+from podar.errors import PodarError, first_line, require
+from podar.exporters.flat import Flat
 from podar.exporters.formats import Attempt, Options, Reloaded, file_format
 
 # A protobuf message ends at 2 GB; larger weights go into a second file. Some room is left for the graph itself.

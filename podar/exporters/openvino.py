@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from podar.errors import PodarError, require
-from podar.exporters.flat import Flat, first_line
+from podar.errors import PodarError, first_line, require
+from podar.exporters.flat import Flat
 from podar.exporters.formats import Attempt, Options, Reloaded, file_format
 from podar.exporters.onnx import write_onnx
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from podar.errors import PodarError
-from podar.exporters.flat import Flat, first_line
+from podar.errors import PodarError, first_line
+from podar.exporters.flat import Flat
 from podar.exporters.formats import Attempt, Options, Reloaded, file_format
 
 

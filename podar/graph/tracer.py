@@ -326,7 +326,7 @@ class Tracer(TorchDispatchMode):
         made = makers(name, args, tensors, inputs, self.bits)
         exempt = 2 if name == "scaled_dot_product_attention" else 0  # q and k: their rule writes down what makes them
         for mark in inputs[exempt:]:
-            if mark.makers and mark.makers is not made and not set(mark.makers) <= set(made):
+            if mark.makers and mark.makers is not made and not set(mark.makers).issubset(made):
                 self.record.spilled.append((mark.makers, mark.blocks))
         writes = self._settle(tensors, inputs, outs, is_hollow, made)
         self._apply(apply, tensors, inputs, out, args, kwargs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from podar.errors import PodarError, UsageError, nearest, require
+from podar.errors import PodarError, UsageError, first_line, nearest, require, sizes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,15 +157,11 @@ def feed(
 
 
 def _shape(shape: Sequence[int | None]) -> str:
-    return "×".join("any" if size is None else str(size) for size in shape) or "a scalar"
+    return sizes("any" if size is None else size for size in shape)
 
 
 def _called(model: Any) -> str:
     return str(model) if isinstance(model, (str, Path)) else f"a torch model ({type(model).__name__})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 # --- the runtimes ---------------------------------------------------------------------------------------------------
@@ -191,7 +187,7 @@ def open_onnxruntime(path: str | Path, example_inputs: Any, threads: int) -> Ope
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class
-        raise PodarError(f"{path} is not a model that ONNX Runtime can open: {_first_line(error)}.") from error
+        raise PodarError(f"{path} is not a model that ONNX Runtime can open: {first_line(error)}.") from error
     wanted = []
     for entry in session.get_inputs():
         if entry.type not in _ONNX_DTYPES:
@@ -206,7 +202,7 @@ def open_onnxruntime(path: str | Path, example_inputs: Any, threads: int) -> Ope
     try:
         run()
     except Exception as error:
-        raise PodarError(f"{path} does not run on the example inputs: {_first_line(error)}.") from error
+        raise PodarError(f"{path} does not run on the example inputs: {first_line(error)}.") from error
     return Opened(f"onnxruntime {ort.__version__}", run, lambda: _onnx_params(path))
 
 
@@ -230,7 +226,7 @@ def open_openvino(path: str | Path, example_inputs: Any, threads: int) -> Opened
     try:
         model = core.read_model(str(path))
     except Exception as error:
-        raise PodarError(f"{path} is not a model that OpenVINO can open: {_first_line(error)}.") from error
+        raise PodarError(f"{path} is not a model that OpenVINO can open: {first_line(error)}.") from error
     wanted = []
     for port in model.inputs:
         shape = tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
@@ -252,7 +248,7 @@ def open_openvino(path: str | Path, example_inputs: Any, threads: int) -> Opened
         request = compiled.create_infer_request()
         request.infer(inputs)
     except Exception as error:
-        raise PodarError(f"{path} does not run on the example inputs: {_first_line(error)}.") from error
+        raise PodarError(f"{path} does not run on the example inputs: {first_line(error)}.") from error
 
     def run() -> Any:
         return request.infer(inputs, share_inputs=True, share_outputs=True)
@@ -285,9 +281,9 @@ def open_torch(model: str | Path | nn.Module, example_inputs: Any, threads: int)
         try:
             run()
         except Exception as error:
-            sizes = ", ".join(f"{_shape(a.shape)} {a.dtype}" for a in _shown(example_inputs)) or "made by a callable"
+            given = ", ".join(f"{_shape(a.shape)} {a.dtype}" for a in _shown(example_inputs)) or "made by a callable"
             raise PodarError(
-                f"{_called(model)} does not run on the example inputs ({sizes}): {_first_line(error)}."
+                f"{_called(model)} does not run on the example inputs ({given}): {first_line(error)}."
             ) from error
     return Opened(f"torch {torch.__version__}", run, lambda: sum(p.numel() for p in module.parameters()))
 
@@ -306,7 +302,7 @@ def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threa
             named = runner.description["inputs"]
         except (ValueError, KeyError, TypeError) as error:
             raise PodarError(
-                f"{path} is not a program that the sparse engine can open: {_first_line(error)}."
+                f"{path} is not a program that the sparse engine can open: {first_line(error)}."
             ) from error
         inputs = list(feed(path, example_inputs, [(i["name"], (None, *i["shape"]), "float32") for i in named]).values())
         stored = sum(layer["nonzeros"] for layer in runner.description["layers"])
@@ -357,9 +353,7 @@ def _onnx_zeros(path: Path) -> Iterator[tuple[int, int]]:
 
 def _file_gains_from_zeros(path: Path) -> bool:
     """Whether the sparse engine is here, and half of some matrix in the file are zeros."""
-    import importlib.util
-
-    if importlib.util.find_spec("podar_native") is None or importlib.util.find_spec("onnx") is None:
+    if not _installed("podar_native", "onnx"):
         return False
     try:
         return any(2 * nonzeros <= size for nonzeros, size in _onnx_zeros(path) if size > 256)
@@ -367,11 +361,15 @@ def _file_gains_from_zeros(path: Path) -> bool:
         return False
 
 
-def _gains_from_zeros(module: nn.Module) -> bool:
-    """Whether the sparse engine is here, and half of some layer's weights are zeros."""
+def _installed(*packages: str) -> bool:
     import importlib.util
 
-    if importlib.util.find_spec("podar_native") is None:
+    return all(importlib.util.find_spec(package) is not None for package in packages)
+
+
+def _gains_from_zeros(module: nn.Module) -> bool:
+    """Whether the sparse engine is here, and half of some layer's weights are zeros."""
+    if not _installed("podar_native"):
         return False
     matrices = [p for p in module.parameters() if p.ndim > 1 and p.numel() and not p.is_cuda]
     return any(2 * int(p.count_nonzero()) <= p.numel() for p in matrices)
@@ -391,7 +389,7 @@ def _open_program(path: str | Path, example_inputs: Any) -> tuple[nn.Module, Any
             program = torch.export.load(str(path))
             module = program.module()
     except Exception as error:
-        raise PodarError(f"{path} is not an exported program that torch can open: {_first_line(error)}.") from error
+        raise PodarError(f"{path} is not an exported program that torch can open: {first_line(error)}.") from error
     args, kwargs = program.example_inputs or ((), {})
     flat = not kwargs and all(isinstance(value, torch.Tensor) for value in args) and not callable(example_inputs)
     return module, tuple(t for _, t in named_tensors(example_inputs)) if flat else example_inputs

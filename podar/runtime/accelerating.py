@@ -16,10 +16,11 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 from torch.fx.passes.tools_common import legalize_graph
 
-from podar.errors import PodarError, UsageError
+from podar.errors import PodarError, UsageError, sizes
 from podar.files import write_atomic
 from podar.runtime.choosing import Decision, choose
 from podar.runtime.folding import exported
+from podar.runtime.host import by_kind, fastest
 from podar.runtime.lowering import Lowering, Unsupported, reason_against, shape_of
 from podar.runtime.native import check_native
 from podar.runtime.onnx_accelerating import AcceleratedFile, accelerate_file
@@ -195,7 +196,9 @@ def accelerate(
         runner = open_program(held)
         level = runner.level
         engine_ms = (
-            _best(lambda r=runner, i=inputs: r.run([t.contiguous().numpy() for t in i])) if measure else float("nan")
+            fastest(lambda r=runner, i=inputs: r.run([t.contiguous().numpy() for t in i]), times=7)[0]
+            if measure
+            else float("nan")
         )
         torch_ms = sum(inside.milliseconds[n] for n in nodes)
         kept = not measure or engine_ms < torch_ms
@@ -208,7 +211,7 @@ def accelerate(
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
-    report = Acceleration(tuple(reports), _grouped(reasons), level)
+    report = Acceleration(tuple(reports), by_kind((_kind(n), why) for n, why in reasons.items()), level)
     return Accelerated(graph, report, example)
 
 
@@ -362,28 +365,15 @@ def _recorded(graph: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, An
     return recorder
 
 
-def _best(run: Any, times: int = 7) -> float:
-    best = float("inf")
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return best * 1e3
-
-
-def _grouped(reasons: Mapping[fx.Node, str]) -> dict[str, tuple[int, str]]:
-    grouped: dict[str, tuple[int, str]] = {}
-    for node, why in reasons.items():
-        name = str(node.target).removeprefix("aten.")
-        grouped[name] = grouped.get(name, (0, why))[0] + 1, why
-    return grouped
-
-
 def _first_reason(reasons: Mapping[fx.Node, str]) -> str:
     for node, why in reasons.items():
-        return f"{str(node.target).removeprefix('aten.')}: {why}"
+        return f"{_kind(node)}: {why}"
     return "it has no convolution or linear layer"
 
 
+def _kind(node: fx.Node) -> str:
+    return str(node.target).removeprefix("aten.")
+
+
 def _listed(shapes: Iterable[tuple[int, ...]]) -> str:
-    return ", ".join("×".join(map(str, s)) or "a scalar" for s in shapes) or "nothing"
+    return ", ".join(map(sizes, shapes)) or "nothing"

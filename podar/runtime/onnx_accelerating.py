@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from podar.errors import PodarError, UsageError
+from podar.errors import PodarError, UsageError, sizes
 from podar.files import write_atomic
 from podar.runtime.choosing import Decision, choose
+from podar.runtime.host import by_kind, fastest
 from podar.runtime.lowering import Unsupported
 from podar.runtime.native import check_native
 from podar.runtime.onnx_graph import Opened, Piece, as_model, cut, named, opened, session
 from podar.runtime.onnx_lowering import OnnxLowering, has_weight, reason_against
+
+_TIMES = 9  # runs of each side, in turn
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class AcceleratedFile(nn.Module):
             got = values[name]
             if got.shape[skip:] != shape[skip:] or got.ndim != len(shape):
                 raise PodarError(
-                    f"{self._path} was prepared for {name} of {_sizes(shape)} and got {_sizes(got.shape)}: "
+                    f"{self._path} was prepared for {name} of {sizes(shape)} and got {sizes(got.shape)}: "
                     "accelerate it again with an input of that shape."
                 )
             if got.dtype != dtype:
@@ -203,11 +205,9 @@ def accelerate_file(
     mixed_ms = alone_ms = float("nan")
     in_engine = any(step.in_engine for step in described)
     if measure:
-        mixed_ms, alone_ms = _in_turn(lambda: _all(steps, graph), lambda: alone(dict(graph.feed)))
+        mixed_ms, alone_ms = fastest(lambda: _all(steps, graph), lambda: alone(dict(graph.feed)), times=_TIMES)
     as_it_is = not in_engine or (measure and mixed_ms >= alone_ms)
-    host: dict[str, tuple[int, str]] = {}
-    for i, why in reasons.items():
-        host[nodes[i].op_type] = host.get(nodes[i].op_type, (0, why))[0] + 1, why
+    host = by_kind((nodes[i].op_type, why) for i, why in reasons.items())
     described += [step for _, step in tried] if as_it_is else []
     level = next((s.runner.level for s in steps if isinstance(s, _InEngine)), check_native().levels()[0])
     plan = Plan(tuple(described), host, level, mixed_ms, alone_ms, as_it_is)
@@ -243,7 +243,7 @@ def _prepared(
     if not measure:
         return prepared, Step(len(piece.nodes), True, tuple(decisions), float("nan"), float("nan"))
     host = _InHost(as_model(piece, graph), piece.reads, piece.gives, threads)
-    engine_ms, host_ms = _in_turn(lambda: prepared(dict(graph.samples)), lambda: host(dict(graph.samples)))
+    engine_ms, host_ms = fastest(lambda: prepared(dict(graph.samples)), lambda: host(dict(graph.samples)), times=_TIMES)
     step = Step(len(piece.nodes), engine_ms < host_ms, tuple(decisions), engine_ms, host_ms)
     return (prepared if step.in_engine else None), step
 
@@ -252,18 +252,3 @@ def _all(steps: list[Any], graph: Opened) -> None:
     values = dict(graph.feed)
     for step in steps:
         step(values)
-
-
-def _in_turn(first: Any, second: Any, times: int = 9) -> tuple[float, float]:
-    """The fastest of some runs of each, in milliseconds."""
-    best = [float("inf"), float("inf")]
-    for _ in range(times):
-        for k, run in enumerate((first, second)):
-            start = time.perf_counter()
-            run()
-            best[k] = min(best[k], time.perf_counter() - start)
-    return best[0] * 1e3, best[1] * 1e3
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape)) or "a scalar"

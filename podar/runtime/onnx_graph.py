@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from podar.errors import PodarError, UsageError, require
+from podar.errors import PodarError, UsageError, first_line, require
 
 # These would join a convolution or product with its activation into an operator that only ONNX Runtime knows.
 _NO_FUSION = ["ConvActivationFusion", "GemmActivationFusion", "MatMulActivationFusion", "BiasGeluFusion"]
@@ -66,7 +66,7 @@ def opened(path: Path, example_inputs: Any) -> Opened:
         entries = session(str(path), 1).get_inputs()
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # its exceptions share no base class
-        raise PodarError(f"{path} is not a model that ONNX Runtime can open: {_first_line(error)}.") from error
+        raise PodarError(f"{path} is not a model that ONNX Runtime can open: {first_line(error)}.") from error
     feed = _feed(path, entries, example_inputs)
     with tempfile.TemporaryDirectory() as folder:
         # Sizes that are known make shape computations constants, which ONNX Runtime then computes away.
@@ -88,13 +88,13 @@ def opened(path: Path, example_inputs: Any) -> Opened:
             )  # fmt: skip
             model = onnx.load(str(simple))
         except Exception as error:
-            raise PodarError(f"ONNX Runtime cannot simplify {path}: {_first_line(error)}.") from error
+            raise PodarError(f"ONNX Runtime cannot simplify {path}: {first_line(error)}.") from error
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output if name}
     try:
         samples = _samples(model, feed)
     except Exception as error:
-        raise PodarError(f"{path} does not run on the example inputs: {_first_line(error)}.") from error
+        raise PodarError(f"{path} does not run on the example inputs: {first_line(error)}.") from error
     return Opened(model, makers, constants, feed, samples)
 
 
@@ -270,7 +270,3 @@ def as_model(piece: Piece, opened_: Opened) -> bytes:
     model = onnx.helper.make_model(graph, opset_imports=list(opened_.model.opset_import))
     model.ir_version = opened_.model.ir_version
     return _bytes(model)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -51,9 +51,8 @@ def lightning_callback(make: Make) -> Any:
             self.hold(trainer)
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            self.hold(
-                trainer
-            )  # before a moving average is put into the model, or after: whichever callback comes first
+            # Before a moving average is put into the model, or after: whichever callback comes first.
+            self.hold(trainer)
 
         def hold(self, trainer: Any) -> None:
             """Zero what is masked in the model and in the moving averages of other callbacks."""

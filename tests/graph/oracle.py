@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import podar
 from podar.graph.inputs import call, named_tensors
 
 
@@ -58,6 +59,11 @@ def difference(
     model = redraw(build().eval()).double()
     with default_float64():  # constants that a forward pass makes too
         return _difference(model, double(inputs), cut, real_inputs)
+
+
+def halved(build: Callable[[], nn.Module], inputs: Any) -> tuple[float, Any]:
+    """`difference` at half of the units of every group."""
+    return difference(build, inputs, lambda m, x: podar.prune(m, x, "channels=0.5", scope="local"))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.graph.moving import halved, why_frozen
+from tests.graph.moving import half_of, why_frozen
 
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "roll of positions": lambda x: x.roll((1, 2), (2, 3)),
@@ -20,7 +20,7 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", MOVES)
 def test_channels_can_go_and_surgery_computes_what_the_mask_computes(name: str) -> None:
-    worst, left = halved(MOVES[name])
+    worst, left = half_of(MOVES[name])
     assert worst <= 1e-6
     assert left == 4
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import podar
-from tests.graph.oracle import difference
+from tests.graph.oracle import halved
 
 PICTURE = torch.zeros(2, 8, 4, 4)
 
@@ -64,9 +64,7 @@ CASES = ["", "batch norm", "batch norm, depthwise", "gate", "position", "tanh of
 
 @pytest.mark.parametrize("after", CASES)
 def test_the_factor_goes_to_what_comes_last(after: str) -> None:
-    worst, result = difference(
-        lambda: OneHead(after).eval(), PICTURE, lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
-    )
+    worst, result = halved(lambda: OneHead(after).eval(), PICTURE)
     assert worst < 1e-9
     assert result.model.q.out_channels == (16 if after == "tanh" else 8)
 
@@ -89,9 +87,7 @@ class Alone(nn.Module):
 
 
 def test_where_queries_are_values_too_the_width_stays() -> None:
-    worst, result = difference(
-        lambda: Alone().eval(), torch.zeros(2, 4, 6), lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
-    )
+    worst, result = halved(lambda: Alone().eval(), torch.zeros(2, 4, 6))
     assert worst < 1e-9
     assert result.model.first.out_features == 8
 
@@ -110,9 +106,7 @@ class Inputs(nn.Module):
 
 
 def test_the_factor_goes_to_columns_where_outputs_are_columns() -> None:
-    worst, result = difference(
-        lambda: Inputs().eval(), torch.zeros(2, 6, 8), lambda m, x: podar.prune(m, x, "channels=0.5", scope="local")
-    )
+    worst, result = halved(lambda: Inputs().eval(), torch.zeros(2, 6, 8))
     assert worst < 1e-9
     assert result.model.w.shape == (8, 24)
     assert podar.Plan.from_json(result.plan.to_json()) == result.plan

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import podar
-from tests.graph.moving import IMAGES, Net, halved, why_frozen
+from tests.graph.moving import IMAGES, Net, half_of, why_frozen
 
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "stack and unbind": lambda x: torch.stack([x, x * 2], 1).unbind(1)[1],
@@ -26,7 +26,7 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", MOVES)
 def test_channels_can_go_and_surgery_computes_what_the_mask_computes(name: str) -> None:
-    worst, left = halved(MOVES[name])
+    worst, left = half_of(MOVES[name])
     assert worst <= 1e-6
     assert left == 4
 

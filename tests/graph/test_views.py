@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.graph.moving import halved, why_frozen
+from tests.graph.moving import half_of, why_frozen
 
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "flatten": lambda x: x,
@@ -26,7 +26,7 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", MOVES)
 def test_channels_can_go_and_surgery_computes_what_the_mask_computes(name: str) -> None:
-    worst, left = halved(MOVES[name])
+    worst, left = half_of(MOVES[name])
     assert worst <= 1e-6
     assert left == 4
 
@@ -41,7 +41,7 @@ def test_any_way_of_splitting_permuting_and_merging(order: list[int], parts: tup
         grid = x.unflatten(1, (parts[0], -1))
         return grid.permute(order).movedim(back, 0).reshape(2, -1)
 
-    worst, _ = halved(move, seed)
+    worst, _ = half_of(move, seed)
     assert worst <= 1e-6
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tests.graph.moving import halved, why_frozen
+from tests.graph.moving import half_of, why_frozen
 
 
 def copied_into_zeros(x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def added_at_channels(x: Tensor) -> Tensor:
 
 def test_channels_can_go_and_surgery_computes_what_the_mask_computes() -> None:
     for move in (copied_into_zeros, added_at_rows):
-        worst, left = halved(move)
+        worst, left = half_of(move)
         assert worst <= 1e-6
         assert left == 4
 

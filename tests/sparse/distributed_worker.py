@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,16 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 import podar
 from podar.sparse import gradual, lightning_callback, rigl, transformers_callback
 from podar.sparse.training import Keeper
+from tests.sparse.trained import OPTIMIZERS, batches, lightning_task, network, samples, small_bert
 
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 AMOUNT, STEPS, ACCUMULATE = 0.8, 24, 3
-X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
-Y = (X[:, 0] * X[:, 1] > 0).long()
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
+X, Y = samples(64)
 
 
 def agree(model: nn.Module, keeper: Keeper) -> None:
@@ -43,12 +37,6 @@ def agree(model: nn.Module, keeper: Keeper) -> None:
             assert all(torch.equal(each, tensor) for each in every), f"the processes differ in {name}"
 
 
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-    "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
-    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, weight_decay=0.01),
-    "adagrad": lambda p: torch.optim.Adagrad(p, 0.05, weight_decay=0.01),
-}
 # Random scores are drawn anew by each process: the masks must come from one of them.
 KEEPERS: dict[str, Callable[[nn.Module], Keeper]] = {
     "cubic": lambda m: gradual(m, AMOUNT, importance="random", updates=12),
@@ -89,9 +77,7 @@ def own_training(keeper_name: str) -> None:
     model = network()
     torch.manual_seed(100 + RANK)
     keeper = KEEPERS[keeper_name](model)
-    data = torch.utils.data.TensorDataset(X, Y)
-    batches = list(torch.utils.data.DataLoader(data, 16))
-    podar.finetune(model, batches, epochs=6, precision="fp32", keeper=keeper)
+    podar.finetune(model, list(batches(X, Y, 16)), epochs=6, precision="fp32", keeper=keeper)
     agree(model, keeper)
 
 
@@ -110,14 +96,13 @@ def with_lightning(keeper_name: str) -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return OPTIMIZERS["adamw"](self.parameters())
 
-    task = Task()
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), 8)
+    task = lightning_task(OPTIMIZERS["adamw"])
     trainer = lightning.Trainer(
         max_epochs=6, accelerator="cpu", strategy="ddp", devices=WORLD, precision="bf16-mixed", callbacks=[callback],
         accumulate_grad_batches=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(task, loader)
+    trainer.fit(task, batches(X, Y, 8))
     assert trainer.world_size == WORLD
     agree(task, callback.keeper)
 
@@ -126,19 +111,13 @@ def with_transformers(keeper_name: str) -> None:
     callback = transformers_callback(KEEPERS[keeper_name])
     import transformers
 
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification(config)
-    samples = [{"input_ids": torch.randint(0, 50, (12,)), "labels": torch.tensor(k % 2)} for k in range(48)]
+    model, sentences = small_bert(48)
     arguments = transformers.TrainingArguments(
         sys.argv[1], num_train_epochs=4, per_device_train_batch_size=4, gradient_accumulation_steps=2, report_to=[],
         save_strategy="no", logging_strategy="no", use_cpu=True, bf16=True, weight_decay=0.1, disable_tqdm=True,
     )  # fmt: skip
     torch.manual_seed(100 + RANK)
-    transformers.Trainer(model, arguments, train_dataset=samples, callbacks=[callback]).train()
+    transformers.Trainer(model, arguments, train_dataset=sentences, callbacks=[callback]).train()
     assert arguments.world_size == WORLD
     agree(model, callback.keeper)
 

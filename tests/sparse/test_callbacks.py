@@ -11,24 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import podar
 from podar.sparse import follow_ultralytics, gradual, lightning_callback, rigl, transformers_callback
 from podar.sparse.training import Keeper
+from tests.sparse.trained import OPTIMIZERS, batches, lightning_task, network, samples, small_bert
 
-X = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
-Y = (X[:, 0] * X[:, 1] > 0).long()
+X, Y = samples(256)
 
 
 def needs(package: str) -> pytest.MarkDecorator:
     """Skip where a library is not installed."""
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 2))
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -37,19 +32,8 @@ def test_lightning(tmp_path: Path, accumulate: int) -> None:
     callback = lightning_callback(lambda model: gradual(model, 0.8))
     import lightning.pytorch as lightning
 
-    class Task(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = network()
-
-        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.AdamW(self.parameters(), 1e-2, weight_decay=0.1)
-
-    task = Task()
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), 32)
+    task = lightning_task(OPTIMIZERS["adamw"])
+    loader = batches(X, Y, 32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and logging
         trainer = lightning.Trainer(
@@ -71,19 +55,9 @@ def test_lightning_with_a_moving_average(tmp_path: Path, first: bool) -> None:
     if average is None:
         pytest.skip("this Lightning has no EMAWeightAveraging")
 
-    class Task(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = network()
-
-        def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
-
-    task, ema = Task(), average(decay=0.99)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), 8)
+    task = lightning_task(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01))
+    ema = average(decay=0.99)
+    loader = batches(X, Y, 8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lightning.Trainer(
@@ -99,28 +73,15 @@ def test_transformers(tmp_path: Path) -> None:
     callback = transformers_callback(lambda m: gradual(m, 0.7))
     import transformers
 
-    config = transformers.BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=16,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.BertForSequenceClassification(config)
-    samples = [{"input_ids": torch.randint(0, 50, (12,)), "labels": torch.tensor(k % 2)} for k in range(64)]
+    model, sentences = small_bert(64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         arguments = transformers.TrainingArguments(
             str(tmp_path), num_train_epochs=3, per_device_train_batch_size=8, gradient_accumulation_steps=2,
             report_to=[], save_strategy="no", logging_strategy="no", use_cpu=True, weight_decay=0.1, disable_tqdm=True,
         )  # fmt: skip
-        transformers.Trainer(model, arguments, train_dataset=samples, callbacks=[callback]).train()
+        transformers.Trainer(model, arguments, train_dataset=sentences, callbacks=[callback]).train()
     assert podar.sparsity(model).fraction == pytest.approx(0.7, abs=0.002)
-
-
-OPTIMIZERS: dict[str, Any] = {
-    "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
-    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
-}
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo here"
@@ -31,8 +31,9 @@ def test_masks_hold_and_agree(tmp_path: Path, trainer: str) -> None:
     shared |= {"GROUP_RANK": 0, "OMP_NUM_THREADS": 1, "ACCELERATE_USE_CPU": "true", "TORCHELASTIC_RUN_ID": "test"}
     started = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(tmp_path), trainer], text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, env={**os.environ, **{k: str(v) for k, v in (shared | rank).items()}},
+            [sys.executable, "-m", "tests.sparse.distributed_worker", str(tmp_path), trainer], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, **{k: str(v) for k, v in (shared | rank).items()}},
         )
         for rank in ({"RANK": k, "LOCAL_RANK": k} for k in range(2))
     ]  # fmt: skip
