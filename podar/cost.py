@@ -134,24 +134,26 @@ class CostModel:
         """Count the indices of every axis by the families that they depend on: all axes in one pass."""
         sizes = np.array([ids.size for ids in self._kept], dtype=np.int64)
         self.size = sizes.astype(np.float64)
-        none, width = self.families, ties.solution.support.shape[1]
+        none = self.families
         if not len(sizes):
             self.owner, self.family, self.count = np.zeros(0, np.int64), np.zeros((0, 1), np.int64), np.zeros(0)
             return
-        flat = np.concatenate([ties.units(ids).reshape(-1, width) for ids in self._kept])
-        found = ties.family_of[flat]
+        found = ties.family_of[ties.solution.units_of(np.concatenate([ids.ravel() for ids in self._kept]))]
         found[found < 0] = none
         owner = np.repeat(np.arange(len(sizes)), sizes)
         several = (found < none).sum(axis=1) > 1
-        single = found[~several].min(axis=1)
+        single = found.T[:, ~several].min(axis=0)
         tally = np.bincount(owner[~several] * (none + 1) + single, minlength=len(sizes) * (none + 1))
         present = np.flatnonzero(tally)
-        one = np.full((len(present), width), none)
+        one = np.full((len(present), found.shape[1]), none)
         one[:, 0] = present % (none + 1)
         # Several families: which ones and where, as one random number a combination.
         weights = np.random.default_rng(0).integers(1, 2**63, size=len(sizes) + none + 1, dtype=np.uint64)
-        code = weights[owner[several]] + weights[len(sizes) + found[several]].sum(axis=1)
-        _, place, counts = np.unique(code, return_index=True, return_counts=True)
-        self.owner = np.concatenate([present // (none + 1), owner[several][place]])
-        self.family = np.concatenate([one, found[several][place]])
+        owner, found = owner[several], found.T[:, several].T
+        code = weights[owner] + weights[len(sizes) + found].sum(axis=1)
+        starts = np.flatnonzero(np.r_[True, code[1:] != code[:-1]]) if len(code) else np.zeros(0, np.int64)  # of runs
+        _, place, run = np.unique(code[starts], return_index=True, return_inverse=True)
+        counts = np.bincount(run, weights=np.diff(starts, append=len(code)), minlength=len(place))
+        self.owner = np.concatenate([present // (none + 1), owner[starts][place]])
+        self.family = np.concatenate([one, found[starts][place]])
         self.count = np.concatenate([tally[present], counts]).astype(np.float64)

@@ -75,7 +75,7 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
             add(ids, vector)
     total: NDArray[np.float64] = np.zeros(units + 1)
     if axes:
-        under = np.concatenate([graph.ties.units(ids).reshape(ids.size, -1) for ids in axes.values()])
+        under = graph.solution.units_of(np.concatenate([ids.ravel() for ids in axes.values()]))
         worth = np.concatenate([sums[key].ravel() for key in axes])
         if not math.isfinite(worth.sum()):
             bad = next((n for n in scores if not torch.isfinite(scores[n]).all()), "a sum of importances")

@@ -68,7 +68,7 @@ class Calls(TorchFunctionMode):
 
     def sizes(self, tensor: Tensor) -> list[int]:
         values: list[int] = list(torch.Tensor.size(tensor))
-        mark = getattr(tensor, "_podar_mark", None)
+        mark = self.tracer.known(tensor)
         if mark is None and id(tensor) in self.tracer.named:
             mark = self.tracer.mark(tensor)
         if mark is not None:

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from podar.graph.makers import AFFINE
 from podar.graph.members import Named, modules_of, once
 from podar.graph.protect import protected
 from podar.graph.rules import ZERO_STAYS_ZERO
-from podar.graph.trace import module_stack, no_collection
+from podar.graph.trace import Call, follow, no_collection
 from podar.graph.tracer import Mark, Record, Tracer, storage
 from podar.skips import Skipped, replace
 
@@ -110,25 +109,22 @@ Results = dict[int, list[tuple[int, int, Any]]]
 """For every module (by id) and call: the value of its first tensor, the value that it returned, and all it returned."""
 
 
-@contextmanager
-def _results(tracer: _Flow, found: Results) -> Generator[None]:
+def _noting(tracer: _Flow, found: Results) -> Callable[[nn.Module, Call], Call]:
     """Note what every module is given (the value of its first tensor) and what it returns."""
-    plain = nn.Module.__call__
 
-    def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        first = next((t for t in _all((*args, *kwargs.values())) if isinstance(t, Tensor)), None)
-        given = -1 if first is None else tracer.value.get(storage(first), -1)
-        out = plain(module, *args, **kwargs)
-        main = out[0] if isinstance(out, tuple) and out else out
-        made = tracer.value.get(storage(main), -1) if isinstance(main, Tensor) else -1
-        found.setdefault(id(module), []).append((given, made, out))
-        return out
+    def around(module: nn.Module, call: Call) -> Call:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            first = next((t for t in _all((*args, *kwargs.values())) if isinstance(t, Tensor)), None)
+            given = -1 if first is None else tracer.value.get(storage(first), -1)
+            out = call(*args, **kwargs)
+            main = out[0] if isinstance(out, tuple) and out else out
+            made = tracer.value.get(storage(main), -1) if isinstance(main, Tensor) else -1
+            found.setdefault(id(module), []).append((given, made, out))
+            return out
 
-    nn.Module.__call__ = called
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = plain
+        return called
+
+    return around
 
 
 def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow, set[int], Results]:
@@ -140,11 +136,10 @@ def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow,
         torch.inference_mode(False),
         protected(modules),
         torch.no_grad(),
-        _results(tracer, results),
-        module_stack(tracer),
         transparent_functionals(),
         no_collection(),
     ):
+        follow(modules, tracer.stack, _noting(tracer, results))
         for tensor in example_tensors(inputs):
             tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))
         try:
@@ -152,8 +147,7 @@ def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow,
                 output = run_model(model, inputs)
             returned = {tracer.value.get(storage(t), -1) for _, t in named_tensors(output)}
         finally:
-            for tensor in tracer.marked:
-                vars(tensor).pop("_podar_mark", None)
+            tracer.clear()
     return tracer, returned, results
 
 

@@ -81,7 +81,7 @@ class Ties:
         """(*ids.shape, k) units under labels, remembered by array."""
         found = self.units_by_array.get(id(ids))
         if found is None:
-            found = (ids, self.solution.units_of(ids).reshape(*ids.shape, -1))
+            found = (ids, self.solution.units_of(ids))
             self.units_by_array[id(ids)] = found
         return found[1]
 
@@ -122,8 +122,8 @@ class Ties:
             sizes = [ids.size for ids in distinct]
             every = self.solution.units_of(np.concatenate([ids.ravel() for ids in distinct]))
             np.add.at(kin, every, np.repeat(total, sizes)[:, None])
-            for ids, units in zip(distinct, np.split(every, np.cumsum(sizes)[:-1])):
-                self.units_by_array[id(ids)] = (ids, units.reshape(*ids.shape, -1))
+            for ids, units in zip(distinct, np.split(every.T, np.cumsum(sizes)[:-1], axis=1)):
+                self.units_by_array[id(ids)] = (ids, np.moveaxis(units.reshape(-1, *ids.shape), 0, -1))
         partial = [self._rows(g, row) for g in self.constraints if isinstance(g, Grid) and g.ids.ndim > 1]
         kin[:count] += self.solution.role.astype(np.uint64) * np.uint64(SEED)
         used = kin[:count] != self.solution.role.astype(np.uint64) * np.uint64(SEED)
@@ -278,11 +278,13 @@ class Ties:
         relevant = self.relevant(members)
         if not relevant:
             return None
+        units = np.concatenate([self.families[k].units for k in members])
+        owner, start = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes[:-1]])
+        rank = np.arange(len(units)) - start[owner]
         for step in {1, steps // 2}:
             gone = np.zeros(self.solution.units + 1, dtype=bool)
-            for k in members:
-                units = self.families[k].units
-                gone[self.random.permutation(units)[: step * (len(units) // steps)]] = True
+            shuffled = units[np.lexsort((self.random.random(len(units)), owner))]
+            gone[shuffled[rank < step * (np.array(sizes) // steps)[owner]]] = True
             try:
                 Solver(relevant, self.dense).solve(lambda ids: np.logical_not(gone[self.units(ids)].any(axis=-1)))  # noqa: B023
             except SizeConflict as conflict:

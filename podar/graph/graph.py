@@ -22,7 +22,7 @@ from podar.graph.members import modules_of, once, tensors_of
 from podar.graph.mirrors import Mirror, mirrors
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
-from podar.graph.trace import observe
+from podar.graph.trace import no_collection, observe
 from podar.graph.tracer import Record
 from podar.graph.unreached import freeze_beside_unreached
 
@@ -390,6 +390,7 @@ def _under(path: str, wanted: str) -> bool:
     return path == wanted or path.startswith(wanted + ".")
 
 
+@no_collection()
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs = None) -> Graph:
     """Run the model once and find out what must go together.
 

@@ -55,7 +55,7 @@ def _snapshots(buffers: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
 
 
 def _joined(group: list[Tensor]) -> Tensor:
-    return group[0].clone() if len(group) == 1 else torch.cat([b.reshape(-1) for b in group])
+    return group[0].clone() if len(group) == 1 else torch.cat([b.flatten() for b in group])
 
 
 def _put_back(group: list[Tensor], before: Tensor) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from podar.graph.calls import Calls, transparent_functionals
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
-from podar.graph.members import modules_of, once
+from podar.graph.members import Named, modules_of, once
 from podar.graph.protect import protected
 from podar.graph.tracer import Mark, Record, Step, Tracer
 
@@ -61,10 +61,10 @@ def _run(
         torch.inference_mode(False),  # a caller's would bring other operators
         protected(modules, train=train),
         torch.no_grad(),
-        module_stack(tracer),
         transparent_functionals(),
         no_collection(),
     ):
+        follow(modules, tracer.stack)
         for tensor in example_tensors(inputs):
             # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
             tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))
@@ -76,8 +76,7 @@ def _run(
             record.outputs = [(path, tracer.blocks(t)) for path, t in named_tensors(output)]
             record.spilled += [(tracer.mark(t).makers, tracer.blocks(t)) for _, t in named_tensors(output)]
         finally:
-            for tensor in tracer.marked:
-                vars(tensor).pop("_podar_mark", None)
+            tracer.clear()
 
 
 @contextlib.contextmanager
@@ -92,21 +91,27 @@ def no_collection() -> Generator[None]:
             gc.enable()
 
 
-@contextlib.contextmanager
-def module_stack(tracer: Tracer) -> Generator[None]:
-    """Keep the name of the module that runs on top of `tracer.stack`."""
+Call = Callable[..., Any]
 
-    plain, names, stack = nn.Module.__call__, tracer.modules, tracer.stack
 
-    def entered(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        stack.append(names.get(id(module), stack[-1]))
+def follow(modules: Named, stack: list[str], around: Callable[[nn.Module, Call], Call] | None = None) -> None:
+    """Keep the name of the module that runs on top of `stack`; `protected` takes away again what is set here.
+
+    Each module is told apart: a change of `nn.Module.__call__` would empty the method caches of all its subclasses.
+    """
+    for name, module in once(modules):
+        call = module._call_impl  # pyright: ignore[reportPrivateUsage]
+        if around is not None:
+            call = around(module, call)
+        module.__dict__["_compiled_call_impl"] = _entering(name, call, stack)  # what `__call__` asks for first
+
+
+def _entering(name: str, call: Call, stack: list[str]) -> Call:
+    def entered(*args: Any, **kwargs: Any) -> Any:
+        stack.append(name)
         try:
-            return plain(module, *args, **kwargs)
+            return call(*args, **kwargs)
         finally:
             stack.pop()
 
-    nn.Module.__call__ = entered  # global forward hooks would do the same on a much slower path
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = plain
+    return entered

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from podar.graph import hollow
 from podar.graph.labels import Ids, Labels
 from podar.graph.makers import Bits, Makers, makers
-from podar.graph.members import Named, once, tensors_of
+from podar.graph.members import Named, tensors_of
 from podar.graph.sizes import Provenance
 
 Block = tuple[tuple[int, ...], Ids]
@@ -27,7 +27,7 @@ Blocks = tuple[Block, ...]
 class Mark:
     """What a trace knows of one tensor: its labels, and whether a removed index is exactly zero in it."""
 
-    __slots__ = ("blocks", "fresh", "hollow", "makers", "needs", "squared", "storage", "zero")
+    __slots__ = ("blocks", "fresh", "hollow", "makers", "needs", "squared", "storage", "trace", "zero")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Mark:
         self.needs = needs
         self.squared = False
         self.fresh = False  # a parameter or buffer that no rule has looked at yet
+        self.trace: object = None  # which trace made it
 
 
 class Step(NamedTuple):
@@ -122,12 +123,12 @@ class Tracer(TorchDispatchMode):
         super().__init__()
         self.rules = rules
         self.record, self.labels, self.sizes, self.real = record, record.labels, record.sizes, real
-        self.modules = {id(module): name for name, module in once(modules)}
         self.stack: list[str] = [""]
         self.sizes.place = lambda: self.stack[-1] or "the model's forward"
         self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self.storages = 0
-        self.marked: list[Tensor] = []
+        self.token = object()
+        self.lasting: list[Tensor] = []
         self.named: dict[int, str] = {}
         self.tensors = tensors_of(modules)
         for name, tensor in self.tensors.items():
@@ -158,13 +159,18 @@ class Tracer(TorchDispatchMode):
     def mark(self, tensor: Tensor) -> Mark:
         """What is known of a tensor."""
         mark = getattr(tensor, "_podar_mark", None)
-        if mark is None:
+        if mark is None or mark.trace is not self.token:
             name, parameter = self.named.get(id(tensor)), _is_parameter(tensor)
             mark = self.attach(tensor, Mark(zero=name is not None, hollow=parameter))
             if name is not None and parameter:
                 mark.makers, mark.needs = (name,), self.bits.add(name)
             mark.fresh = name is not None and self.rules
         return mark
+
+    def known(self, tensor: Tensor) -> Mark | None:
+        """The mark that this trace gave a tensor (one kept in a cache may carry that of an earlier trace), if any."""
+        mark = getattr(tensor, "_podar_mark", None)
+        return mark if mark is not None and mark.trace is self.token else None
 
     def layout(self, name: str, dim: int, size: int) -> Ids:
         dims = self.record.layouts.setdefault(name, {})
@@ -177,10 +183,20 @@ class Tracer(TorchDispatchMode):
             return shared
         return dims[dim]
 
-    def attach(self, tensor: Tensor, mark: Mark) -> Mark:
+    def attach(self, tensor: Tensor, mark: Mark, result: bool = False) -> Mark:
+        """Let a tensor carry a mark. `clear` takes it off again, but results of operators are left to die in peace:
+        a list that kept them alive would also keep their memory from being used again, which doubles the time.
+        """
+        mark.trace = self.token
         tensor._podar_mark = mark  # type: ignore[attr-defined]
-        self.marked.append(tensor)
+        if not result:
+            self.lasting.append(tensor)
         return mark
+
+    def clear(self) -> None:
+        """Take the marks off the tensors that were there before the trace."""
+        for tensor in self.lasting:
+            vars(tensor).pop("_podar_mark", None)
 
     def blocks(self, tensor: Tensor) -> Blocks:
         """Labels of a tensor; parameters and buffers get atoms on every axis when they are first looked at."""
@@ -318,7 +334,7 @@ class Tracer(TorchDispatchMode):
         if not self.rules:
             for o in outs:
                 if is_hollow:
-                    known = getattr(o, "_podar_mark", None) or self.attach(o, Mark())
+                    known = self.known(o) or self.attach(o, Mark(), result=True)
                     known.hollow = True
             self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, (), ()))
             return out
@@ -390,7 +406,7 @@ class Tracer(TorchDispatchMode):
         for mark in inputs:
             needs |= mark.needs
         for o in outs:
-            known = getattr(o, "_podar_mark", None)
+            known = self.known(o)
             if known is not None:
                 known.hollow = known.hollow or is_hollow
                 known.makers, known.needs = made, needs
@@ -401,7 +417,7 @@ class Tracer(TorchDispatchMode):
                 self.storages += 1
                 writes.append((self.storages, o.numel() * o.element_size()))
             number = self.storages if base is None else base.storage
-            self.attach(o, Mark(hollow=is_hollow, storage=number, makers=made, needs=needs))
+            self.attach(o, Mark(hollow=is_hollow, storage=number, makers=made, needs=needs), result=True)
         return writes
 
 
