@@ -403,12 +403,12 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
         The graph: `print(graph)`, `graph.groups`, `graph.frozen`, `graph.explain("layer3.0.conv1")`, `graph.cost()`.
 
     Raises:
-        PodarError: the model does not run on these inputs.
+        PodarError: the model does not run on these inputs, has no values (meta device) or is a TorchScript program.
 
     Example:
         >>> graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
     """
-    hollow = next((n for n, p in model.named_parameters() if p.is_meta), None)
+    hollow = next((n for n, t in tensors_of(modules_of(model)).items() if t.is_meta), None)
     if hollow is not None:
         raise PodarError(
             f"{hollow} is on the meta device and has no values: load weights, or call model.to_empty(device='cpu')"

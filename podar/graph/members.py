@@ -6,17 +6,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
+
+from podar.errors import PodarError
 
 Named = list[tuple[str, nn.Module]]
 
 
 def modules_of(model: nn.Module) -> Named:
-    """(name, module) as `named_modules(remove_duplicate=False)` lists them: a shared module under each of its names."""
+    """(name, module) as `named_modules(remove_duplicate=False)` lists them: a shared module under each of its names.
+
+    Raises:
+        PodarError: one is a TorchScript program, whose members are out of reach.
+    """
     found: Named = []
     waiting: Named = [("", model)]
     while waiting:
         prefix, module = waiting.pop()
+        if isinstance(module, torch.jit.ScriptModule):
+            raise PodarError(
+                f"{prefix or 'the model'} is a TorchScript program, with its sizes written into it: prune the module "
+                "that it was made from, then script or trace that again"
+            )
         found.append((prefix, module))
         stem = prefix + "." if prefix else ""
         children = reversed(module.__dict__["_modules"].items())

@@ -318,6 +318,14 @@ def test_a_model_on_the_meta_device_is_refused() -> None:
     assert [tuple(p.shape) for p in model.parameters()] == [(8, 12), (8,), (2, 8), (2,)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_torchscript_program_is_refused() -> None:
+    inner = nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 2)).eval()
+    for model in (torch.jit.trace(inner, TOKENS), nn.Sequential(torch.jit.trace(inner, TOKENS))):
+        with pytest.raises(PodarError, match="TorchScript"):
+            halve(model, TOKENS)
+
+
 class Strided(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.as_strided((2, 6, 6), (72, 12, 2))
