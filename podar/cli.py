@@ -583,7 +583,11 @@ def bench(
             runtimes=runtime or (),
             trust=trust,
         )
-    _print(found) if _settings.json else console.out().print(console.measured(found))
+    if _settings.json:
+        _print(found)
+        return
+    for piece in console.measured(found):
+        console.out().print(piece)
 
 
 @app.command()

@@ -53,8 +53,8 @@ def headline(summary: Mapping[str, Any]) -> Iterator[Any]:
         yield Text(note, style="dim")
 
 
-def measured(lines: Sequence[Mapping[str, Any]]) -> Table:
-    """What `podar bench` measured, one row a model and runtime."""
+def measured(lines: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    """What `podar bench` measured, piece by piece: one row a model and runtime, then why rows are empty."""
     from podar.reports import numbers
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
@@ -75,7 +75,10 @@ def measured(lines: Sequence[Mapping[str, Any]]) -> Table:
             numbers.size(line["bytes"]),
             numbers.size(line["memory_bytes"]) if line["memory_bytes"] else "–",
         )
-    return table
+    yield table
+    for line in lines:
+        if "reason" in line:
+            yield Text(f"{line['model']} in {line['runtime']}: {line['reason']}", style="dim")
 
 
 def anatomy(inspected: Mapping[str, Any]) -> Iterator[Any]:

@@ -13,13 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from podar.errors import PodarError, require
+from podar.errors import PodarError, first_line, require
+from podar.file_inputs import drawn
+from podar.measuring.runtimes import openvino_wants, program_wants
+from podar.onnx_session import session, wanted_by
 
 if TYPE_CHECKING:
     from podar.graph import Graph
     from podar.sources import Source
 
-_FILES = (".onnx", ".xml", ".pt2")
+_FILES = (".onnx", ".xml", ".pt2", ".podar")
 
 
 def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
@@ -177,28 +180,20 @@ def file_inputs(path: Path) -> tuple[Tensor, ...]:
     **Raises:** `PodarError` for a file that its runtime cannot open.
     """
     try:
-        if path.suffix.lower() == ".onnx":
-            session = require("onnxruntime", extra="onnx").InferenceSession(
-                str(path), providers=["CPUExecutionProvider"]
-            )
-            return tuple(_random(i.shape, i.type) for i in session.get_inputs())
-        if path.suffix.lower() == ".xml":
-            model = require("openvino", extra="openvino").Core().read_model(str(path))
-            ports = [(port.get_partial_shape(), port.get_element_type()) for port in model.inputs]
-            return tuple(_random([d.get_length() if d.is_static else None for d in s], str(t)) for s, t in ports)
-        return tuple(_tensors(torch.export.load(path).example_inputs))
+        suffix = path.suffix.lower()
+        if suffix == ".pt2":
+            return tuple(_tensors(torch.export.load(path).example_inputs))
+        if suffix == ".onnx":
+            wanted = wanted_by(session(path, threads=1), path)
+        elif suffix == ".xml":
+            wanted = openvino_wants(require("openvino", extra="openvino").Core().read_model(str(path)))
+        else:
+            wanted = program_wants(require("podar_native", extra="sparse").Runner(path))
+        return tuple(torch.from_numpy(array) for array in drawn(wanted).values())
     except PodarError:
         raise
     except Exception as error:  # the runtimes' errors share no base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise PodarError(f"{path} cannot be opened ({reason}).") from error
-
-
-def _random(shape: Sequence[Any], kind: str) -> Tensor:
-    sizes = [size if isinstance(size, int) and size > 0 else 1 for size in shape]
-    if "int" in kind or "i64" in kind or "i32" in kind:
-        return torch.ones(sizes, dtype=torch.int32 if "32" in kind else torch.int64)
-    return torch.randn(sizes, generator=torch.Generator().manual_seed(0))
+        raise PodarError(f"{path} cannot be opened ({first_line(error)}).") from error
 
 
 def _batch(inputs: Any, size: int) -> Any:

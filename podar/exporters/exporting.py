@@ -64,7 +64,8 @@ def export(
     **Arguments:**
 
     - `model`: a torch module; masks (`weight_orig`, `weight_mask`) and parametrizations are carried out in the file.
-    - `path`: the file to write; `.onnx`, `.xml` (OpenVINO, with `.bin` beside it) or `.pt2` (torch.export).
+    - `path`: the file to write; `.onnx`, `.xml` (OpenVINO, with `.bin` beside it), `.pt2` (torch.export) or `.podar`
+      (the sparse engine's, where it can run every operator).
     - `example_inputs`: a tensor, a tuple of arguments, a dict of keyword arguments, or a callable that runs the model.
       The file's inputs bear the names of forward's parameters, nested ones with an index (`boxes_0`).
     - `format`: a name of `podar.exporters.FORMATS`; None reads it from the suffix.

@@ -15,6 +15,7 @@ from torch import Tensor
 from podar.errors import PodarError, first_line, require
 from podar.exporters.flat import Flat
 from podar.exporters.formats import Attempt, Options, Reloaded, file_format
+from podar.onnx_session import session
 
 # A protobuf message ends at 2 GB; larger weights go into a second file. Some room is left for the graph itself.
 _SIDECAR_BYTES = 2**31 - 2**24
@@ -95,22 +96,14 @@ def _reload(flat: Flat, path: Path, *, dynamic: bool, writer: str) -> Reloaded:
 
 def open_in_onnxruntime(path: Path, input_names: Sequence[str], output_names: Sequence[str]) -> tuple[str, Any]:
     """The file in ONNX Runtime: its name and version, and a function from tensors to tensors."""
-    ort = require("onnxruntime", extra="onnx")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise PodarError(f"ONNX Runtime cannot open the exported file: {first_line(error)}.") from error
-    kept = {entry.name for entry in session.get_inputs()}  # an input that nothing reads may have been dropped
+    opened = session(path, torch.get_num_threads(), name="the exported file")
+    kept = {entry.name for entry in opened.get_inputs()}  # an input that nothing reads may have been dropped
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
         feed = {name: t.contiguous().numpy() for name, t in zip(input_names, tensors) if name in kept}
-        return [torch.from_numpy(out) for out in session.run(list(output_names), feed)]
+        return [torch.from_numpy(out) for out in opened.run(list(output_names), feed)]
 
-    return f"onnxruntime {ort.__version__}", run
+    return f"onnxruntime {require('onnxruntime', extra='onnx').__version__}", run
 
 
 def _strip(onnx: Any, path: Path) -> None:

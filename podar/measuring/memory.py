@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from podar.errors import PodarError
-from podar.measuring.runtimes import arrays
+from podar.file_inputs import arrays
 
 if TYPE_CHECKING:
     from torch import nn

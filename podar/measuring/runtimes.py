@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from podar.errors import PodarError, UsageError, first_line, nearest, require, sizes
+from podar.file_inputs import Wanted, arrays, matched
+from podar.modes import modes_put_back
+from podar.onnx_session import session, wanted_by
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +38,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Runtime:
-    """One way to run a model: what its package is called, which files it reads, and how a model is opened in it."""
+    """One way to run a model: the package that is imported, which files it reads, and how a model is opened in it."""
 
     name: str
     package: str
@@ -102,108 +105,28 @@ def file_bytes(path: Path) -> int:
     return path.stat().st_size + sum(p.stat().st_size for p in beside if p.exists())
 
 
-# --- inputs ---------------------------------------------------------------------------------------------------------
-
-
-def arrays(example_inputs: Any) -> dict[str, np.ndarray]:
-    """Every tensor or array of the example inputs by its path ("" for a lone one, "0", "input_ids", "boxes.1")."""
-    return dict(_walk(example_inputs, ""))
-
-
-def _walk(value: Any, path: str) -> Iterator[tuple[str, np.ndarray]]:
-    if isinstance(value, np.ndarray):
-        yield path, value
-    elif hasattr(value, "detach"):  # a torch tensor; torch itself is not imported for files
-        try:
-            yield path, value.detach().cpu().numpy()
-        except TypeError as error:
-            raise PodarError(f"the example input {path or 'tensor'} cannot be given to a runtime: {error}.") from error
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _walk(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, (tuple, list)):
-        for index, item in enumerate(value):
-            yield from _walk(item, f"{path}.{index}" if path else str(index))
-    elif callable(value):
-        raise UsageError("a model file is measured on tensors: give a tensor, a tuple or a dict instead of a callable.")
-
-
-def feed(
-    path: Path, example_inputs: Any, wanted: Sequence[tuple[str, tuple[int | None, ...], str]]
-) -> dict[str, np.ndarray]:
-    """Match the example inputs to a file's inputs, by name where all names agree, else by position.
-
-    `wanted`: (name, shape with None where any size goes, numpy dtype name) of each input of the file.
-    """
-    given = arrays(example_inputs)
-    by_name = {key.replace(".", "_"): value for key, value in given.items()}
-    names = [name for name, _, _ in wanted]
-    if not set(names) <= set(by_name):
-        if len(given) != len(names):
-            raise PodarError(
-                f"{path} takes {len(names)} input{'s' if len(names) != 1 else ''} ({', '.join(names)}), "
-                f"but the example inputs hold {len(given)}."
-            )
-        by_name = dict(zip(names, given.values()))
-    for name, shape, dtype in wanted:
-        value = by_name[name]
-        fits = len(shape) == value.ndim and all(want in (None, got) for want, got in zip(shape, value.shape))
-        if not fits or value.dtype != np.dtype(dtype):
-            raise PodarError(
-                f"the example input does not fit {path}: its input {name} is {_shape(shape)} {dtype}, "
-                f"the example is {_shape(value.shape)} {value.dtype}."
-            )
-    return {name: np.ascontiguousarray(by_name[name]) for name in names}
-
-
-def _shape(shape: Sequence[int | None]) -> str:
-    return sizes("any" if size is None else size for size in shape)
-
-
 def _called(model: Any) -> str:
     return str(model) if isinstance(model, (str, Path)) else f"a torch model ({type(model).__name__})"
 
 
 # --- the runtimes ---------------------------------------------------------------------------------------------------
 
-_ONNX_DTYPES = {
-    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool",
-    "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(int16)": "int16", "tensor(int8)": "int8",
-    "tensor(uint64)": "uint64", "tensor(uint32)": "uint32", "tensor(uint16)": "uint16", "tensor(uint8)": "uint8",
-}  # fmt: skip
-
 
 @runtime("onnxruntime", package="onnxruntime", suffixes=(".onnx",))
 def open_onnxruntime(path: str | Path, example_inputs: Any, threads: int) -> Opened:
     """ONNX Runtime on the CPU, operators one after the other, threads that sleep while they wait."""
     path = Path(path)
-    ort = require("onnxruntime", extra="onnx")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
-        raise PodarError(f"{path} is not a model that ONNX Runtime can open: {first_line(error)}.") from error
-    wanted = []
-    for entry in session.get_inputs():
-        if entry.type not in _ONNX_DTYPES:
-            raise PodarError(f"{path} cannot be measured: its input {entry.name} is a {entry.type}.")
-        shape = tuple(size if isinstance(size, int) else None for size in entry.shape)
-        wanted.append((entry.name, shape, _ONNX_DTYPES[entry.type]))
-    inputs = feed(path, example_inputs, wanted)
+    opened = session(path, threads)
+    inputs = matched(path, wanted_by(opened, path), example_inputs)
 
     def run() -> Any:
-        return session.run(None, inputs)
+        return opened.run(None, inputs)
 
     try:
         run()
-    except Exception as error:
+    except Exception as error:  # its exceptions share no base class
         raise PodarError(f"{path} does not run on the example inputs: {first_line(error)}.") from error
-    return Opened(f"onnxruntime {ort.__version__}", run, lambda: _onnx_params(path))
+    return Opened(f"onnxruntime {require('onnxruntime', extra='onnx').__version__}", run, lambda: _onnx_params(path))
 
 
 def _onnx_params(path: Path) -> int | None:
@@ -227,11 +150,7 @@ def open_openvino(path: str | Path, example_inputs: Any, threads: int) -> Opened
         model = core.read_model(str(path))
     except Exception as error:
         raise PodarError(f"{path} is not a model that OpenVINO can open: {first_line(error)}.") from error
-    wanted = []
-    for port in model.inputs:
-        shape = tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
-        wanted.append((port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()).name))
-    inputs = feed(path, example_inputs, wanted)
+    inputs = matched(path, openvino_wants(model), example_inputs)
     try:
         # A size left open costs OpenVINO speed; whoever deploys a model sets it, so we do.
         model.reshape({name: list(value.shape) for name, value in inputs.items()})
@@ -260,6 +179,15 @@ def open_openvino(path: str | Path, example_inputs: Any, threads: int) -> Opened
     return Opened(f"openvino {ov.__version__.partition('-')[0]}", run, params)
 
 
+def openvino_wants(model: Any) -> list[Wanted]:
+    """The inputs of an OpenVINO model."""
+    found = []
+    for port in model.inputs:
+        shape = tuple(None if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+        found.append(Wanted(port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()).name))
+    return found
+
+
 @runtime("torch", package="torch", suffixes=(".pt2",))
 def open_torch(model: str | Path | nn.Module, example_inputs: Any, threads: int) -> Opened:
     """PyTorch itself: a module in eval mode, operator by operator, or an exported program (.pt2)."""
@@ -281,14 +209,14 @@ def open_torch(model: str | Path | nn.Module, example_inputs: Any, threads: int)
         try:
             run()
         except Exception as error:
-            given = ", ".join(f"{_shape(a.shape)} {a.dtype}" for a in _shown(example_inputs)) or "made by a callable"
+            given = ", ".join(f"{sizes(a.shape)} {a.dtype}" for a in _shown(example_inputs)) or "made by a callable"
             raise PodarError(
                 f"{_called(model)} does not run on the example inputs ({given}): {first_line(error)}."
             ) from error
     return Opened(f"torch {torch.__version__}", run, lambda: sum(p.numel() for p in module.parameters()))
 
 
-@runtime("podar", package="podar-native", suffixes=(".podar", ".onnx"))
+@runtime("podar", package="podar_native", suffixes=(".podar", ".onnx"))
 def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threads: int) -> Opened:
     """podar's sparse engine: a module or an ONNX file through `podar.accelerate`, or a program file without torch."""
     native = require("podar_native", extra="sparse")
@@ -299,12 +227,11 @@ def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threa
             return _open_accelerated(path, example_inputs, threads, name)
         try:
             runner = native.Runner(path, threads=threads)
-            named = runner.description["inputs"]
         except (ValueError, KeyError, TypeError) as error:
             raise PodarError(
                 f"{path} is not a program that the sparse engine can open: {first_line(error)}."
             ) from error
-        inputs = list(feed(path, example_inputs, [(i["name"], (None, *i["shape"]), "float32") for i in named]).values())
+        inputs = list(matched(path, program_wants(runner), example_inputs).values())
         stored = sum(layer["nonzeros"] for layer in runner.description["layers"])
         return Opened(name, lambda: runner.run(inputs), lambda: stored)
     import torch
@@ -313,7 +240,7 @@ def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threa
     from podar.runtime import accelerate
 
     if callable(example_inputs):
-        raise UsageError("the sparse engine is measured on tensors: give a tensor, a tuple or a dict, not a callable.")
+        raise PodarError("the sparse engine is measured on tensors: give a tensor, a tuple or a dict, not a callable.")
     with as_for_serving(model, threads):
         fast = accelerate(model, example_inputs)
 
@@ -321,17 +248,23 @@ def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threa
         with torch.no_grad():
             return call(fast, example_inputs)
 
-    return Opened(name, run, lambda: sum(int(p.count_nonzero()) for p in model.parameters()))
+    host = "+ torch" if any(region.kept for region in fast.report.regions) else "(all in torch)"
+    return Opened(f"{name} {host}", run, lambda: sum(int(p.count_nonzero()) for p in model.parameters()))
+
+
+def program_wants(runner: Any) -> list[Wanted]:
+    """The inputs of a program of the sparse engine, any batch."""
+    return [Wanted(entry["name"], (None, *entry["shape"]), "float32") for entry in runner.description["inputs"]]
 
 
 def _open_accelerated(path: Path, example_inputs: Any, threads: int, name: str) -> Opened:
     """An ONNX file: sparse layers in the engine, the rest in ONNX Runtime."""
     from podar.runtime.onnx_accelerating import accelerate_file
 
-    given = arrays(example_inputs)
-    inputs = next(iter(given.values())) if set(given) == {""} else given if "0" not in given else tuple(given.values())
-    fast = accelerate_file(path, inputs, threads=threads)
-    return Opened(name, lambda: fast.run(inputs), lambda: _onnx_nonzeros(path))
+    fast = accelerate_file(path, example_inputs, threads=threads)
+    inputs = arrays(example_inputs)
+    host = "(all in onnxruntime)" if fast.report.whole_in_onnxruntime else "+ onnxruntime"
+    return Opened(f"{name} {host}", lambda: fast.run(inputs), lambda: _onnx_nonzeros(path))
 
 
 def _onnx_nonzeros(path: Path) -> int | None:
@@ -352,25 +285,15 @@ def _onnx_zeros(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def _file_gains_from_zeros(path: Path) -> bool:
-    """Whether the sparse engine is here, and half of some matrix in the file are zeros."""
-    if not _installed("podar_native", "onnx"):
-        return False
+    """Whether half of some matrix in the file are zeros; False without the package onnx, which tells."""
     try:
         return any(2 * nonzeros <= size for nonzeros, size in _onnx_zeros(path) if size > 256)
-    except Exception:  # not an ONNX file: who opens it says so
+    except Exception:  # no onnx, or not an ONNX file: who opens it says so
         return False
-
-
-def _installed(*packages: str) -> bool:
-    import importlib.util
-
-    return all(importlib.util.find_spec(package) is not None for package in packages)
 
 
 def _gains_from_zeros(module: nn.Module) -> bool:
-    """Whether the sparse engine is here, and half of some layer's weights are zeros."""
-    if not _installed("podar_native"):
-        return False
+    """Whether half of some layer's weights are zeros."""
     matrices = [p for p in module.parameters() if p.ndim > 1 and p.numel() and not p.is_cuda]
     return any(2 * int(p.count_nonzero()) <= p.numel() for p in matrices)
 
@@ -410,24 +333,12 @@ def as_for_serving(model: Any, threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with contextlib.nullcontext() if isinstance(model, (str, Path)) else _eval_mode(model):
+        if isinstance(model, (str, Path)):
+            yield
+            return
+        with modes_put_back(model):
+            with contextlib.suppress(NotImplementedError):  # an exported program: its mode is fixed
+                model.eval()
             yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = {m: m.training for m in module.modules()}
-    try:
-        module.eval()
-    except NotImplementedError:  # an exported program: its mode was fixed when it was exported
-        yield
-        return
-    try:
-        yield
-    finally:
-        # train() first: some models override it to drop what they cached in eval mode. Then each part's own mode.
-        module.train(modes[module])
-        for part, mode in modes.items():
-            part.training = mode

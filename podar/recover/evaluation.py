@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from podar.data import Split
 from podar.errors import PodarError
+from podar.modes import modes_put_back
 
 BATCH = 250
 
@@ -45,16 +46,12 @@ def accuracy(model: nn.Module, data: Split | Iterable[tuple[Tensor, Tensor]]) ->
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     right = count = 0
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with modes_put_back(model):
+        model.eval()
         for inputs, labels in _batches(data, device):
             best = logits_of(model(inputs.to(device))).argmax(dim=1)
             right += int((best == labels.to(device)).sum())
             count += len(labels)
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if not count:
         raise PodarError("the data hold no pictures, so there is no accuracy to measure.")
     return right / count

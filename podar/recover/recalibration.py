@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.data import Split
+from podar.modes import modes_put_back
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -30,21 +31,19 @@ def recalibrate(model: nn.Module, data: Any, *, batches: int = 16, batch_size: i
     if not norms:
         return 0
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
     buffers = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     renewed = 0
-    model.eval()
     try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
-            norm.train()
-        for inputs in _inputs(data, batches, batch_size, device):
-            model(inputs)
+        with modes_put_back(model):
+            model.eval()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a cumulative average
+                norm.train()
+            for inputs in _inputs(data, batches, batch_size, device):
+                model(inputs)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for norm, momentum, before in zip(norms, momenta, buffers):
             norm.momentum = momentum
             if norm.num_batches_tracked:

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError
+from podar.modes import modes_put_back
 from podar.recover import checkpoints
 from podar.recover.evaluation import accuracy, logits_of
 from podar.recover.feeding import Feed, feed
@@ -100,7 +101,6 @@ def finetune(
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError("the model has no parameter that can be trained: set requires_grad on some.")
     accelerator = Accelerator()
-    modes = {module: module.training for module in model.modules()}
     model.to(accelerator.device)
     food = feed(data, batch_size, seed, accelerator.device, accelerator.process_index, accelerator.num_processes)
     file = None if checkpoint is None else Path(checkpoint)
@@ -108,13 +108,9 @@ def finetune(
     if not 0 <= skip < training.total:
         raise UsageError(f"skip={skip} leaves none of the {training.total} steps of this training.")
     training.skip, training.keeper = skip, keeper
-    with torch.random.fork_rng():
-        try:
-            training.check_labels()
-            return training.run(file, precision, after_step, progress)
-        finally:
-            for module, was in modes.items():
-                module.training = was
+    with torch.random.fork_rng(), modes_put_back(model):
+        training.check_labels()
+        return training.run(file, precision, after_step, progress)
 
 
 def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> History:

@@ -83,6 +83,7 @@ class Accelerated(nn.Module):
         engine = [n for n in calls if n.target is torch.ops.podar.run_sparse.default]
         self._whole = len(engine) == 1 and all(n in engine or n.target is getitem for n in calls)
         self._direct = _direct(graph, engine[0]) if self._whole else None
+        super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's."""

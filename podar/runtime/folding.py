@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from podar.errors import PodarError
+from podar.errors import PodarError, first_line
+from podar.modes import modes_put_back
 from podar.runtime.attention import gather_attention
 from podar.runtime.lowering import Unsupported, argument, constant_of, shape_of
 
@@ -23,19 +24,15 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
     **Raises:** `PodarError` where torch.export cannot follow the model.
     """
-    training = model.training
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with modes_put_back(model), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.export.export(model.eval(), args, kwargs or None, strict=False).run_decompositions({})
             module = program.module(**({"check_guards": False} if _HAS_GUARDS else {}))
             # A new module without torch's own checks of the shapes: Accelerated checks them, and allows other batches.
             module = fx.GraphModule(module, module.graph)  # type: ignore[arg-type]
     except Exception as error:  # torch.export raises dozens of kinds
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise PodarError(f"torch.export cannot follow {type(model).__name__}: {first}.") from error
-    finally:
-        model.train(training)
+        raise PodarError(f"torch.export cannot follow {type(model).__name__}: {first_line(error)}.") from error
     _splits_to_slices(module.graph)
     _fold_batch_norms(module)
     _fold_constants(module)

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from podar.errors import PodarError, UsageError, sizes
+from podar.errors import PodarError, UsageError
+from podar.file_inputs import Wanted, matched
 from podar.files import write_atomic
+from podar.onnx_session import session
 from podar.runtime.choosing import Decision, choose
 from podar.runtime.host import by_kind, fastest
 from podar.runtime.lowering import Unsupported
 from podar.runtime.native import check_native
-from podar.runtime.onnx_graph import Opened, Piece, as_model, cut, named, opened, session
+from podar.runtime.onnx_graph import Opened, Piece, as_model, cut, opened
 from podar.runtime.onnx_lowering import OnnxLowering, has_weight, reason_against
 
 _TIMES = 9  # runs of each side, in turn
+_ADVICE = "; accelerate the file again for another shape, or convert the input"
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,13 @@ class AcceleratedFile(nn.Module):
 
     def __init__(self, path: Path, report: Plan, feed: Mapping[str, np.ndarray], outputs: list[str], steps: list[Any]):
         super().__init__()
+        super().train(False)
         self.report = report
         self._path, self._outputs, self._steps = path, outputs, steps
-        self._wanted = {name: (value.shape, value.dtype) for name, value in feed.items()}
         self._whole = len(steps) == 1 and isinstance(steps[0], _InEngine)
+        self._wanted = [
+            Wanted(name, (None, *v.shape[1:]) if self._whole else v.shape, v.dtype.name) for name, v in feed.items()
+        ]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the file on inputs of the example's shapes."""
@@ -103,17 +109,12 @@ class AcceleratedFile(nn.Module):
 
         **Raises:** `PodarError` for other inputs, shapes or types than the example's.
         """
-        values = named(inputs, list(self._wanted), str(self._path))
-        skip = 1 if self._whole else 0
-        for name, (shape, dtype) in self._wanted.items():
-            got = values[name]
-            if got.shape[skip:] != shape[skip:] or got.ndim != len(shape):
-                raise PodarError(
-                    f"{self._path} was prepared for {name} of {sizes(shape)} and got {sizes(got.shape)}: "
-                    "accelerate it again with an input of that shape."
-                )
-            if got.dtype != dtype:
-                raise PodarError(f"{self._path} takes {name} as {dtype} and got {got.dtype}: convert the input.")
+        values = matched(
+            self._path,
+            self._wanted,
+            inputs,
+            advice="; accelerate the file again for another shape, or convert the input",
+        )
         for step in self._steps:
             step(values)
         return {name: values[name] for name in self._outputs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from podar.errors import PodarError, UsageError, first_line, require
+from podar.file_inputs import drawn, matched
+from podar.onnx_session import session, wanted_by
 
 # These would join a convolution or product with its activation into an operator that only ONNX Runtime knows.
 _NO_FUSION = ["ConvActivationFusion", "GemmActivationFusion", "MatMulActivationFusion", "BiasGeluFusion"]
-_DTYPES = {
-    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(bool)": np.bool_,
-    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,21 +33,6 @@ class Opened:
     samples: Mapping[str, np.ndarray]
 
 
-def session(model: str | bytes, threads: int, **settings: Any) -> Any:
-    """A session of ONNX Runtime on the CPU, its threads asleep while they wait."""
-    ort = require("onnxruntime", extra="onnx")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for name, value in settings.items():
-        if name != "disabled_optimizers":
-            setattr(options, name, value)
-    without = {"disabled_optimizers": settings["disabled_optimizers"]} if "disabled_optimizers" in settings else {}
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], **without)
-
-
 def opened(path: Path, example_inputs: Any) -> Opened:
     """Open, simplify and run a file.
 
@@ -62,12 +45,13 @@ def opened(path: Path, example_inputs: Any) -> Opened:
     ort = require("onnxruntime", extra="onnx")
     if not path.is_file():
         raise PodarError(f"cannot accelerate {path}: there is no such file.")
-    try:
-        entries = session(str(path), 1).get_inputs()
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # its exceptions share no base class
-        raise PodarError(f"{path} is not a model that ONNX Runtime can open: {first_line(error)}.") from error
-    feed = _feed(path, entries, example_inputs)
+    wanted = wanted_by(session(path, 1), path)
+    model = onnx.load(str(path), load_external_data=False)
+    if example_inputs is None:
+        for entry in wanted:
+            if None in entry.shape:
+                raise UsageError(f"the sizes of {path} are open ({entry.name} is {entry}): give example_inputs.")
+    feed = drawn(wanted) if example_inputs is None else matched(path, wanted, example_inputs)
     with tempfile.TemporaryDirectory() as folder:
         # Sizes that are known make shape computations constants, which ONNX Runtime then computes away.
         for entry in model.graph.input:
@@ -84,7 +68,7 @@ def opened(path: Path, example_inputs: Any) -> Opened:
             onnx.save(model, str(fixed), save_as_external_data=path.stat().st_size > 2**30 or _beside(path))
             session(
                 str(fixed), 1, graph_optimization_level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-                optimized_model_filepath=str(simple), disabled_optimizers=_NO_FUSION,
+                optimized_model_filepath=str(simple), without=_NO_FUSION,
             )  # fmt: skip
             model = onnx.load(str(simple))
         except Exception as error:
@@ -114,58 +98,6 @@ def _fill_sparse(graph: Any) -> None:
 
 def _beside(path: Path) -> bool:
     return path.with_name(path.name + ".data").exists()
-
-
-def _feed(path: Path, entries: Sequence[Any], example_inputs: Any) -> dict[str, np.ndarray]:
-    """The example inputs by the names of the file's inputs; random numbers where none are given."""
-    feed: dict[str, np.ndarray] = {}
-    if example_inputs is None:
-        for entry in entries:
-            if any(not isinstance(size, int) for size in entry.shape):
-                sizes = "×".join(map(str, entry.shape))
-                raise UsageError(f"the sizes of {path} are open ({entry.name} is {sizes}): give example_inputs.")
-            if entry.type not in _DTYPES:
-                raise PodarError(f"cannot accelerate {path}: its input {entry.name} is a {entry.type}.")
-            numbers = np.random.default_rng(0).standard_normal(entry.shape)
-            feed[entry.name] = numbers.astype(_DTYPES[entry.type])
-        return feed
-    given = named(example_inputs, [entry.name for entry in entries], str(path))
-    for entry in entries:
-        value = given[entry.name]
-        fits = len(entry.shape) == value.ndim and all(
-            not isinstance(want, int) or want == got for want, got in zip(entry.shape, value.shape)
-        )
-        if not fits or value.dtype != _DTYPES.get(entry.type):
-            raise PodarError(
-                f"the example input does not fit {path}: its input {entry.name} is "
-                f"{'×'.join(map(str, entry.shape))} {entry.type}, the example is "
-                f"{'×'.join(map(str, value.shape))} {value.dtype}."
-            )
-        feed[entry.name] = value
-    return feed
-
-
-def named(inputs: Any, names: Sequence[str], what: str) -> dict[str, np.ndarray]:
-    """Tensors or arrays by name: a dict by its keys, a lone one or a tuple in order.
-
-    **Raises:** `PodarError` for another number of inputs, or what is no tensor.
-    """
-    if isinstance(inputs, Mapping):
-        missing = [n for n in names if n not in inputs]
-        if missing or len(inputs) != len(names):
-            raise PodarError(f"{what} takes the inputs {', '.join(names)} and got {', '.join(map(str, inputs))}.")
-        listed = [inputs[n] for n in names]
-    else:
-        listed = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-    if len(listed) != len(names):
-        raise PodarError(f"{what} takes {len(names)} inputs ({', '.join(names)}) and got {len(listed)}.")
-    found = {}
-    for name, value in zip(names, listed):
-        array = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-        if not isinstance(array, np.ndarray):
-            raise PodarError(f"the input {name} of {what} is a {type(value).__name__}: give a tensor or an array.")
-        found[name] = np.ascontiguousarray(array).reshape(array.shape)
-    return found
 
 
 def _samples(model: Any, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

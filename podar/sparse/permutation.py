@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
 from podar.graph.inputs import ExampleInputs, call
+from podar.modes import modes_put_back
 from podar.sparse.layers import Weight, weights_of
 from podar.sparse.patterns import NofM, Pattern, parse_pattern
 
@@ -223,13 +224,8 @@ def _reorder(tensors: dict[str, Any], places: dict[tuple[str, int], np.ndarray],
 
 @torch.no_grad()
 def _outputs(model: nn.Module, inputs: ExampleInputs) -> list[Tensor]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        return _tensors(call(model, inputs))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with modes_put_back(model):
+        return _tensors(call(model.eval(), inputs))
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

@@ -91,10 +91,10 @@ def test_the_json_is_plain(mlp: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        (torch.ones(1, 65), r"its input x is any×64 float32, the example is 1×65 float32"),
-        (torch.ones(64), r"any×64 float32, the example is 64 float32"),
-        (torch.ones(1, 64, dtype=torch.float64), r"any×64 float32, the example is 1×64 float64"),
-        ((X, X), r"takes 1 input \(x\), but the example inputs hold 2"),
+        (torch.ones(1, 65), r"its input x is any×64 float32, the one given is 1×65 float32"),
+        (torch.ones(64), r"any×64 float32, the one given is 64 float32"),
+        (torch.ones(1, 64, dtype=torch.float64), r"any×64 float32, the one given is 1×64 float64"),
+        ((X, X), r"takes 1 input \(x\), but 2 were given"),
         (torch.ones(1, 64, dtype=torch.bfloat16), "cannot be given to a runtime"),
         (lambda model: model(X), "instead of a callable"),
     ],

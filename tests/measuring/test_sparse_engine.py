@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,31 @@ def test_measured_beside_torch() -> None:
     lines = side_by_side([network(0.8)], torch.randn(1, 3, 12, 12), seconds=0.1, memory=False)
     assert [line.runtime for line in lines] == ["torch", "podar"]
     assert all(line.measured is not None for line in lines)
+
+
+def test_memory_is_measured_too() -> None:
+    (_, line) = side_by_side([network(0.8)], torch.randn(1, 3, 12, 12), seconds=0.05)
+    assert line.measured is not None and line.measured.latency_ms["runtime"].startswith("podar-native")
+    assert (line.measured.memory_bytes or 0) > 10**6, line.measured.missing
+
+
+def test_without_the_native_package_the_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "podar_native", None)
+    torch_line, line = side_by_side([network(0.8)], torch.randn(1, 3, 12, 12), seconds=0.05, memory=False)
+    assert torch_line.measured is not None and line.measured is None
+    assert 'pip install "podar[sparse]"' in str(line.reason)
+
+
+def test_inputs_made_by_a_callable_leave_the_line_empty() -> None:
+    _, line = side_by_side([network(0.8)], lambda model: model(torch.ones(1, 3, 12, 12)), seconds=0.05, memory=False)
+    assert "give a tensor" in str(line.reason)
+
+
+def test_an_accelerated_model_can_be_measured() -> None:
+    x = torch.randn(1, 3, 12, 12)
+    fast = podar.accelerate(network(0.8), x, measure=False, tune=False)
+    assert not any(part.training for part in fast.modules())
+    assert podar.measure(fast, x, seconds=0.05, memory=False).latency_ms["p50"] > 0
 
 
 def test_a_program_file(tmp_path: Path) -> None:

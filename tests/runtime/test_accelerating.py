@@ -140,6 +140,15 @@ def test_inputs_that_do_not_fit() -> None:
         fast.train()
 
 
+def test_the_model_stays_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
+    model[1].eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    podar.accelerate(model, torch.ones(1, 3, 8, 8), measure=False, tune=False)
+    assert [part.training for part in model.modules()] == [True, True, False, True]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_nothing_to_run() -> None:
     class Sorts(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -131,10 +131,12 @@ def test_bad_files_and_inputs(tmp_path: Path) -> None:
     with pytest.raises(PodarError, match="does not fit"):
         podar.accelerate(path, x.astype(np.float64))
     fast = podar.accelerate(path, x, measure=False, tune=False)
-    with pytest.raises(PodarError, match="accelerate it again"):
+    with pytest.raises(PodarError, match="accelerate the file again"):
         fast(x[:, :, :10])
     with pytest.raises(PodarError, match="float16"):
         fast(x.astype(np.float16))
+    with pytest.raises(PodarError, match="cannot be given to a runtime"):
+        fast(torch.from_numpy(x).bfloat16())
     with pytest.raises(UsageError, match="cannot be trained"):
         fast.train()
 
