@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
-from podar import recipes, runs
+from podar import console, recipes, runs
 from podar import stages as podar_stages
 from podar.errors import PodarError, UsageError
+from podar.inspection import anatomy
 from podar.integrations.ultralytics import make_ready
 from podar.integrations.ultralytics.training import check_settings
 from podar.sources import open_source
@@ -61,6 +64,25 @@ def test_one_command_leaves_what_both_kinds_of_users_look_for(tmp_path: Path, sc
     assert sum(p.numel() for p in again.parameters()) == summary["after"]["params"]
     with torch.no_grad():
         again(torch.rand(1, 3, 64, 64))
+
+
+def test_blocks_are_ultralytics_layers() -> None:
+    source = open_source("yolo26n.yaml")
+    found, _ = anatomy(source, "yolo26n.yaml")
+    model: Any = source.build()
+    assert len(found["blocks"]) == len(model.model)
+    for number, (block, layer) in enumerate(zip(found["blocks"], model.model)):
+        assert (block["name"], block["module"]) == (f"{number} {type(layer).__name__}", f"model.{number}")
+        assert block["params"] == sum(p.numel() for p in layer.parameters())
+    assert sum(block["macs"] for block in found["blocks"]) == found["cost"]["macs"]
+    for group in found["groups"]:
+        assert group["name"].startswith(f"model.{group['block'].split()[0]}.")
+    screen = Console(file=io.StringIO(), width=100)
+    screen.print(*console.anatomy(found))
+    lines = [line.split() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    at = lines.index("2 C3k2 model.2 6.64 k 41.0 M".split())
+    assert lines[at + 3] == "m.0.cv1.conv channels 8 2.32 k 14.7 M".split()
+    assert "11 Upsample model.11 0 0".split() in lines
 
 
 @pytest.mark.slow
