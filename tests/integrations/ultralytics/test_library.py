@@ -201,6 +201,10 @@ def spoil_class(root: Path) -> None:
     label.write_text("9" + label.read_text()[1:])
 
 
+def spoil_word(root: Path) -> None:
+    (root / "labels" / "train" / "00001.txt").write_text("shirt 0.5 0.5 0.1 0.1\n")
+
+
 def spoil_image(root: Path) -> None:
     image = root / "images" / "train" / "00002.png"
     image.write_bytes(image.read_bytes()[:200])
@@ -222,7 +226,8 @@ def remove_training(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_class, "00001.*class 9"),
+        (spoil_class, "labels/train/00001.txt line 1 is of the class 9, and names: has 6"),
+        (spoil_word, "train has 1 damaged images or labels, first the label of .*00001.png: .*'shirt'"),
         (spoil_image, "00002.png"),
         (empty, "holds no images"),
         (remove, "missing path|images not found"),
@@ -239,9 +244,16 @@ def test_bad_data_is_said_in_one_sentence(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("model", ["yolo26n-seg.yaml", "yolo26n-obb.yaml", "yolo26n-pose.yaml"])
-def test_labels_of_another_task(scenes: Callable[[str], Path], model: str) -> None:
-    with pytest.raises(PodarError, match=r"another task|Segment dataset|requires|not boxes"):
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("yolo26n-seg.yaml", "line 1 is a box, so of another task: segment needs polygons"),
+        ("yolo26n-obb.yaml", "line 1 is a box, so of another task: obb needs rotated rectangles"),
+        ("yolo26n-pose.yaml", "of another task than pose"),
+    ],
+)
+def test_labels_of_another_task(scenes: Callable[[str], Path], model: str, message: str) -> None:
+    with pytest.raises(PodarError, match=message):
         open_source(model, str(scenes("detect")), image_size=64)
 
 
