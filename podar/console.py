@@ -92,24 +92,14 @@ def anatomy(inspected: Mapping[str, Any]) -> Iterator[Any]:
         f"{numbers.size(cost['bytes'])} of weights, {numbers.size(cost['memory_bytes'])} of activations at the peak",
     )
     groups: Sequence[Mapping[str, Any]] = inspected["groups"]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name, justify in (("group", "left"), ("kind", "left"), ("size", "right"), ("parameters", "right")):
-        table.add_column(name, justify=justify, overflow="fold")  # pyright: ignore[reportArgumentType]
-    table.add_column("in step with", overflow="fold")
-    block = ""
-    for group in groups:
-        if group.get("block", "") != block:
-            block = group["block"]
-            table.add_row(Text(block, style="bold"))
-        stays = " (stays, its heads go)" if group["held"] else ""
-        table.add_row(
-            group["name"],
-            group["kind"] + stays,
-            str(group["size"]),
-            numbers.count(group["params"]),
-            Text(", ".join(group["tied"]), style="dim"),
-        )
-    yield table if groups else Text("Nothing in this model can be pruned.")
+    blocks: Sequence[Mapping[str, Any]] = inspected["blocks"]
+    if groups or blocks:
+        yield _groups(groups, blocks)
+    if groups:
+        lies = "; beside a block's name, what lies in it" if blocks else ""
+        yield Text(f"Beside a group, what goes with all of it{lies}.", style="dim")
+    else:
+        yield Text("Nothing in this model can be pruned.")
     reasons = inspected["frozen_by_reason"]
     if not reasons:
         yield Text("Nothing is frozen.")
@@ -120,6 +110,40 @@ def anatomy(inspected: Mapping[str, Any]) -> Iterator[Any]:
         yield Text.assemble(f"  {len(axes):>4}  {reason}: ", (", ".join(axes[:2]) + more, "dim"))
     if len(reasons) > _MOST_FROZEN:
         yield Text(f"        and {len(reasons) - _MOST_FROZEN} more reasons (--json lists all)", style="dim")
+
+
+def _groups(groups: Sequence[Mapping[str, Any]], blocks: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a group, under its block where the library numbers them: names then go on from its module's."""
+    from podar.reports import numbers
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("group", overflow="fold")
+    table.add_column("kind", overflow="fold")
+    for name in ("size", "parameters", "MACs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("in step with", overflow="fold")
+
+    def add(group: Mapping[str, Any], inside: str) -> None:
+        stays = " (stays, its heads go)" if group["held"] else ""
+        table.add_row(
+            group["name"].removeprefix(inside),
+            group["kind"] + stays,
+            str(group["size"]),
+            numbers.count(group["params"]),
+            numbers.count(group["macs"]),
+            Text(", ".join(name.removeprefix(inside) for name in group["tied"]), style="dim"),
+        )
+
+    for group in groups:
+        if group["block"] is None:
+            add(group, "")
+    for block in blocks:
+        held = (Text(numbers.count(block[kind]), style="bold") for kind in ("params", "macs"))
+        table.add_row(Text(block["name"], style="bold"), Text(block["module"], style="dim"), "", *held)
+        for group in groups:
+            if group["block"] == block["name"]:
+                add(group, f"{block['module']}.")
+    return table
 
 
 @contextmanager

@@ -28,26 +28,29 @@ _FILES = (".onnx", ".xml", ".pt2", ".podar")
 def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
     """Groups, costs and frozen axes of a model.
 
-    **Returns:** plain data, and the graph itself. `params` of a group is what would go if all of it went;
-    `block`, where the model's library numbers its blocks, the one that its first member lies in.
+    **Returns:** plain data, and the graph itself. `params` and `macs` of a group are what would go if all of it went.
+    `blocks`, where the model's library numbers them: what lies in each; a group is of the `block` that makes it.
     """
     inputs = source.inputs()
     built = source.build()
     graph = source.trace(built, inputs)
     whole = np.ones(len(graph.ties.families))
-    total = graph.costs.value("params", whole)
+    blocks = _blocks(source.blocks(built), graph)
     groups = []
     for group in graph.groups:
         without = whole.copy()
         without[list(group.families)] = 0
-        block = {} if source.block is None else {"block": source.block(built, group.name)}
+        maker = group.name.partition("[")[0].partition(" ")[0]
         groups.append(
             {
                 "name": group.name,
-                **block,
+                "block": next((block["name"] for block in blocks if _within(maker, block["module"])), None),
                 "kind": group.kind,
                 "size": group.size,
-                "params": round(total - graph.costs.value("params", without)),
+                **{
+                    kind: round(graph.costs.value(kind, whole) - graph.costs.value(kind, without))
+                    for kind in ("params", "macs")
+                },
                 "tied": list(group.tied),
                 "held": group.held,
                 "members": [{"name": name, "dim": dim} for name, dim in group.members],
@@ -61,12 +64,31 @@ def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
         "inputs": _shapes(inputs),
         "cost": graph.cost().to_json(),
         "layers": [name for name, (_, _, own) in graph.elements.items() if own],
+        "blocks": blocks,
         "groups": groups,
         "frozen": [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen],
         "frozen_by_reason": dict(sorted(by_reason.items(), key=lambda item: -len(item[1]))),
         "notes": list(source.notes),
     }
     return found, graph
+
+
+def _blocks(called: Mapping[str, str], graph: Graph) -> list[dict[str, Any]]:
+    """What lies in each numbered block: its parameters, a tensor that several share where it stands first, and MACs."""
+    macs = graph.costs.macs_by_module(np.ones(len(graph.ties.families)))
+    return [
+        {
+            "name": name,
+            "module": path,
+            "params": sum(n for tensor, (n, _, own) in graph.elements.items() if own and _within(tensor, path)),
+            "macs": sum(n for module, n in macs.items() if _within(module, path)),
+        }
+        for path, name in called.items()
+    ]
+
+
+def _within(name: str, module: str) -> bool:
+    return f"{name}.".startswith(f"{module}.")
 
 
 def export_file(source: Source, format: str, out: Path | None) -> dict[str, Any]:

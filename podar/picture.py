@@ -1,10 +1,15 @@
-"""A picture of a model's groups: one row a layer, one line a group through the layers that it ties together (SVG)."""
+"""A picture of a model's groups: one row a layer, one line a group through the layers that it ties together (SVG).
+
+Where the model's library numbers its blocks, each has a row of its own above its layers.
+"""
 
 from __future__ import annotations
 
 import colorsys
 from html import escape
 from typing import Any
+
+from podar.reports import numbers
 
 ROW, LANE, TEXT = 16, 14, 330
 
@@ -15,31 +20,29 @@ def draw(found: dict[str, Any]) -> str:
     A filled dot: the layer makes the units of the group; an open one: it reads them, or they go along (norms, buffers).
     Hovering over a dot names the group, over a grey layer the reason why it is frozen.
     """
-    layers: list[str] = []
-    place: dict[str, int] = {}
+    rows, place = _rows(found)
     reasons: dict[str, str] = {}
     for item in found["frozen"]:
         reasons.setdefault(_layer(item["name"]), f"{item['name']} dim {item['dim']}: {item['reason']}")
-    for name in found["layers"]:
-        if _layer(name) not in place:
-            place[_layer(name)] = len(layers)
-            layers.append(_layer(name))
     groups = [g for g in found["groups"] if g["members"]]
     spans = []
     for group in groups:
-        rows = sorted({place[_layer(m["name"])] for m in group["members"] if _layer(m["name"]) in place})
-        spans.append((rows[0], rows[-1]) if rows else (0, 0))
+        crossed = sorted({place[_layer(m["name"])] for m in group["members"] if _layer(m["name"]) in place})
+        spans.append((crossed[0], crossed[-1]) if crossed else (0, 0))
     lanes = _lanes(spans)
     width = max(640, TEXT + LANE * (max(lanes, default=0) + 2))
-    height = ROW * (len(layers) + 3)
+    height = ROW * (len(rows) + 3)
     busy = {_layer(m["name"]) for g in groups for m in g["members"]}
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
         f'font-size="11"><rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="8" y="16" font-size="13">{escape(found["model"])}: {len(groups)} groups over {len(layers)} layers; '
+        f'<text x="8" y="16" font-size="13">{escape(found["model"])}: {len(groups)} groups over {len(place)} layers; '
         "● makes, ○ goes along</text>",
     ]
-    for k, layer in enumerate(layers):
+    for k, layer in enumerate(rows):
+        if place.get(layer) != k:
+            out.append(f'<text x="8" y="{_y(k) + 4}" font-weight="bold">{escape(layer)}</text>')
+            continue
         colour = "#222" if layer in busy else "#aaa"
         title = f"<title>{escape(reasons[layer])}</title>" if layer in reasons else ""
         shown = layer if len(layer) < 50 else "…" + layer[-48:]
@@ -63,6 +66,18 @@ def draw(found: dict[str, Any]) -> str:
                     f"<title>{title}</title></circle>"
                 )
     return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def _rows(found: dict[str, Any]) -> tuple[list[str], dict[str, int]]:
+    """What stands in each row, a layer or a block's title, and the row of each layer."""
+    rest = list(dict.fromkeys(_layer(name) for name in found["layers"]))
+    rows: list[str] = []
+    for block in found["blocks"]:
+        params, macs = numbers.count(block["params"]), numbers.count(block["macs"])
+        rows.append(f"{block['name']}: {params} parameters, {macs} MACs")
+        rows += [layer for layer in rest if f"{layer}.".startswith(f"{block['module']}.")]
+    rows = [layer for layer in rest if layer not in rows] + rows
+    return rows, {layer: rows.index(layer) for layer in rest}
 
 
 def _layer(tensor: str) -> str:

@@ -41,7 +41,7 @@ class Source:
     - `export(model, folder, stem, inputs, format)`: writes `folder/stem` with the format's suffix.
     - `samples(model)`: where the data are of a library's own form, training batches (inputs, targets) and the loss.
     - `importance`: the criterion that serves such a model and data best.
-    - `block(model, name)`: where the library numbers its blocks, the one that a module belongs to.
+    - `blocks(model)`: where the library numbers blocks, their paths in its order and what it calls each; else empty.
     - `pictures(dense, model, folder)`: where the data are of a library's own form (`data` is None then), pictures of
       both models' answers; None otherwise. `about_data`: one line about such data.
     - `notes`: what the user should know, one sentence each: converted images, untrained weights.
@@ -62,7 +62,7 @@ class Source:
     export: Callable[..., Exported]
     samples: Callable[[nn.Module], tuple[Any, Callable[..., Tensor]]] | None = None
     importance: str = "magnitude"
-    block: Callable[[nn.Module, str], str] | None = None
+    blocks: Callable[[nn.Module], dict[str, str]] = lambda _: {}
     pictures: Callable[[nn.Module, nn.Module, Path], list[dict[str, str]]] | None = None
     about_data: str | None = None
     notes: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ def open_source(
         figures=lambda _: {},
         save=library.save if library else lambda _, folder: None,
         export=exported,
-        block=library.block if library else None,
+        blocks=library.blocks if library else lambda _: {},
         notes=tuple(notes),
     )
 
@@ -200,7 +200,7 @@ def _library_source(
         export=library.export,
         samples=data.samples if data is not None else None,
         importance=data.importance if data is not None else "magnitude",
-        block=library.block,
+        blocks=library.blocks,
         pictures=data.pictures if data is not None else None,
         about_data=data.about if data is not None else None,
         notes=notes,

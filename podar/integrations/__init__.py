@@ -59,7 +59,7 @@ class Library:
     - `inputs(model, side)`: example inputs of that side.
     - `save(model, folder)`: writes the file that the library loads, beside podar's own.
     - `export(model, folder, stem, inputs, format)`: as `podar.export`, by the library's exporter.
-    - `block(model, name)`: the block that a module belongs to, in the library's own numbering.
+    - `blocks(model)`: paths of the modules that the library numbers, in its order, and what it calls each.
     - `open_data(model, spec, side)`: the data set, or None where `spec` is not of the library's own form.
     """
 
@@ -69,7 +69,7 @@ class Library:
     inputs: Callable[[nn.Module, int], Any]
     save: Callable[[nn.Module, Path], None]
     export: Callable[..., Exported]
-    block: Callable[[nn.Module, str], str]
+    blocks: Callable[[nn.Module], dict[str, str]]
     open_data: Callable[[nn.Module, str, int | None], LibraryData | None]
 
 

@@ -51,6 +51,8 @@ def read_checkpoint(path: Path, trust: bool = False) -> nn.Module:
             "add --trust if you know where the file comes from."
         ) from refused
     except Exception as error:
+        if "PytorchStreamReader" in str(error):
+            raise PodarError(f"{path} is damaged or was cut short: copy or download it again.") from error
         # torch puts its reason after a page of advice that ours replaces.
         said = " ".join(
             str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split()

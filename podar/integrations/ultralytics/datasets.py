@@ -29,6 +29,7 @@ _METRICS = {
     "metrics/accuracy_top5": "accuracy_top5",
 }
 _PICTURES = 6
+_BOX = 5  # words of a label that is a box: class, centre, width, height
 
 
 def open_data(model: Any, spec: str, side: int | None) -> LibraryData:
@@ -198,24 +199,24 @@ def _check_labels(spec: str, split: str, data: dict[str, Any], task: str, side: 
     try:
         read = YOLODataset(img_path=data[split], imgsz=side, augment=False, data=data, task=task, batch_size=1)
     except Exception as error:
-        cause = _complaint(data, data[split])
+        cause = _complaint(data, data[split], task)
         raise PodarError(f"{spec}: {cause or said(error)}") from error
     cache = Path(read.label_files[0]).parent.with_suffix(".cache")
     if cache.is_file():
         kept = load_dataset_cache_file(cache)
         corrupt = kept["results"][3]
         if corrupt:
-            _complaint(data, data[split])  # raises, with better words, where an image is no image at all
             first = next((said(ValueError(m)) for m in kept["msgs"] if "corrupt" in m), "")
-            raise PodarError(f"{spec}: {split} has {corrupt} damaged images or labels, first {first}")
+            cause = _complaint(data, data[split], task) or f"the label of {first}"
+            raise PodarError(f"{spec}: {split} has {corrupt} damaged images or labels, first {cause}")
     if not any(len(label["cls"]) for label in read.labels):
         raise PodarError(f"{spec}: no image of {split} has a label: labels/… lie beside images/….")
     if task in SHAPED and any(len(label["cls"]) != len(label["segments"]) for label in read.labels):
         raise PodarError(f"{spec}: labels of {split} are of another task: {task} needs {SHAPED[task]}, not boxes.")
 
 
-def _complaint(data: dict[str, Any], place: Any) -> str:
-    """What is wrong where Ultralytics says no more than that it found nothing: the first image or label at fault."""
+def _complaint(data: dict[str, Any], place: Any, task: str) -> str:
+    """The first image or label at fault, where Ultralytics names none, or no line; "" where all look right here."""
     for image in _images(place):
         _refuse_damaged(image)
         label = Path(str(image).replace("/images/", "/labels/")).with_suffix(".txt")
@@ -225,6 +226,8 @@ def _complaint(data: dict[str, Any], place: Any) -> str:
             word = line.split()[:1]
             if word and word[0].isdigit() and int(word[0]) >= data["nc"]:
                 return f"{label} line {number} is of the class {word[0]}, and names: has {data['nc']}."
+            if task in SHAPED and len(line.split()) == _BOX:
+                return f"{label} line {number} is a box, so of another task: {task} needs {SHAPED[task]}."
     return ""
 
 

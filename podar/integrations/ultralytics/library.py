@@ -47,13 +47,9 @@ def _export(model: nn.Module, folder: Path, stem: str, inputs: Any, format: str)
     return export(model, folder, stem, inputs, format)
 
 
-def _block(model: Any, name: str) -> str:
-    """As in Ultralytics' own table of layers: `6 C3k2`; empty for what lies in none."""
-    kind, _, rest = name.partition(".")
-    number = rest.partition(".")[0].partition("[")[0]
-    if kind != "model" or not number.isdigit() or int(number) >= len(model.model):
-        return ""
-    return f"{number} {type(model.model[int(number)]).__name__}"
+def _blocks(model: Any) -> dict[str, str]:
+    """As in Ultralytics' own table of layers: `model.6` is `6 C3k2`."""
+    return {f"model.{k}": f"{k} {type(layer).__name__}" for k, layer in enumerate(model.model)}
 
 
 def _open_data(model: Any, spec: str, side: int | None) -> LibraryData | None:
@@ -65,4 +61,4 @@ def _open_data(model: Any, spec: str, side: int | None) -> LibraryData | None:
     return open_data(model, spec, side)
 
 
-LIBRARY = Library(_trace, prune, _figures, _inputs, _save, _export, _block, _open_data)
+LIBRARY = Library(_trace, prune, _figures, _inputs, _save, _export, _blocks, _open_data)

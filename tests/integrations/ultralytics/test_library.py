@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
-from podar import recipes, runs
+from podar import console, recipes, runs
 from podar import stages as podar_stages
 from podar.errors import PodarError, UsageError
+from podar.inspection import anatomy
 from podar.integrations.ultralytics import make_ready
 from podar.integrations.ultralytics.training import check_settings
 from podar.sources import open_source
@@ -61,6 +64,25 @@ def test_one_command_leaves_what_both_kinds_of_users_look_for(tmp_path: Path, sc
     assert sum(p.numel() for p in again.parameters()) == summary["after"]["params"]
     with torch.no_grad():
         again(torch.rand(1, 3, 64, 64))
+
+
+def test_blocks_are_ultralytics_layers() -> None:
+    source = open_source("yolo26n.yaml")
+    found, _ = anatomy(source, "yolo26n.yaml")
+    model: Any = source.build()
+    assert len(found["blocks"]) == len(model.model)
+    for number, (block, layer) in enumerate(zip(found["blocks"], model.model)):
+        assert (block["name"], block["module"]) == (f"{number} {type(layer).__name__}", f"model.{number}")
+        assert block["params"] == sum(p.numel() for p in layer.parameters())
+    assert sum(block["macs"] for block in found["blocks"]) == found["cost"]["macs"]
+    for group in found["groups"]:
+        assert group["name"].startswith(f"model.{group['block'].split()[0]}.")
+    screen = Console(file=io.StringIO(), width=100)
+    screen.print(*console.anatomy(found))
+    lines = [line.split() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    at = lines.index("2 C3k2 model.2 6.64 k 41.0 M".split())
+    assert lines[at + 3] == "m.0.cv1.conv channels 8 2.32 k 14.7 M".split()
+    assert "11 Upsample model.11 0 0".split() in lines
 
 
 @pytest.mark.slow
@@ -179,6 +201,10 @@ def spoil_class(root: Path) -> None:
     label.write_text("9" + label.read_text()[1:])
 
 
+def spoil_word(root: Path) -> None:
+    (root / "labels" / "train" / "00001.txt").write_text("shirt 0.5 0.5 0.1 0.1\n")
+
+
 def spoil_image(root: Path) -> None:
     image = root / "images" / "train" / "00002.png"
     image.write_bytes(image.read_bytes()[:200])
@@ -200,7 +226,8 @@ def remove_training(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_class, "00001.*class 9"),
+        (spoil_class, "labels/train/00001.txt line 1 is of the class 9, and names: has 6"),
+        (spoil_word, "train has 1 damaged images or labels, first the label of .*00001.png: .*'shirt'"),
         (spoil_image, "00002.png"),
         (empty, "holds no images"),
         (remove, "missing path|images not found"),
@@ -217,9 +244,16 @@ def test_bad_data_is_said_in_one_sentence(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("model", ["yolo26n-seg.yaml", "yolo26n-obb.yaml", "yolo26n-pose.yaml"])
-def test_labels_of_another_task(scenes: Callable[[str], Path], model: str) -> None:
-    with pytest.raises(PodarError, match=r"another task|Segment dataset|requires|not boxes"):
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("yolo26n-seg.yaml", "line 1 is a box, so of another task: segment needs polygons"),
+        ("yolo26n-obb.yaml", "line 1 is a box, so of another task: obb needs rotated rectangles"),
+        ("yolo26n-pose.yaml", "of another task than pose"),
+    ],
+)
+def test_labels_of_another_task(scenes: Callable[[str], Path], model: str, message: str) -> None:
+    with pytest.raises(PodarError, match=message):
         open_source(model, str(scenes("detect")), image_size=64)
 
 

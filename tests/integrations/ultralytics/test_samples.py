@@ -74,15 +74,3 @@ def test_labels_are_cut_with_their_images() -> None:
     assert one.batch["batch_idx"].tolist() == [0, 0, 0]
     assert one.batch["bboxes"][:, 0].tolist() == [12, 16, 20]
     assert one.batch["im_file"] == ["c"]
-
-
-def test_blocks_are_ultralytics_layers(scenes: Callable[[str], Path]) -> None:
-    from podar.inspection import anatomy
-
-    source = open_source("yolo26n.yaml")
-    found, _ = anatomy(source, "yolo26n.yaml")
-    model = blueprint("yolo26n.yaml", {}, False).make()
-    for group in found["groups"]:
-        number, kind = group["block"].split()
-        assert group["name"].startswith(f"model.{number}.")
-        assert kind == type(model.model[int(number)]).__name__  # type: ignore[index]
