@@ -1,0 +1,141 @@
+"""The Typer application: options that stand anywhere, errors in one sentence, results on the screen or as JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from podar.errors import PodarError
+
+_EVERYWHERE = ("--json", "--quiet", "--debug")
+
+
+@dataclass
+class Common:
+    """The options that every command knows, and the command line as typed."""
+
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
+    command: str = "podar"
+
+
+common = Common()
+
+
+class _Podar(TyperGroup):
+    """Takes --json, --quiet and --debug before or after the command's name, and says errors in one sentence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        common.command = shlex.join(["podar", *args])
+        end = args.index("--") if "--" in args else len(args)
+        hoisted = [arg for arg in args[:end] if arg in _EVERYWHERE]
+        rest = [arg for arg in args[:end] if arg not in _EVERYWHERE] + args[end:]
+        return super().parse_args(ctx, hoisted + rest)
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                if not sys.warnoptions:
+                    warnings.simplefilter("ignore")  # libraries warn their programmers; podar's users are others
+                code = super().main(*args, standalone_mode=False, **extra)
+        except BaseException as error:
+            code = _told(error)
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _told(error: BaseException) -> int:
+    """Say an error in one sentence; returns the exit code."""
+    from podar import console
+
+    if isinstance(error, SystemExit) and error.code == 130:  # Typer's answer to Ctrl-C, without a word
+        error = KeyboardInterrupt()
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if common.debug:
+        traceback.print_exception(error)
+    if hasattr(error, "format_message"):  # Typer's own: an unknown option, a missing argument
+        console.fail(f"{error.format_message().rstrip('.')}; podar --help lists what there is")  # pyright: ignore[reportAttributeAccessIssue]
+        return 2
+    if isinstance(error, PodarError):
+        console.fail(str(error))
+        return error.exit_code
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        console.fail("interrupted; no file was left half-written")
+        return 1
+    where = "" if common.debug else "; run again with --debug for the details, and please report it"
+    reason = (str(error).splitlines() or [""])[0]
+    console.fail(f"unexpected {type(error).__name__}{f' ({reason})' if reason else ''}{where}")
+    return 1
+
+
+app = typer.Typer(
+    cls=_Podar,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="--json, --quiet and --debug may stand anywhere on the line.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import podar
+
+        typer.echo(f"podar {podar.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _everywhere(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print podar's version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make a trained PyTorch network smaller and faster, keep its accuracy, and prove it with measurements."""
+    common.json, common.quiet, common.debug = as_json, quiet, debug
+
+
+@contextmanager
+def working(first: str = "") -> Generator[Any]:
+    """A progress bar to tell (None where nobody looks); `first` is what it says before it is told anything."""
+    from podar import console
+
+    with console.progress(common.quiet or common.json) as progress:
+        if progress and first:
+            progress(first, 0, 0, {})
+        yield progress
+
+
+def end(summary: dict[str, Any], folder: Path, report: Path | None = None) -> None:
+    """The end of a run: the table and the report's path, or the summary as JSON."""
+    from podar import console, runs
+
+    if common.json:
+        print_json(summary)
+        return
+    screen = console.out()
+    for piece in console.headline(summary):
+        screen.print(piece)
+    screen.print(f"Report: {report or folder / runs.REPORT}", markup=False, soft_wrap=True)
+
+
+def print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")

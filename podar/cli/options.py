@@ -1,0 +1,92 @@
+"""Options that several commands share, and what their values complete to in a shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def complete_models(incomplete: str) -> list[str]:
+    from podar.sources import complete_model
+
+    return complete_model(incomplete)
+
+
+def complete_data(incomplete: str) -> list[str]:
+    from podar.data import complete
+
+    return complete(incomplete)
+
+
+def complete_importances(incomplete: str) -> list[str]:
+    from podar.criteria import CRITERIA
+
+    return [name for name in CRITERIA if name.startswith(incomplete)]
+
+
+def complete_scopes(incomplete: str) -> list[str]:
+    from podar.allocate import SCOPES
+
+    return [name for name in SCOPES if name.startswith(incomplete)]
+
+
+def complete_formats(incomplete: str) -> list[str]:
+    from podar.exporters import FORMATS
+
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def complete_runtimes(incomplete: str) -> list[str]:
+    from podar.measuring.runtimes import RUNTIMES
+
+    return [name for name in RUNTIMES if name.startswith(incomplete)]
+
+
+MODEL_HELP = (
+    "timm:NAME, torchvision:NAME, transformers:FOLDER, yolo26n.yaml, yolo26n.pt, FILE.py:FUNCTION, or a run's folder."
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_models)]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="A name (fashion-mnist), an image folder, an .npz, a Hugging Face folder.",
+        autocompletion=complete_data,
+    ),
+]
+Weights = Annotated[
+    str | None, typer.Option(metavar="FILE", help="The model's checkpoint: safetensors, or a state dict.")
+]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="NAME=VALUE", help="An argument of the model's constructor; may be repeated."),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load pickles that can run programs. Only for files whose origin you know.")
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", "--imgsz", min=1, metavar="PIXELS", help="Bring the images to this side."),
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the measured runtime.")]
+Seconds = Annotated[float, typer.Option(min=0.01, metavar="S", help="Time spent measuring each model.")]
+
+
+Epochs = Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning afterwards; 0 trains nothing.")]
+Exports = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FORMAT", help="Write this format too; may be repeated.", autocompletion=complete_formats),
+]
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="The run's folder. Default: runs/NAME.")]
+Protect = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="A layer that stays dense; may be repeated.")
+]
+Rate = Annotated[float | None, typer.Option(help="Peak learning rate. Default: chosen for the model.")]
+Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
+WeightImportance = Annotated[
+    str, typer.Option(help="What a weight's worth is judged by.", autocompletion=complete_importances)
+]
+WeightScope = Annotated[str, typer.Option(help="Who competes: global, local, uniform, er, erk or sensitivity.")]

@@ -1,0 +1,153 @@
+"""Commands that look at a model, a file or a run: inspect, export, bench, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from podar.cli.app import app, common, end, print_json, working
+from podar.cli.options import (
+    Data,
+    ImageSize,
+    Model,
+    ModelArg,
+    Seconds,
+    Threads,
+    Trust,
+    Weights,
+    complete_formats,
+    complete_models,
+    complete_runtimes,
+)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    weights: Weights = None,
+    model_arg: ModelArg = None,
+    trust: Trust = False,
+    explain: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Everything about one module or parameter.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Write a picture of the groups over the network.")
+    ] = None,
+) -> None:
+    """Show what can be pruned, what it costs, and what is frozen and why."""
+    from podar import console
+    from podar.files import write_atomic
+    from podar.inspection import anatomy
+    from podar.sources import open_source, parse_model_args
+
+    with working("trace"):
+        source = open_source(model, weights=weights, model_args=parse_model_args(model_arg or ()), trust=trust)
+        found, graph = anatomy(source, model)
+    if picture is not None:
+        from podar.picture import draw
+
+        write_atomic(picture, draw(found))
+    if explain is not None:
+        text = graph.explain(explain)
+        print_json({"explanation": text}) if common.json else console.out().print(text, markup=False)
+        return
+    if common.json:
+        print_json(found)
+        return
+    for piece in console.anatomy(found):
+        console.out().print(piece)
+
+
+@app.command()
+def export(
+    model: Model,
+    format: Annotated[str, typer.Option(help="The file's format.", autocompletion=complete_formats)] = "onnx",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: the model's name.")] = None,
+    weights: Weights = None,
+    model_arg: ModelArg = None,
+    data: Data = None,
+    trust: Trust = False,
+    image_size: ImageSize = None,
+) -> None:
+    """Write a deployable file and check it against the model; with --data on real inputs."""
+    from podar import console
+    from podar.inspection import export_file
+    from podar.sources import open_source, parse_model_args
+
+    with working("export"):
+        source = open_source(
+            model,
+            data,
+            weights=weights,
+            model_args=parse_model_args(model_arg or ()),
+            trust=trust,
+            image_size=image_size,
+        )
+        exported = export_file(source, format, out)
+    if common.json:
+        print_json(exported)
+    else:
+        console.out().print(
+            f"{exported['file']}: {exported['bytes']:,} bytes, agrees with the model to {exported['parity']:.1e} "
+            f"in {exported['runtime']}.",
+            markup=False,
+        )
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL…",
+            help="Models, exported files, or a run's folder (dense and pruned).",
+            autocompletion=complete_models,
+        ),
+    ],
+    weights: Weights = None,
+    model_arg: ModelArg = None,
+    threads: Threads = 1,
+    seconds: Seconds = 3.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs at a time.")] = 1,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Only this runtime; may be repeated.", autocompletion=complete_runtimes)
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Measure latency and memory on every runtime at hand; models and files are run in turn."""
+    from podar import console
+    from podar.inspection import bench_models
+    from podar.sources import parse_model_args
+
+    with working("measure"):
+        found = bench_models(
+            models,
+            weights=weights,
+            model_args=parse_model_args(model_arg or ()),
+            threads=threads,
+            seconds=seconds,
+            batch_size=batch_size,
+            runtimes=runtime or (),
+            trust=trust,
+        )
+    if common.json:
+        print_json(found)
+        return
+    for piece in console.measured(found):
+        console.out().print(piece)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: report.html in the run's folder.")] = None,
+) -> None:
+    """Write a run's report again, and show its table."""
+    from podar import reports, runs
+
+    summary = runs.summary(folder)
+    path = out or folder / runs.REPORT
+    reports.write(reports.RunRecord.from_folder(folder), path)
+    end(summary, folder, path)
