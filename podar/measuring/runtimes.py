@@ -228,9 +228,7 @@ def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threa
         try:
             runner = native.Runner(path, threads=threads)
         except (ValueError, KeyError, TypeError) as error:
-            raise PodarError(
-                f"{path} is not a program that the sparse engine can open: {first_line(error)}."
-            ) from error
+            raise PodarError(f"the sparse engine cannot open {path}: {first_line(error)}.") from error
         inputs = list(matched(path, program_wants(runner), example_inputs).values())
         stored = sum(layer["nonzeros"] for layer in runner.description["layers"])
         return Opened(name, lambda: runner.run(inputs), lambda: stored)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import getitem
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 from torch.fx.passes.tools_common import legalize_graph
 
-from podar.errors import PodarError, UsageError, sizes
+from podar.errors import PodarError, UsageError
 from podar.files import write_atomic
+from podar.runtime.calling import as_arguments, calling, check_on_cpu, tensors_in
 from podar.runtime.choosing import Decision, choose
 from podar.runtime.folding import exported
 from podar.runtime.host import by_kind, fastest
@@ -73,42 +74,34 @@ class Accelerated(nn.Module):
     program runs the whole model.
     """
 
-    def __init__(self, graph: fx.GraphModule, report: Acceleration, example: list[Tensor]) -> None:
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        report: Acceleration,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         super().__init__()
         self.network = graph
         self.report = report
-        self._shapes = [tuple(t.shape) for t in example]
-        self._types = [t.dtype for t in example]
         calls = [n for n in graph.graph.nodes if n.op == "call_function"]
         engine = [n for n in calls if n.target is torch.ops.podar.run_sparse.default]
         self._whole = len(engine) == 1 and all(n in engine or n.target is getitem for n in calls)
         self._direct = _direct(graph, engine[0]) if self._whole else None
+        self._calling = calling(model, args, kwargs, open_batch=self._whole)
         super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As the model's."""
-        if torch.compiler.is_compiling():
-            return self.network(*args, **kwargs)
-        given = self._check(args, kwargs)
-        # Where one program is the model and nobody watches the operators, the way through torch's dispatcher is saved.
-        if self._direct is not None and _unwatched(given):
-            return self._direct(given)
-        return self.network(*args, **kwargs)
+        """As the model's.
 
-    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-        given = list(tensors_in((args, kwargs)))
-        skip = 1 if self._whole else 0
-        if [tuple(t.shape)[skip:] for t in given] != [s[skip:] for s in self._shapes]:
-            raise PodarError(
-                f"this accelerated model was prepared for inputs of {_listed(self._shapes)} and got "
-                f"{_listed(tuple(t.shape) for t in given)}: accelerate the model again with an input of that shape."
-            )
-        for tensor, dtype in zip(given, self._types):
-            if tensor.dtype != dtype:
-                raise PodarError(
-                    f"this accelerated model takes {dtype} and got {tensor.dtype}: convert the input with .to({dtype})."
-                )
-        return given
+        **Raises:** `PodarError` for inputs that are not like the example's.
+        """
+        (args, kwargs), tensors = self._calling.fitted(args, kwargs)
+        # Where one program is the model and nobody watches the operators, the way through torch's dispatcher is saved.
+        if self._direct is not None and not torch.compiler.is_compiling() and _unwatched(tensors):
+            return self._direct(tensors)
+        return self.network(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Accelerated:
         """The engine only infers: train the model it was made from.
@@ -174,9 +167,8 @@ def accelerate(
     if not isinstance(model, nn.Module):
         raise UsageError(f"accelerate takes a torch module or an ONNX file, not a {type(model).__name__}.")
     args, kwargs = as_arguments(example_inputs)
-    example = list(tensors_in((args, kwargs)))
-    if not example:
-        raise UsageError("example_inputs holds no tensor: give the model's inputs.")
+    check_on_cpu(model)
+    example = tensors_in((args, kwargs))
     graph = exported(model, args, kwargs)
     batch = example[0].shape[0] if example[0].ndim else 1
     reasons = {
@@ -213,30 +205,7 @@ def accelerate(
     graph.delete_all_unused_submodules()
     graph.recompile()
     report = Acceleration(tuple(reports), by_kind((_kind(n), why) for n, why in reasons.items()), level)
-    return Accelerated(graph, report, example)
-
-
-def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs as positional and keyword arguments."""
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
-    if isinstance(example_inputs, Tensor):
-        return (example_inputs,), {}
-    raise UsageError("example_inputs is no tensor, tuple or dict: give the model's inputs.")
-
-
-def tensors_in(value: Any) -> Iterable[Tensor]:
-    """Every tensor inside nested arguments, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
+    return Accelerated(graph, report, model, args, kwargs)
 
 
 # --- regions --------------------------------------------------------------------------------------------------------
@@ -309,28 +278,39 @@ def _put_in(
         graph.graph.erase_node(node)
 
 
-def _direct(graph: fx.GraphModule, call: fx.Node) -> Any:
-    """Runs the one program that is the model on its input tensors; None where its outputs are not simply its."""
+@dataclass(frozen=True)
+class _Direct:
+    """Runs the one program that is the model on its input tensors.
+
+    - `wanted`: which of them the program reads; `which`: which of its outputs the model gives, in the form `shape`.
+    """
+
+    program: Tensor
+    wanted: tuple[int, ...]
+    which: tuple[int, ...]
+    shape: pytree.TreeSpec
+
+    def __call__(self, given: list[Tensor]) -> Any:
+        outputs = run_program(self.program, [given[i] for i in self.wanted])
+        return pytree.tree_unflatten([outputs[i] for i in self.which], self.shape)
+
+
+def _direct(graph: fx.GraphModule, call: fx.Node) -> _Direct | None:
+    """None where the model's outputs are not simply the program's."""
     information = getattr(graph.graph._codegen, "pytree_info", None)
     if information is None or information.out_spec is None:
         return None
-    places = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    places = [n for n in graph.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)]
     end = next(n for n in graph.graph.nodes if n.op == "output")
     leaves = pytree.tree_leaves(end.args[0])
     if any(not isinstance(n, fx.Node) or n.target is not getitem or n.args[0] is not call for n in leaves):
         return None
-    which = [n.args[1] for n in leaves]
+    which = tuple(n.args[1] for n in leaves)
     if len(set(which)) < len(which):
         return None  # outputs that share memory stay as they are
-    wanted = [places.index(n) for n in call.args[1]]  # type: ignore[union-attr, arg-type]
+    wanted = tuple(places.index(n) for n in call.args[1])  # type: ignore[union-attr, arg-type]
     program = getattr(graph, str(call.args[0].target))  # type: ignore[union-attr]
-    shape = information.out_spec
-
-    def run(given: list[Tensor]) -> Any:
-        outputs = run_program(program, [given[i] for i in wanted])
-        return pytree.tree_unflatten([outputs[i] for i in which], shape)
-
-    return run
+    return _Direct(program, wanted, which, information.out_spec)
 
 
 def _unwatched(given: list[Tensor]) -> bool:
@@ -374,7 +354,3 @@ def _first_reason(reasons: Mapping[fx.Node, str]) -> str:
 
 def _kind(node: fx.Node) -> str:
     return str(node.target).removeprefix("aten.")
-
-
-def _listed(shapes: Iterable[tuple[int, ...]]) -> str:
-    return ", ".join(map(sizes, shapes)) or "nothing"

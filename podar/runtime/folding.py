@@ -30,6 +30,7 @@ def exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             program = torch.export.export(model.eval(), args, kwargs or None, strict=False).run_decompositions({})
             module = program.module(**({"check_guards": False} if _HAS_GUARDS else {}))
             # A new module without torch's own checks of the shapes: Accelerated checks them, and allows other batches.
+            module.graph._tracer_cls = fx.Tracer  # type: ignore[union-attr]  # torch.export's cannot be unpickled
             module = fx.GraphModule(module, module.graph)  # type: ignore[arg-type]
     except Exception as error:  # torch.export raises dozens of kinds
         raise PodarError(f"torch.export cannot follow {type(model).__name__}: {first_line(error)}.") from error
@@ -64,7 +65,7 @@ def _fold_constants(module: fx.GraphModule) -> None:
     shapes = (aten.unsqueeze.default, aten.view.default, aten.expand.default, aten.slice.Tensor, aten.permute.default,
               aten.transpose.int, aten.clone.default)  # fmt: skip
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or node.target not in shapes:
+        if node.op != "call_function" or node.target not in shapes or node.meta["val"].dtype != torch.float32:
             continue
         try:
             tensor = node.target(constant_of(module, node.args[0]), *node.args[1:], **node.kwargs)
@@ -84,7 +85,7 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
         if node.target is not aten._native_batch_norm_legit_no_training.default:
             continue
         x, gamma, beta, running_mean, running_var, _, eps = node.args
-        if any(user.args[1] != 0 for user in node.users):
+        if any(user.args[1] != 0 for user in node.users) or x.meta["val"].dtype != torch.float32:
             continue
         try:
             mean, var = constant_of(module, running_mean).double(), constant_of(module, running_var).double()

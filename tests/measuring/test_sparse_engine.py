@@ -76,5 +76,5 @@ def test_a_program_file(tmp_path: Path) -> None:
     with pytest.raises(PodarError, match="does not fit"):
         open_in(None, tmp_path / "m.podar", torch.randn(2, 3, 12, 13), 1)
     (tmp_path / "broken.podar").write_bytes(b"broken")
-    with pytest.raises(PodarError, match="not a program"):
+    with pytest.raises(PodarError, match="sparse engine cannot open"):
         open_in(None, tmp_path / "broken.podar", x, 1)

@@ -140,6 +140,49 @@ def test_inputs_that_do_not_fit() -> None:
         fast.train()
 
 
+def test_a_factor_is_never_taken_from_the_example_in_silence() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+            return self.conv(x) * scale
+
+    x, model = torch.randn(1, 3, 8, 8), Scaled().eval()
+    fast = podar.accelerate(model, {"scale": 2.0, "x": x}, measure=False, tune=False)
+    compiled = torch.compile(fast, backend="eager")
+    with torch.no_grad():
+        assert_close(fast(x, 2.0), model(x, 2.0))
+        assert_close(compiled(x, scale=2.0), model(x, 2.0))
+    for run in (fast, compiled):
+        with pytest.raises(PodarError, match="scale was 2.0 when"):
+            run(x, scale=3.0)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_refused_with_the_reason(kind: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval().to(kind)
+    with pytest.raises(PodarError, match=f"works on {str(kind).removeprefix('torch.')}"):
+        podar.accelerate(model, torch.ones(1, 3, 8, 8, dtype=kind))
+
+
+def test_a_level_that_this_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODAR_SIMD", "avx10")
+    with pytest.raises(PodarError, match="PODAR_SIMD is avx10, and this processor runs .*scalar"):
+        podar.accelerate(nn.Conv2d(1, 1, 1), torch.randn(1, 1, 4, 4))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's own loader
+def test_saved_by_torch_and_loaded(tmp_path: Path) -> None:
+    x = torch.randn(1, 3, 8, 8)
+    for layers in ((nn.Conv2d(3, 8, 3), nn.ReLU()), (nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 5))):
+        fast = podar.accelerate(nn.Sequential(*layers).eval(), x, measure=False, tune=False)
+        torch.save(fast, tmp_path / "fast.pt")
+        again = torch.load(tmp_path / "fast.pt", weights_only=False)
+        assert torch.equal(again(x), fast(x))
+
+
 def test_the_model_stays_as_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
     model[1].eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ _OURS = {  # what podar's own options, or the run folder, say already
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Refuse arguments that Ultralytics does not know, or that podar has an option for.
 
-    **Raises:** `UsageError`, with the nearest valid name, or with what is wrong with a value.
+    **Raises:** `UsageError`, with the nearest valid name, or with what is wrong with a value; `PodarError` where a
+    teacher's file, or the package that an argument needs, is missing.
     """
     make_ready()
     from ultralytics.cfg import get_cfg, smart_value
@@ -56,9 +58,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if teacher and not Path(str(teacher)).expanduser().is_file():
         refuse_missing(str(teacher))
     try:
-        get_cfg(overrides={key: smart_value(v) if isinstance(v, str) else v for key, v in settings.items()})
+        read = get_cfg(overrides={key: smart_value(v) if isinstance(v, str) else v for key, v in settings.items()})
     except Exception as error:
         raise UsageError(said(error)) from error
+    if getattr(read, "quantize", None) == 8 and importlib.util.find_spec("modelopt") is None:
+        raise PodarError(
+            "quantize=8 trains by nvidia-modelopt, which is not installed: pip install nvidia-modelopt huggingface_hub."
+        )
 
 
 def train(
@@ -163,6 +169,7 @@ def said(error: BaseException) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error) or type(error).__name__)
     text = text.encode("ascii", "ignore").decode()
     text = " ".join(text.split()).partition(" Note dataset download")[0].partition(" See http")[0]
+    text = text.partition(" torch.cuda.is_available")[0]  # a page about graphics cards after "use device=cpu"
     text = text.replace("ignoring corrupt image/label: ", "")
     return text[:300].rstrip(". ") + "."
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,14 @@ def test_an_interrupted_training_is_kept_and_goes_on(
     assert count(out / "pruned.pt") == summary["after"]["params"]
 
 
+def knows(argument: str) -> bool:
+    """Whether the installed release has it; the oldest ones lack some."""
+    make_ready()
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    return argument in DEFAULT_CFG_DICT
+
+
 def test_unknown_arguments_name_the_nearest_and_ours_name_the_option() -> None:
     check_settings({"batch": 8, "lr0": 0.005})
     with pytest.raises(UsageError, match="did you mean batch=4"):
@@ -114,15 +123,14 @@ def test_unknown_arguments_name_the_nearest_and_ours_name_the_option() -> None:
         check_settings({"imgsz": 64})
 
 
-def distils() -> bool:
-    """Whether the installed release knows a teacher; the oldest ones do not."""
-    make_ready()
-    from ultralytics.utils import DEFAULT_CFG_DICT
+@pytest.mark.skipif("not knows('quantize')", reason="this Ultralytics trains nothing quantized")
+def test_what_quantized_training_needs_is_said_before_anything_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    with pytest.raises(PodarError, match="quantize=8 .*: pip install nvidia-modelopt"):
+        check_settings({"quantize": "8"})
 
-    return "distill_model" in DEFAULT_CFG_DICT
 
-
-needs_teachers = pytest.mark.skipif("not distils()", reason="this Ultralytics knows no distill_model")
+needs_teachers = pytest.mark.skipif("not knows('distill_model')", reason="this Ultralytics knows no distill_model")
 
 
 @needs_teachers
