@@ -15,10 +15,12 @@ from podar.cli.options import (
     ImageSize,
     Model,
     ModelArg,
+    NoDistill,
     Out,
     Protect,
     Rate,
     Seed,
+    Stop,
     Threads,
     Trust,
     WeightImportance,
@@ -84,9 +86,7 @@ def prune(
         list[str] | None,
         typer.Option(metavar="LAYER=KEPT", help="A fraction to keep of one layer (patterns work); may be repeated."),
     ] = None,
-    protect: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="A layer that keeps every channel; may be repeated.")
-    ] = None,
+    protect: Protect = None,
     multiple_of: Annotated[
         int | None,
         typer.Option(min=1, help="Round widths to multiples of this. Default: what the exported file's runtime likes."),
@@ -98,8 +98,8 @@ def prune(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images a step of fine-tuning. Default: 128; YOLO: Ultralytics' own.")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop fine-tuning after this time.")] = None,
-    no_distill: Annotated[bool, typer.Option("--no-distill", help="Do not learn from the unpruned model.")] = False,
+    seconds: Stop = None,
+    no_distill: NoDistill = False,
     image_size: ImageSize = None,
     threads: Threads = 1,
     seed: Seed = 0,
@@ -169,8 +169,8 @@ def sparsify(
     trust: Trust = False,
     lr: Rate = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step of fine-tuning. Default: 128.")] = None,
-    seconds: Annotated[float | None, typer.Option(metavar="S", help="Stop fine-tuning after this time.")] = None,
-    no_distill: Annotated[bool, typer.Option("--no-distill", help="Do not learn from the dense model.")] = False,
+    seconds: Stop = None,
+    no_distill: NoDistill = False,
     image_size: ImageSize = None,
     threads: Threads = 1,
     seed: Seed = 0,

@@ -80,9 +80,10 @@ Exports = Annotated[
     list[str] | None,
     typer.Option(metavar="FORMAT", help="Write this format too; may be repeated.", autocompletion=complete_formats),
 ]
+NoDistill = Annotated[bool, typer.Option("--no-distill", help="Do not learn from the model as it was.")]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="The run's folder. Default: runs/NAME.")]
 Protect = Annotated[
-    list[str] | None, typer.Option(metavar="PATTERN", help="A layer that stays dense; may be repeated.")
+    list[str] | None, typer.Option(metavar="PATTERN", help="A layer that stays as it is; may be repeated.")
 ]
 Rate = Annotated[float | None, typer.Option(help="Peak learning rate. Default: chosen for the model.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
@@ -90,3 +91,4 @@ WeightImportance = Annotated[
     str, typer.Option(help="What a weight's worth is judged by.", autocompletion=complete_importances)
 ]
 WeightScope = Annotated[str, typer.Option(help="Who competes: global, local, uniform, er, erk or sensitivity.")]
+Stop = Annotated[float | None, typer.Option(metavar="S", help="Stop fine-tuning after this time.")]
