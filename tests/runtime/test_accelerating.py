@@ -103,6 +103,28 @@ def test_convnext_and_one_dimension() -> None:
     check(thinned(sequence, 0.5), torch.randn(3, 4, 40))
 
 
+def test_one_dimension_is_one_program() -> None:
+    layers = [
+        nn.Conv1d(4, 32, 9, padding=4), nn.BatchNorm1d(32), nn.SiLU(), nn.Conv1d(32, 16, 5, stride=2),
+        nn.MaxPool1d(3, 2, 1), nn.Conv1d(16, 16, 3, dilation=2, groups=2), nn.AvgPool1d(2), nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(), nn.Linear(16, 5),
+    ]  # fmt: skip
+    fast = check(thinned(nn.Sequential(*layers)), torch.randn(2, 4, 64))
+    assert not fast.report.host, fast.report
+    assert [layer.name for layer in fast.report.regions[0].layers] == ["0", "3", "5", "9"]
+
+
+def test_an_image_without_a_batch_axis_is_no_batch_of_rows() -> None:
+    layers = nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2), nn.Conv2d(3, 3, 1)
+    x = torch.randn(3, 3, 16, 16)[0]
+    for count in range(2, 5):
+        model = nn.Sequential(*layers[:count]).eval()
+        with pytest.raises(PodarError, match="nothing in Sequential"):
+            podar.accelerate(model, x, measure=False, tune=False)
+    with pytest.raises(PodarError, match="nothing in Sequential"):
+        podar.accelerate(nn.Sequential(*layers), x, measure=False, tune=False)
+
+
 def test_tuned_and_remembered(tmp_path: Path) -> None:
     model = thinned(nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 40, 1), nn.SiLU()), 0.9)
     x = torch.randn(1, 3, 24, 24)
