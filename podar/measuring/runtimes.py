@@ -227,7 +227,7 @@ def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threa
             return _open_accelerated(path, example_inputs, threads, name)
         try:
             runner = native.Runner(path, threads=threads)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise PodarError(f"the sparse engine cannot open {path}: {first_line(error)}.") from error
         inputs = list(matched(path, program_wants(runner), example_inputs).values())
         stored = sum(layer["nonzeros"] for layer in runner.description["layers"])
