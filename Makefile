@@ -21,7 +21,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: check-spills test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
+.PHONY: check-spills engine test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
 
 install: $(INSTALLED) $(NATIVE)
 
@@ -72,14 +72,17 @@ test-zoo: $(INSTALLED)
 
 # The engine's C++ tests, alone (and then torch beside it over thousands of shapes), under the address and
 # undefined-behaviour sanitizers, and as aarch64 under qemu (Debian: g++-aarch64-linux-gnu and qemu-user-static).
-test-native: $(INSTALLED) $(NATIVE)
-	cmake -S native -B build/native -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON >/dev/null
-	cmake --build build/native && build/native/test_engine
+test-native: $(INSTALLED) $(NATIVE) engine
+	build/native/test_engine
 	$(BIN)/python -m pytest -m slow tests/runtime
 
+engine:
+	cmake -S native -B build/native -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON >/dev/null
+	cmake --build build/native
+
 # The disassembly of the vector kernels: no sum of an innermost loop may live on the stack (x86-64, binutils).
-check-spills: test-native
-	$(BIN)/python native/tests/spills.py build/native/CMakeFiles/podar_engine.dir/src/kernels_avx2.cpp.o build/native/CMakeFiles/podar_engine.dir/src/kernels_avx512.cpp.o
+check-spills: engine
+	$(PYTHON) native/tests/spills.py build/native/CMakeFiles/podar_engine.dir/src/kernels_avx2.cpp.o build/native/CMakeFiles/podar_engine.dir/src/kernels_avx512.cpp.o
 
 sanitize:
 	cmake -S native -B build/sanitized -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON -DPODAR_SANITIZE=ON -DCMAKE_BUILD_TYPE=Debug >/dev/null

@@ -38,7 +38,7 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, np.ndarray]]:
     elif hasattr(value, "detach"):  # a torch tensor
         try:
             yield path, value.detach().cpu().numpy()
-        except TypeError as error:
+        except (TypeError, NotImplementedError) as error:  # bfloat16; a tensor without data
             raise PodarError(f"the input {path or 'tensor'} cannot be given to a runtime: {error}.") from error
     elif isinstance(value, Mapping):
         for key, item in value.items():

@@ -44,6 +44,7 @@ def test_arrays_that_lie_apart_come_out_in_one_piece() -> None:
         ((X.astype(np.float16), IDS), "float16"),
         ((X, IDS.ravel()), "ids is any×5 int64, the one given is 10 int64"),
         ((torch.zeros(2, 3, dtype=torch.bfloat16), IDS), "cannot be given to a runtime"),
+        ((torch.zeros(2, 3, device="meta"), IDS), "cannot be given to a runtime"),
     ],
 )
 def test_what_does_not_fit_is_said(inputs: object, words: str) -> None:

@@ -25,7 +25,8 @@ class Runner:
       best that this processor runs.
     - `verify`: also compare the file's digest (reads all of it).
 
-    **Raises:** `ValueError` for what is no program, a level this processor does not run, fewer than one thread.
+    **Raises:** `ValueError` for what is no program, a level this processor does not run, fewer than one thread;
+    `OSError` for a file that cannot be read.
 
     ```python
     run = Runner("model.podar")

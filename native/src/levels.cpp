@@ -5,7 +5,7 @@ namespace podar {
 
 std::vector<const Level*> levels() {
   std::vector<const Level*> found;
-#if defined(__x86_64__)
+#if defined(PODAR_AVX)  // CMakeLists.txt: its kernels are part of this build
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&

@@ -3,14 +3,18 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace podar {
 namespace {
+
+constexpr int kMost = 256;  // more threads than this no layer has work for
 
 struct Pool {
   std::mutex one_job;
@@ -60,9 +64,11 @@ void in_parallel(int n, void (*part)(void*, int, int), void* context) {
     for (int i = 0; i < n; ++i) part(context, i, n);
     return;
   }
-  while (p.started < n - 1) {
-    const int index = ++p.started;
-    std::thread(&Pool::work, &p, index, p.round.load()).detach();
+  n = std::min(n, kMost);
+  try {
+    for (; p.started < n - 1; ++p.started) std::thread(&Pool::work, &p, p.started + 1, p.round.load()).detach();
+  } catch (const std::system_error&) {
+    n = p.started + 1;  // the system gives no more: those that there are do the work
   }
   {
     std::lock_guard<std::mutex> hold(p.lock);

@@ -3,7 +3,8 @@
 
 namespace podar {
 
-// Calls part(context, i, n) for i in 0..n, each on a thread of its own; serially where another engine is using the pool.
+// Calls part(context, i, n) for i in 0..n, each on a thread of its own; serially where another engine is using the pool,
+// and with a smaller n where the system does not give so many threads.
 void in_parallel(int n, void (*part)(void* context, int i, int n), void* context);
 
 template <class F>

@@ -1,15 +1,18 @@
 // The engine alone, against a plain loop: random convolutions on every level, over memory that ends at guard pages.
 // `make sanitize` runs it under the address and undefined-behaviour sanitizers, `make test-aarch64` under qemu.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
 #include <random>
 #include <vector>
 
 #include "engine.h"
 #include "format.h"
 #include "podar_native.h"
+#include "threads.h"
 
 using namespace podar;
 
@@ -193,6 +196,20 @@ int run_damaged(std::mt19937& random) {
 
 }  // namespace
 
+// More threads than any system gives: fewer do the work, and the next job still ends.
+int run_threads() {
+  int failures = 0;
+  for (int n : {3, 1000000, 2}) {
+    std::atomic<long> sum{0};
+    auto part = [&](int i, int parts) {
+      for (long k = 1000L * i / parts; k < 1000L * (i + 1) / parts; ++k) sum += k;
+    };
+    podar::in_parallel(n, part);
+    failures += sum != 499500;
+  }
+  return failures;
+}
+
 int main(int count, char** arguments) {
   const int cases = count > 1 ? std::atoi(arguments[1]) : 1500;
   std::mt19937 random(7);
@@ -213,7 +230,7 @@ int main(int count, char** arguments) {
     c.density = static_cast<float>(pick({0, 5, 20, 100})) / 100;
     failures += run_case(c, random);
   }
-  failures += run_damaged(random);
+  failures += run_damaged(random) + run_threads();
   std::printf("%d cases on %s: %d failures\n", cases, podar_levels(), failures);
   return failures ? 1 : 0;
 }

@@ -227,7 +227,7 @@ def open_sparse_engine(model: str | Path | nn.Module, example_inputs: Any, threa
             return _open_accelerated(path, example_inputs, threads, name)
         try:
             runner = native.Runner(path, threads=threads)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise PodarError(f"the sparse engine cannot open {path}: {first_line(error)}.") from error
         inputs = list(matched(path, program_wants(runner), example_inputs).values())
         stored = sum(layer["nonzeros"] for layer in runner.description["layers"])
@@ -276,7 +276,8 @@ def _onnx_zeros(path: Path) -> Iterator[tuple[int, int]]:
     graph = onnx.load(str(path)).graph
     for tensor in graph.sparse_initializer:
         yield len(tensor.indices.dims) and int(tensor.indices.dims[0]), int(np.prod(tensor.dims))
-    for tensor in graph.initializer:
+    constants = [a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.name == "value"]
+    for tensor in (*graph.initializer, *constants):
         if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
             numbers = onnx.numpy_helper.to_array(tensor, base_dir=str(path.parent))
             yield int(np.count_nonzero(numbers)), numbers.size

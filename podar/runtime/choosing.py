@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,18 @@ if TYPE_CHECKING:
 _INPUT_BLOCKS = (0, 32, 64, 128)
 _TILES = (4, 6, 8, 14)
 _STRIPS = (512, 1024, 2048)
+_DENSE = ((8, 3), (4, 5))  # rows and tile of the kernels that multiply zeros too
+_FULL_AT_MOST = 1 << 26  # weights, for which the time of these kernels is measured beside the sparse ones
 _DENSE_FROM = 0.3  # below this density, kernels that multiply zeros too were never the fastest
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One layer: its share of nonzero weights, whether zeros are skipped, its time, its speed on nonzeros."""
+    """One layer: its share of nonzero weights, whether zeros are skipped, its time, its speed on nonzeros.
+
+    `crossover`: the share of nonzeros below which skipping zeros is faster, as measured in the network; None where it
+    was not (no search, a kernel that knows no zeros).
+    """
 
     name: str
     density: float
@@ -37,11 +44,13 @@ class Decision:
     milliseconds: float
     gflops: float
     variant: str
+    crossover: float | None = None
 
     def __str__(self) -> str:
         how = "sparse" if self.sparse else "dense"
+        below = "" if self.crossover is None else f" (sparse pays below {self.crossover:.0%})"
         return (
-            f"{self.name}: {self.density:.0%} nonzero, {how} ({self.variant}), "
+            f"{self.name}: {self.density:.0%} nonzero{below}, {how} ({self.variant}), "
             f"{self.milliseconds:.3f} ms, {self.gflops:.1f} GFLOP/s on nonzeros"
         )
 
@@ -53,27 +62,36 @@ def choose(network: Network, inputs: Sequence[np.ndarray], *, tune: bool) -> tup
     """
     native = require("podar_native", extra="sparse")
     program = native.build(network)
+    crossovers: dict[str, float | None] = {}
     if tune:
         layers = native.describe(program)["layers"]
         keys = {layer["name"]: _key(native, layer) for layer in layers}
         whole = hashlib.sha256("".join(sorted(keys.values())).encode()).hexdigest()
         remembered = _read()
         if any(key not in remembered for key in (*keys.values(), whole)):
-            choices, strip = _search(native, network, inputs, layers)
-            found = {keys[name]: asdict(choice) for name, choice in choices.items()}
+            choices, strip, crossovers = _search(native, network, inputs, layers)
+            found = {
+                keys[name]: asdict(choice) | {"crossover": crossovers.get(name)} for name, choice in choices.items()
+            }
             _write(remembered | found | {whole: strip})
         else:
-            choices = {name: native.Choice(**remembered[key]) for name, key in keys.items()}
+            entries = {name: dict(remembered[key]) for name, key in keys.items()}
+            crossovers = {name: entry.pop("crossover", None) for name, entry in entries.items()}
+            choices = {name: native.Choice(**entry) for name, entry in entries.items()}
             strip = int(remembered[whole])
         program = native.build(network, choices, strip=strip)
-    return program, decisions(program, inputs)
+    return program, _decisions(program, inputs, crossovers)
 
 
 def _search(
     native: Any, network: Network, inputs: Sequence[np.ndarray], layers: Sequence[dict[str, Any]]
-) -> tuple[dict[str, Choice], int]:
-    """Every variant is given to all layers at once; each layer keeps the one that was fastest where it stands."""
+) -> tuple[dict[str, Choice], int, dict[str, float | None]]:
+    """Every variant is given to all layers at once; each layer keeps the one that was fastest where it stands.
+
+    **Returns:** the choices, the strip length, and each layer's crossover.
+    """
     best: dict[str, tuple[float, Choice]] = {}
+    sparse: dict[str, float] = {}
 
     def offer(choices: dict[str, Choice], tiles: Sequence[int]) -> None:
         program = native.build(network, choices)
@@ -81,6 +99,8 @@ def _search(
             times = profile(native.with_tile(program, tile), inputs, runs=3).tolist()
             for layer in native.describe(program)["layers"]:
                 took, choice = times[layer["op"]], choices.get(layer["name"])
+                if _skips_zeros(layer):
+                    sparse[layer["name"]] = min(took, sparse.get(layer["name"], took))
                 if choice and (layer["name"] not in best or took < best[layer["name"]][0]):
                     best[layer["name"]] = took, native.Choice(choice.rows, choice.input_block, tile)
 
@@ -100,7 +120,32 @@ def _search(
     totals = {
         strip: profile(native.build(network, choices, strip=strip), inputs, runs=3).sum() for strip in (0, *_STRIPS)
     }
-    return choices, min(totals, key=totals.__getitem__)
+    dense = _dense_times(native, network, inputs, layers) if sparse else {}
+    crossovers = {name: min(1.0, density[name] * dense[name] / sparse[name]) for name in sparse if name in dense}
+    return choices, min(totals, key=totals.__getitem__), {name: c or None for name, c in crossovers.items()}
+
+
+def _dense_times(
+    native: Any, network: Network, inputs: Sequence[np.ndarray], layers: Sequence[dict[str, Any]]
+) -> dict[str, float]:
+    """Each layer's nanoseconds in the kernels that multiply zeros too: in the same network with full weights."""
+    if sum(np.prod(layer["weight"]) for layer in layers) > _FULL_AT_MOST:
+        return {}
+    full = copy.copy(network)
+    full.nodes = [
+        replace(node, settings=node.settings | {"weight": np.full_like(node.settings["weight"], 1e-3)})
+        if node.kind == "conv" else node
+        for node in network.nodes
+    ]  # fmt: skip
+    fitting = [layer["name"] for layer in layers if layer["groups"] == 1]
+    found: dict[str, float] = {}
+    for rows, tile in _DENSE:
+        program = native.with_tile(native.build(full, {name: native.Choice(rows, 0) for name in fitting}), tile)
+        times = profile(program, inputs, runs=3).tolist()
+        for layer in native.describe(program)["layers"]:
+            if layer["name"] in fitting:
+                found[layer["name"]] = min(times[layer["op"]], found.get(layer["name"], float("inf")))
+    return found
 
 
 def profile(program: bytes, inputs: Sequence[np.ndarray], runs: int = 5) -> np.ndarray:
@@ -111,7 +156,7 @@ def profile(program: bytes, inputs: Sequence[np.ndarray], runs: int = 5) -> np.n
     return np.min([runner.profile(*inputs) for _ in range(runs)], axis=0)
 
 
-def decisions(program: bytes, inputs: Sequence[np.ndarray]) -> list[Decision]:
+def _decisions(program: bytes, inputs: Sequence[np.ndarray], crossovers: Mapping[str, float | None]) -> list[Decision]:
     """Each layer's time inside the network."""
     native = require("podar_native", extra="sparse")
     times = profile(program, inputs) / inputs[0].shape[0]
@@ -122,11 +167,17 @@ def decisions(program: bytes, inputs: Sequence[np.ndarray]) -> list[Decision]:
         variant = f"rows {layer['rows']}, inputs {layer['input_block'] or 'all'}, tile {layer['tile'] or 'auto'}"
         found.append(
             Decision(
-                layer["name"], layer["nonzeros"] / size, layer["stored"] < size, nanoseconds / 1e6,
-                2 * layer["nonzeros"] * layer["positions"] / nanoseconds, variant,
+                layer["name"], layer["nonzeros"] / size, _skips_zeros(layer), nanoseconds / 1e6,
+                2 * layer["nonzeros"] * layer["positions"] / nanoseconds, variant, crossovers.get(layer["name"]),
             )
         )  # fmt: skip
     return found
+
+
+def _skips_zeros(layer: dict[str, Any]) -> bool:
+    """Whether a layer's lists leave out most of its zeros: outputs that share offsets store some."""
+    size = int(np.prod(layer["weight"]))
+    return 2 * (size - layer["stored"]) > size - layer["nonzeros"]
 
 
 # --- what was found, remembered -------------------------------------------------------------------------------------

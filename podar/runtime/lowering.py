@@ -21,6 +21,13 @@ Lower = Callable[["Lowering", fx.Node], "Value"]
 RULES: dict[Any, Lower] = {}
 
 
+# These take three axes as channels × length; all others take them as length × channels.
+_OVER_LENGTH = (
+    aten.conv1d.default, aten.conv1d.padding, aten.max_pool1d.default, aten.avg_pool1d.default,
+    aten.adaptive_avg_pool1d.default,
+)  # fmt: skip
+
+
 class Unsupported(Exception):
     """The engine does not run this operator with these settings; the message says why."""
 
@@ -76,6 +83,12 @@ class Lowering:
         if any(n not in (1, m) for n, m in zip(numbers.shape, like)):
             raise Unsupported("an operand is a constant of another shape")
         return self.network.constant(numbers)
+
+    def named(self, node: fx.Node) -> str:
+        """What a layer is called: its module's path, or the node's name where another layer bears that."""
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = stack[-1][0] if stack else ""
+        return path if path and all(layer.name != path for layer in self.network.nodes) else node.name
 
     def constant(self, node: Any) -> np.ndarray:
         """A parameter's or buffer's numbers."""
@@ -143,7 +156,7 @@ def constant_of(module: fx.GraphModule, node: Any) -> Tensor:
 
 
 def _planes_by_nature(node: fx.Node) -> bool:
-    return any(user.target in (aten.conv1d.default, aten.max_pool1d.default) for user in node.users)
+    return any(user.target in _OVER_LENGTH for user in node.users)
 
 
 def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
@@ -160,6 +173,22 @@ def pair(value: Any) -> tuple[int, int]:
     return items[0], items[1]
 
 
+def on_two_axes(value: Any, flat: bool, first: int) -> tuple[int, int]:
+    """Sizes as two; of an operator over a length (`flat`), `first` stands for the height's."""
+    return (first, pair(value)[1]) if flat else pair(value)
+
+
+def over_length(node: fx.Node) -> bool:
+    """Whether a convolution or pooling works on a length; else it works on an image.
+
+    **Raises:** `Unsupported` where there is no batch axis.
+    """
+    flat = node.target in _OVER_LENGTH
+    if len(shape_of(node)) != (3 if flat else 4):
+        raise Unsupported("it works on one image or sequence without a batch axis")
+    return flat
+
+
 # --- the operators --------------------------------------------------------------------------------------------------
 
 
@@ -168,17 +197,13 @@ def conv(to: Lowering, node: fx.Node) -> Value:
     weight = to.constant(node.args[1])
     bias_node = argument(node, 2, "bias")
     bias = None if bias_node is None else to.constant(bias_node)
-    flat = weight.ndim == 3
+    flat = over_length(node)
     if flat:
         weight = weight[:, :, None]
     stride, padding, dilation = (
         argument(node, 3, "stride", 1), argument(node, 4, "padding", 0), argument(node, 5, "dilation", 1)
     )  # fmt: skip
-
-    def two(value: Any, first: int) -> tuple[int, int]:
-        return (first, pair(value)[1]) if flat else pair(value)
-
-    steps, spread = two(stride, 1), two(dilation, 1)
+    steps, spread = on_two_axes(stride, flat, 1), on_two_axes(dilation, flat, 1)
     if padding == "valid":
         padding = 0
     elif padding == "same":
@@ -192,10 +217,10 @@ def conv(to: Lowering, node: fx.Node) -> Value:
         weight,
         bias,
         stride=steps,
-        padding=two(padding, 0),
+        padding=on_two_axes(padding, flat, 0),
         dilation=spread,
         groups=int(argument(node, 6, "groups", 1)),
-        name=node.name,
+        name=to.named(node),
     )
 
 
@@ -206,7 +231,7 @@ def linear(to: Lowering, node: fx.Node) -> Value:
     bias = argument(node, 2, "bias")
     weight = to.constant(node.args[1])
     x = to.value(node.args[0], rows=True)
-    return to.network.linear(x, weight, None if bias is None else to.constant(bias), name=node.name)
+    return to.network.linear(x, weight, None if bias is None else to.constant(bias), name=to.named(node))
 
 
 @rule(aten._native_batch_norm_legit_no_training.default)
@@ -214,33 +239,42 @@ def batch_norm(to: Lowering, node: fx.Node) -> Value:
     raise Unsupported("it should have been folded")
 
 
-@rule(aten.max_pool2d.default)
+def _window(to: Lowering, node: fx.Node) -> tuple[Value, tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """What is pooled, and the window's size, stride and padding."""
+    flat = over_length(node)
+    kernel = on_two_axes(node.args[1], flat, 1)
+    stride = on_two_axes(argument(node, 2, "stride") or node.args[1], flat, 1)
+    return to.value(node.args[0], rows=False), kernel, stride, on_two_axes(argument(node, 3, "padding", 0), flat, 0)
+
+
+@rule(aten.max_pool2d.default, aten.max_pool1d.default)
 def max_pool(to: Lowering, node: fx.Node) -> Value:
-    kernel = pair(node.args[1])
-    stride = pair(argument(node, 2, "stride") or kernel)
     if pair(argument(node, 4, "dilation", 1)) != (1, 1):
         raise Unsupported("a dilated pooling window")
-    size = shape_of(node)[2], shape_of(node)[3]
-    return to.network.pool(
-        to.value(node.args[0]), "max", kernel, stride, pair(argument(node, 3, "padding", 0)), size=size
-    )
+    x, kernel, stride, padding = _window(to, node)
+    return to.network.pool(x, "max", kernel, stride, padding, size=_image(node))
 
 
-@rule(aten.avg_pool2d.default)
+@rule(aten.avg_pool2d.default, aten.avg_pool1d.default)
 def average_pool(to: Lowering, node: fx.Node) -> Value:
-    kernel = pair(node.args[1])
-    stride = pair(argument(node, 2, "stride") or kernel)
     if argument(node, 4, "ceil_mode", False) or argument(node, 6, "divisor_override") is not None:
         raise Unsupported("an average over windows of unlike sizes")
+    x, kernel, stride, padding = _window(to, node)
     exclude = not argument(node, 5, "count_include_pad", True)
-    padding = pair(argument(node, 3, "padding", 0))
-    return to.network.pool(to.value(node.args[0]), "average", kernel, stride, padding, exclude_pad=exclude)
+    return to.network.pool(x, "average", kernel, stride, padding, exclude_pad=exclude)
 
 
-@rule(aten.adaptive_avg_pool2d.default)
+def _image(node: fx.Node) -> tuple[int, int]:
+    """Height and width of what a node gives; a length is one row."""
+    high, wide = (1, *shape_of(node)[2:])[-2:]
+    return high, wide
+
+
+@rule(aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default)
 def adaptive_average_pool(to: Lowering, node: fx.Node) -> Value:
-    x = to.value(node.args[0])
-    high, wide = shape_of(node)[-2:]
+    over_length(node)
+    x = to.value(node.args[0], rows=False)
+    high, wide = _image(node)
     if (high, wide) == (1, 1):
         return to.network.mean(x)
     if (high, wide) == (x.height, x.width):
@@ -254,9 +288,9 @@ def adaptive_average_pool(to: Lowering, node: fx.Node) -> Value:
 @rule(aten.mean.dim)
 def mean(to: Lowering, node: fx.Node) -> Value:
     rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
-    if sorted(d % rank for d in node.args[1]) != [2, 3] or rank != 4:  # type: ignore[union-attr]
-        raise Unsupported("a mean over other axes than height and width")
-    return to.network.mean(to.value(node.args[0]))
+    if sorted(d % rank for d in node.args[1]) != list(range(2, rank)) or rank == 2:  # type: ignore[union-attr]
+        raise Unsupported("a mean over other axes than all positions")
+    return to.network.mean(to.value(node.args[0], rows=False))
 
 
 @rule(aten.add.Tensor, aten.sub.Tensor)
@@ -373,9 +407,8 @@ def view(to: Lowering, node: fx.Node) -> Value:
     # Only what keeps one number a channel: [N, C, 1, 1] and [N, C].
     if before[:2] != after[:2] or int(np.prod(before[2:])) != 1 or int(np.prod(after[2:])) != 1:
         raise Unsupported("a view that mixes channels and positions")
-    if 3 in (len(before), len(after)):
-        raise Unsupported("a view of a sequence")
-    return to.value(x)
+    to.rows[node] = False
+    return to.value(x, rows=False)
 
 
 @rule(aten.clone.default, aten.dropout.default, aten.contiguous.default, aten.alias.default)

@@ -57,7 +57,8 @@ class Plan:
     whole_in_onnxruntime: bool
 
     def __str__(self) -> str:
-        where = "ONNX Runtime alone (the engine would be slower)" if self.whole_in_onnxruntime else "the plan below"
+        why = "the engine would be slower" if any(step.layers for step in self.steps) else "nothing for the engine"
+        where = f"ONNX Runtime alone ({why})" if self.whole_in_onnxruntime else "the plan below"
         lines = [
             f"sparse engine ({self.level}) and ONNX Runtime: {self.mixed_ms:.2f} ms, ONNX Runtime alone "
             f"{self.onnxruntime_ms:.2f} ms → {where}"
@@ -174,7 +175,7 @@ def accelerate_file(
     batch = next((v.shape[0] for v in graph.feed.values() if v.ndim), 1)
     reasons = {
         i: why for i, node in enumerate(nodes)
-        if (why := reason_against(node, graph.makers, graph.samples, graph.constants, batch)) is not None
+        if (why := reason_against(node, graph, batch)) is not None
     }  # fmt: skip
     engine = {i for i in range(len(nodes)) if i not in reasons}
     places = {id(node): i for i, node in enumerate(nodes)}
@@ -229,7 +230,7 @@ def _prepared(
     if not any(has_weight(node) for node in piece.nodes):
         return None, None
     inside = {name for node in piece.nodes for name in node.output if name}
-    lowering = OnnxLowering(graph.makers, graph.samples, graph.constants, inside)
+    lowering = OnnxLowering(graph, inside)
     try:
         for name in piece.reads:
             lowering.value(name)

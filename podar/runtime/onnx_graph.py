@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,13 @@ from podar.onnx_session import session, wanted_by
 # These would join a convolution or product with its activation into an operator that only ONNX Runtime knows.
 _NO_FUSION = ["ConvActivationFusion", "GemmActivationFusion", "MatMulActivationFusion", "BiasGeluFusion"]
 
+_VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+_MAKE_PLANES = {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization"}
+_KEEP_AXES = set(
+    "Add Mul Concat Split Slice Identity Dropout Relu Sigmoid Tanh HardSwish LeakyRelu HardSigmoid QuickGelu Swish "
+    "Gelu Clip".split()
+)
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -24,6 +31,7 @@ class Opened:
 
     - `model`: its protobuf; `makers`: the node behind each tensor; `constants`: weights by name.
     - `feed`: the example inputs; `samples`: every other tensor of one run on them.
+    - `planes`: the tensors of three axes that are channels × length, since a convolution or pooling meets them.
     """
 
     model: Any
@@ -31,6 +39,7 @@ class Opened:
     constants: Mapping[str, np.ndarray]
     feed: Mapping[str, np.ndarray]
     samples: Mapping[str, np.ndarray]
+    planes: Collection[str]
 
 
 def opened(path: Path, example_inputs: Any) -> Opened:
@@ -79,7 +88,23 @@ def opened(path: Path, example_inputs: Any) -> Opened:
         samples = _samples(model, feed)
     except Exception as error:
         raise PodarError(f"{path} does not run on the example inputs: {first_line(error)}.") from error
-    return Opened(model, makers, constants, feed, samples)
+    return Opened(model, makers, constants, feed, samples, _planes(model.graph.node, samples))
+
+
+def _planes(nodes: Sequence[Any], samples: Mapping[str, np.ndarray]) -> set[str]:
+    """Spread from convolutions, poolings and views of images over the operators that keep every axis where it is."""
+    planes: set[str] = set()
+    grown = True
+    while grown:
+        grown = False
+        for node in nodes:
+            three = {n for n in (*node.input, *node.output) if n in samples and samples[n].ndim == 3}
+            views = [samples[n].shape for n in (node.input[0], node.output[0]) if n in samples] if node.input else []
+            from_image = node.op_type in _VIEWS and {len(v) for v in views} == {3, 4} and views[0][:2] == views[1][:2]
+            if from_image or node.op_type in _MAKE_PLANES or (node.op_type in _KEEP_AXES and three & planes):
+                grown = grown or not three <= planes
+                planes |= three
+    return planes
 
 
 def _fill_sparse(graph: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from podar.errors import require
 from podar.runtime.lowering import Unsupported
+from podar.runtime.onnx_graph import Opened
 
 if TYPE_CHECKING:
     from podar_native import Network, Value
@@ -30,20 +31,15 @@ def rule(*names: str) -> Callable[[Lower], Lower]:
 class OnnxLowering:
     """A network that grows from its outputs back to what is made outside of `inside`.
 
-    - `makers`: the node that makes each tensor; `samples`: each tensor's numbers in one run; `constants`: the weights.
-    - Tensors of three axes are length × channels ("rows"), unless a one-dimensional convolution or pooling made them.
+    - `graph`: the file; `inside`: the tensors that are made here.
+    - Tensors of three axes are channels × length where they are among the graph's `planes`, else length × channels.
     """
 
-    def __init__(
-        self,
-        makers: Mapping[str, Any],
-        samples: Mapping[str, np.ndarray],
-        constants: Mapping[str, np.ndarray],
-        inside: Collection[str],
-    ) -> None:
+    def __init__(self, graph: Opened, inside: Collection[str]) -> None:
         self.native = require("podar_native", extra="sparse")
         self.network: Network = self.native.Network()
-        self.makers, self.samples, self.constants, self.inside = makers, samples, constants, inside
+        self.makers, self.samples, self.constants, self.inside = graph.makers, graph.samples, graph.constants, inside
+        self.planes = graph.planes
         self.values: dict[str, Value] = {}
         self.outside: list[str] = []  # inputs, in the network's order
 
@@ -57,7 +53,7 @@ class OnnxLowering:
         if maker is not None and name in self.inside:
             return self.made(maker, name)
         shape = self.samples[name].shape
-        self.values[name] = self.network.input(shape[1:], name, rows=len(shape) == 3)
+        self.values[name] = self.network.input(shape[1:], name, rows=self.is_rows(name))
         self.outside.append(name)
         return self.values[name]
 
@@ -80,7 +76,16 @@ class OnnxLowering:
     def finish(self, name: str) -> None:
         """Give a tensor back."""
         shape = self.samples[name].shape
-        self.network.output(self.value(name), shape[1:], name, rows=len(shape) == 3)
+        self.network.output(self.value(name), shape[1:], name, rows=self.is_rows(name))
+
+    def is_rows(self, name: str) -> bool:
+        """Whether a tensor is length × channels."""
+        return len(self.shape(name)) == 3 and name not in self.planes
+
+    def named(self, node: Any) -> str:
+        """What a layer is called: by its weight, or by its output where another layer has that weight too."""
+        name = node.input[1].removesuffix(".weight")
+        return name if all(layer.name != name for layer in self.network.nodes) else node.output[0]
 
     def constant(self, name: str) -> np.ndarray:
         """The numbers of a weight.
@@ -95,18 +100,12 @@ class OnnxLowering:
         return tuple(self.samples[name].shape) if name in self.samples else tuple(self.constants[name].shape)
 
 
-def reason_against(
-    node: Any,
-    makers: Mapping[str, Any],
-    samples: Mapping[str, np.ndarray],
-    constants: Mapping[str, np.ndarray],
-    batch: int,
-) -> str | None:
+def reason_against(node: Any, graph: Opened, batch: int) -> str | None:
     """Why the engine cannot run this node; None where it can."""
     if node.op_type not in RULES or node.domain not in ("", "ai.onnx", "com.microsoft"):
         return "the engine has no such operator"
     for name in (*node.input, *node.output):
-        sample = samples.get(name)
+        sample = graph.samples.get(name)
         if sample is None:
             continue  # a constant, or left out
         if sample.dtype != np.float32:
@@ -115,8 +114,8 @@ def reason_against(
             return f"its tensors are no batch of {batch} images, sequences or vectors"
     inside = set(node.output)
     if node.op_type == "Add":  # the bias of the product before it
-        inside |= {n for n in node.input if n in makers and makers[n].op_type == "MatMul"}
-    lowering = OnnxLowering(makers, samples, constants, inside)
+        inside |= {n for n in node.input if n in graph.makers and graph.makers[n].op_type == "MatMul"}
+    lowering = OnnxLowering(graph, inside)
     try:
         for name in node.output:
             if name:
@@ -160,29 +159,31 @@ def _pads(
 
 
 def _planar(to: OnnxLowering, name: str) -> Value:
-    if len(to.shape(name)) != 4:
-        raise Unsupported("it works on three axes")
+    if len(to.shape(name)) != 4 and name not in to.planes:
+        raise Unsupported("it works on no images")
     return to.value(name)
+
+
+def _two(numbers: Any, first: int) -> tuple[int, int]:
+    """Sizes on two axes; where there is one, `first` stands for the height's."""
+    return (first, int(numbers[0])) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
 
 
 @rule("Conv")
 def conv(to: OnnxLowering, node: Any) -> Value:
     weight = to.constant(node.input[1])
-    if weight.ndim != 4:
-        raise Unsupported("a convolution over one or three axes")
+    if weight.ndim not in (3, 4):
+        raise Unsupported("a convolution over three axes")
     given = attributes(node)
     kernel = list(weight.shape[2:])
-    stride, dilation = list(given.get("strides", [1, 1])), list(given.get("dilations", [1, 1]))
-    padding = _pads(given, 2, kernel, stride, dilation, to.shape(node.input[0])[2:])
+    ones = [1] * len(kernel)
+    stride, dilation = list(given.get("strides", ones)), list(given.get("dilations", ones))
+    padding = _pads(given, len(kernel), kernel, stride, dilation, to.shape(node.input[0])[2:])
     bias = to.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     return to.network.conv(
-        _planar(to, node.input[0]), weight, bias, stride=_two(stride), padding=_two(padding), dilation=_two(dilation),
-        groups=int(given.get("group", 1)), name=node.output[0],
+        _planar(to, node.input[0]), weight.reshape(*weight.shape[:2], *_two(kernel, 1)), bias, stride=_two(stride, 1),
+        padding=_two(padding, 0), dilation=_two(dilation, 1), groups=int(given.get("group", 1)), name=to.named(node),
     )  # fmt: skip
-
-
-def _two(numbers: Any) -> tuple[int, int]:
-    return int(numbers[0]), int(numbers[1])
 
 
 @rule("Gemm")
@@ -195,7 +196,7 @@ def gemm(to: OnnxLowering, node: Any) -> Value:
     bias = to.constant(node.input[2]).reshape(-1) if len(node.input) > 2 and node.input[2] else None
     if bias is not None and len(bias) != len(weight):
         raise Unsupported("a bias of another size than the outputs")
-    return to.network.linear(to.value(node.input[0]), weight, bias, name=node.output[0])
+    return to.network.linear(to.value(node.input[0]), weight, bias, name=to.named(node))
 
 
 @rule("MatMul")
@@ -205,9 +206,9 @@ def matmul(to: OnnxLowering, node: Any) -> Value:
 
 def _product(to: OnnxLowering, node: Any, bias: np.ndarray | None) -> Value:
     weight = to.constant(node.input[1])
-    if weight.ndim != 2 or len(to.shape(node.input[0])) not in (2, 3):
-        raise Unsupported("a product over the last of four axes")
-    return to.network.linear(to.value(node.input[0]), weight.T, bias, name=node.output[0])
+    if weight.ndim != 2 or not (len(to.shape(node.input[0])) == 2 or to.is_rows(node.input[0])):
+        raise Unsupported("a product over the last of several axes of images or sequences")
+    return to.network.linear(to.value(node.input[0]), weight.T, bias, name=to.named(node))
 
 
 @rule("BatchNormalization")
@@ -216,7 +217,7 @@ def batch_norm(to: OnnxLowering, node: Any) -> Value:
     scale = scale / np.sqrt(var + attributes(node).get("epsilon", 1e-5))
     weight = scale.reshape(-1, 1, 1, 1)
     return to.network.conv(
-        _planar(to, node.input[0]), weight, shift - mean * scale, groups=len(scale), name=node.output[0]
+        _planar(to, node.input[0]), weight, shift - mean * scale, groups=len(scale), name=to.named(node)
     )
 
 
@@ -227,17 +228,18 @@ def pool(to: OnnxLowering, node: Any) -> Value:
         raise Unsupported("a pooling that gives its places back")
     x = _planar(to, node.input[0])
     kernel = list(given["kernel_shape"])
-    stride = list(given.get("strides", [1, 1]))
+    stride = list(given.get("strides", [1] * len(kernel)))
     if any(d != 1 for d in given.get("dilations", [1, 1])):
         raise Unsupported("a dilated pooling window")
-    padding = _pads(given, 2, kernel, stride, [1, 1], x.shape[1:])
-    high, wide = to.shape(node.output[0])[2:]
+    image = to.shape(node.input[0])[2:]
+    padding = _two(_pads(given, len(kernel), kernel, stride, [1] * len(kernel), image), 0)
+    window, steps = _two(kernel, 1), _two(stride, 1)
     if node.op_type == "MaxPool":
-        return to.network.pool(x, "max", _two(kernel), _two(stride), _two(padding), size=(high, wide))
+        return to.network.pool(x, "max", window, steps, padding, size=_two(to.shape(node.output[0])[2:], 1))
     if given.get("ceil_mode", 0):
         raise Unsupported("an average over windows of unlike sizes")
     exclude = not given.get("count_include_pad", 0)
-    return to.network.pool(x, "average", _two(kernel), _two(stride), _two(padding), exclude_pad=exclude)
+    return to.network.pool(x, "average", window, steps, padding, exclude_pad=exclude)
 
 
 @rule("GlobalAveragePool")
@@ -252,9 +254,9 @@ def mean(to: OnnxLowering, node: Any) -> Value:
     if axes is None and len(node.input) > 1 and node.input[1]:
         axes = to.constant(node.input[1]).tolist()
     rank = len(to.shape(node.input[0]))
-    if rank != 4 or axes is None or sorted(a % rank for a in axes) != [2, 3]:
-        raise Unsupported("a mean over other axes than height and width")
-    return to.network.mean(to.value(node.input[0]))
+    if axes is None or sorted(a % rank for a in axes) != list(range(2, rank)) or rank == 2:
+        raise Unsupported("a mean over other axes than all positions")
+    return to.network.mean(_planar(to, node.input[0]))
 
 
 @rule("Add")
@@ -286,7 +288,7 @@ def _alike(to: OnnxLowering, node: Any) -> tuple[str, str]:
 @rule("Concat")
 def concat(to: OnnxLowering, node: Any) -> Value:
     rank = len(to.shape(node.output[0]))
-    if attributes(node)["axis"] % rank != 1 or rank == 3:
+    if attributes(node)["axis"] % rank != 1 or to.is_rows(node.output[0]):
         raise Unsupported("a concatenation along another axis than the channels")
     return to.network.concat([to.value(n) for n in node.input])
 
@@ -299,7 +301,7 @@ def split_rule(to: OnnxLowering, node: Any) -> Value:
 def split(to: OnnxLowering, node: Any, name: str) -> Value:
     """One part of a split: a view."""
     rank = len(to.shape(node.input[0]))
-    if attributes(node).get("axis", 0) % rank != 1 or rank == 3:
+    if attributes(node).get("axis", 0) % rank != 1 or to.is_rows(node.input[0]):
         raise Unsupported("a split along another axis than the channels")
     x = to.value(node.input[0])
     first = sum(to.shape(n)[1] for n in list(node.output)[: list(node.output).index(name)])
@@ -312,7 +314,7 @@ def channels(to: OnnxLowering, node: Any) -> Value:
     starts = to.constant(node.input[1]).tolist()
     axes = to.constant(node.input[3]).tolist() if len(node.input) > 3 and node.input[3] else list(range(len(starts)))
     steps = to.constant(node.input[4]).tolist() if len(node.input) > 4 and node.input[4] else [1] * len(starts)
-    if len(before) == 3 or any(s != 1 for s in steps) or before[:1] + before[2:] != after[:1] + after[2:]:
+    if to.is_rows(node.input[0]) or any(s != 1 for s in steps) or before[:1] + before[2:] != after[:1] + after[2:]:
         raise Unsupported("a slice along another axis than the channels")
     first = 0
     for start, axis in zip(starts, axes):
@@ -344,11 +346,13 @@ def view(to: OnnxLowering, node: Any) -> Value:
     before, after = to.shape(node.input[0]), to.shape(node.output[0])
     if before == after:
         return to.value(node.input[0])
-    # Only what keeps one number a channel: [N, C, 1, 1] and [N, C].
-    if before[:2] != after[:2] or int(np.prod(before[2:])) != 1 or int(np.prod(after[2:])) != 1:
-        raise Unsupported("a view that mixes channels and positions")
-    if 3 in (len(before), len(after)):
+    if to.is_rows(node.input[0]) or to.is_rows(node.output[0]):
         raise Unsupported("a view of a sequence")
+    # Only what keeps one number a channel, [N, C, 1, 1] and [N, C], or a sequence: [N, C, 1, L] and [N, C, L].
+    one_each = int(np.prod(before[2:])) == 1 and int(np.prod(after[2:])) == 1
+    a_sequence = before[2:] in ((1, *after[2:]), after[3:]) and (before[2:3] == (1,) or after[2:3] == (1,))
+    if before[:2] != after[:2] or not (one_each or a_sequence):
+        raise Unsupported("a view that mixes channels and positions")
     return to.value(node.input[0])
 
 

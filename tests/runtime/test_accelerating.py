@@ -103,21 +103,47 @@ def test_convnext_and_one_dimension() -> None:
     check(thinned(sequence, 0.5), torch.randn(3, 4, 40))
 
 
+def test_one_dimension_is_one_program() -> None:
+    layers = [
+        nn.Conv1d(4, 32, 9, padding=4), nn.BatchNorm1d(32), nn.SiLU(), nn.Conv1d(32, 16, 5, stride=2),
+        nn.MaxPool1d(3, 2, 1), nn.Conv1d(16, 16, 3, dilation=2, groups=2), nn.AvgPool1d(2), nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(), nn.Linear(16, 5),
+    ]  # fmt: skip
+    fast = check(thinned(nn.Sequential(*layers)), torch.randn(2, 4, 64))
+    assert not fast.report.host, fast.report
+    assert [layer.name for layer in fast.report.regions[0].layers] == ["0", "3", "5", "9"]
+
+
+def test_an_image_without_a_batch_axis_is_no_batch_of_rows() -> None:
+    layers = nn.ReLU(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2), nn.Conv2d(3, 3, 1)
+    x = torch.randn(3, 3, 16, 16)[0]
+    for count in range(2, 5):
+        model = nn.Sequential(*layers[:count]).eval()
+        with pytest.raises(PodarError, match="nothing in Sequential"):
+            podar.accelerate(model, x, measure=False, tune=False)
+    with pytest.raises(PodarError, match="nothing in Sequential"):
+        podar.accelerate(nn.Sequential(*layers), x, measure=False, tune=False)
+
+
 def test_tuned_and_remembered(tmp_path: Path) -> None:
     model = thinned(nn.Sequential(nn.Conv2d(3, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 40, 1), nn.SiLU()), 0.9)
     x = torch.randn(1, 3, 24, 24)
-    check(model, x, tune=True)
+    layers = check(model, x, tune=True).report.regions[0].layers
+    assert all(layer.sparse and layer.crossover is not None and 0 < layer.crossover <= 1 for layer in layers)
     remembered = (tmp_path / "cache" / "sparse_variants.json").read_text()
-    check(model, x, tune=True)
+    again = check(model, x, tune=True).report
+    assert [layer.crossover for layer in again.regions[0].layers] == [layer.crossover for layer in layers]
+    assert "sparse pays below" in str(again)
     assert (tmp_path / "cache" / "sparse_variants.json").read_text() == remembered
     (tmp_path / "cache" / "sparse_variants.json").write_text("{broken")
     check(model, x, tune=True)
 
 
 def test_dense_layers_stay_right_and_are_said() -> None:
-    model = thinned(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3)), 0.0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
     fast = check(model, torch.randn(1, 3, 20, 20), tune=True, measure=True)
-    assert "nonzero" in str(fast.report)
+    assert all(not layer.sparse and layer.crossover is None for layer in fast.report.regions[0].layers)
+    assert "100% nonzero, dense" in str(fast.report)
 
 
 def test_batches_of_other_sizes_where_one_program_is_the_model() -> None:

@@ -89,6 +89,55 @@ def test_pieces_and_the_plan(tmp_path: Path) -> None:
     check(path, x, measure=True)
 
 
+def test_one_dimension_is_one_program(tmp_path: Path) -> None:
+    layers = [
+        nn.Conv1d(4, 32, 9, padding=4), nn.BatchNorm1d(32), nn.ReLU(), nn.Conv1d(32, 16, 5, stride=2), nn.MaxPool1d(2),
+        nn.Conv1d(16, 16, 3, dilation=2, groups=2), nn.Sigmoid(), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
+        nn.Linear(16, 5),
+    ]  # fmt: skip
+    x = numbers(2, 4, 64)
+    fast = check(written(tmp_path, nn.Sequential(*layers), torch.from_numpy(x)), x)
+    assert [step.in_engine for step in fast.report.steps] == [True], str(fast.report)
+    assert [layer.name for layer in fast.report.steps[0].layers][:2] == ["model.0", "model.3"]
+
+
+class Rows(nn.Module):
+    """A convolution whose positions become rows: the same three axes lie both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.first, self.second = nn.Conv1d(4, 12, 3), nn.Linear(12, 8), nn.Linear(30, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.relu(self.conv(x))
+        return self.first(y.transpose(1, 2)), self.second(y)
+
+
+def test_sequences_that_lie_both_ways(tmp_path: Path) -> None:
+    x = numbers(2, 4, 32)
+    check(written(tmp_path, Rows(), torch.from_numpy(x)), x)
+
+
+def test_weights_as_constant_nodes(tmp_path: Path) -> None:
+    x = numbers(1, 3, 20, 24)
+    path = written(tmp_path, nn.Conv2d(3, 24, 3), torch.from_numpy(x))
+    model = onnx.load(str(path))
+    for tensor in list(model.graph.initializer):
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[:]
+    onnx.save(model, str(path))
+    assert check(path, x).report.steps[0].in_engine
+    assert [r.name for r in readers(path)] == ["onnxruntime", "openvino", "podar"]
+
+
+def test_half_precision_files_stay_in_onnx_runtime(tmp_path: Path) -> None:
+    x = numbers(1, 3, 20, 24).astype(np.float16)
+    path = written(tmp_path, nn.Conv2d(3, 24, 3).half(), torch.from_numpy(x))
+    fast = podar.accelerate(path, x)
+    assert fast.report.whole_in_onnxruntime and "nothing for the engine" in str(fast.report)
+    assert np.array_equal(fast(x), expected(path, x)[0])
+
+
 def test_dense_files_are_no_slower_and_right(tmp_path: Path) -> None:
     x = numbers(1, 3, 32, 32)
     check(written(tmp_path, Mixed(), torch.from_numpy(x), amount=0.0), x, measure=True, tune=True)
