@@ -321,7 +321,8 @@ def test_a_model_on_the_meta_device_is_refused() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_torchscript_program_is_refused() -> None:
     inner = nn.Sequential(nn.Linear(12, 8), nn.Linear(8, 2)).eval()
-    for model in (torch.jit.trace(inner, TOKENS), nn.Sequential(torch.jit.trace(inner, TOKENS))):
+    program: Any = torch.jit.trace(inner, TOKENS)
+    for model in (program, nn.Sequential(program)):
         with pytest.raises(PodarError, match="TorchScript"):
             halve(model, TOKENS)
 
