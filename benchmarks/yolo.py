@@ -3,10 +3,11 @@
 pip install --no-deps --target /some/folder torch-pruning==1.6.0
 python benchmarks/yolo.py --peer /some/folder      measures what yolo.json lacks, and renders the table in docs/yolo.md
 python benchmarks/yolo.py --table                  renders it again from yolo.json
-options: --models yolo26n …, --limit 200, --again (podar's half is measured again)
+options: --models yolo26n …, --limit 200, --memory 12, --again (podar's half is measured again)
 
 Torch-Pruning runs in a process of its own, as its README says, and is stopped once that took the limit of processor
-time: on a machine that is busy otherwise, too, it has as long as on an idle one.
+time: on a machine that is busy otherwise, too, it has as long as on an idle one. It is stopped as well where it takes
+more memory than `--memory` gigabytes.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def ours(name: str) -> dict[str, Any]:
     }
 
 
-def theirs(name: str, limit: float, folder: Path) -> dict[str, Any]:
-    """Torch-Pruning's magnitude pruner with half of the channels; `error`: what it said, or that it took too long."""
+def theirs(name: str, limit: float, memory: float, folder: Path) -> dict[str, Any]:
+    """Torch-Pruning's magnitude pruner with half of the channels; `error`: what it said, or that it took too much."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_torch_pruning, args=(name, sender, str(folder)))
@@ -81,7 +82,11 @@ def theirs(name: str, limit: float, folder: Path) -> dict[str, Any]:
                 process.join()
                 found = {"error": f"its process died (exit code {process.exitcode})"}
             break
-        if sum(watched.cpu_times()[:2]) > limit:
+        seconds = sum(watched.cpu_times()[:2])
+        if watched.memory_info().rss > memory * 1e9:
+            found = {"error": f"no answer in {memory:g} GB of memory, {seconds:.0f} s of processor time"}
+            break
+        if seconds > limit:
             break
     process.terminate()
     process.join()
@@ -123,7 +128,8 @@ def table(told: dict[str, Any]) -> str:
     where = f"{told['processor'].get('name', 'unknown processor')}, one thread, torch {told['versions']['torch']}"
     return "\n".join(
         [
-            f"`{told['command']}`: `macs={TARGET}` at {SIDE} px, {where}.",
+            f"`{told['command']}`: `macs={TARGET}` at {SIDE} px,",
+            f"{where}.",
             f"Seconds of processor time, the least of {ROUNDS} runs, verification included; latency is ONNX Runtime's,",
             "dense and pruned in turn (and their ratio). Torch-Pruning 1.6.0 removes half of the channels.",
             "",
@@ -142,6 +148,7 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=200, help="seconds a model (of processor time) for Torch-Pruning"
     )
+    parser.add_argument("--memory", type=float, default=12, help="gigabytes a model for Torch-Pruning")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--again", action="store_true", help="measure podar's half again")
     parser.add_argument("--table", action="store_true", help="only render the table")
@@ -152,11 +159,11 @@ def main() -> None:
             parser.error("--peer FOLDER: pip install --no-deps --target FOLDER torch-pruning==1.6.0")
         torch.set_num_threads(1)
         told |= {
-            "command": f"python benchmarks/yolo.py --limit {asked.limit:g} --peer FOLDER",
+            "command": f"python benchmarks/yolo.py --limit {asked.limit:g} --memory {asked.memory:g} --peer FOLDER",
             "processor": processor().to_json(),
             "versions": {**runs.versions(), "torch-pruning": "1.6.0", "ultralytics": version("ultralytics")},
         }
-        halves = {"podar": ours, "torch-pruning": lambda name: theirs(name, asked.limit, asked.peer)}
+        halves = {"podar": ours, "torch-pruning": lambda name: theirs(name, asked.limit, asked.memory, asked.peer)}
         for half, measure in halves.items():
             for name in asked.models:
                 found = told["models"].setdefault(name, {})

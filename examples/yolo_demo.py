@@ -6,7 +6,6 @@ python examples/yolo_demo.py [--out runs/yolo] [--epochs 24] [--again 12] [--sce
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from pathlib import Path
@@ -91,7 +90,7 @@ def main() -> None:
     screen.print(
         f"mAP50-95 {both['before']:.3f} dense, {both['after']:.3f} pruned to "
         f"{summary['after']['macs'] / summary['before']['macs']:.2f} of the MACs; latency ratio "
-        f"{json.dumps(summary['latency_ratio'])}; {time.perf_counter() - began:.0f} s. "
+        f"{summary['latency_ratio']:.2f}; {time.perf_counter() - began:.0f} s. "
         f"Report: {asked.out / 'pruned' / 'report.html'}"
     )
 

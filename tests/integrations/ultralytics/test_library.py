@@ -19,7 +19,7 @@ from podar import stages as podar_stages
 from podar.errors import PodarError, UsageError
 from podar.inspection import anatomy
 from podar.integrations.ultralytics import make_ready
-from podar.integrations.ultralytics.training import check_settings
+from podar.integrations.ultralytics.training import check_settings, said
 from podar.sources import open_source
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
@@ -121,6 +121,11 @@ def test_unknown_arguments_name_the_nearest_and_ours_name_the_option() -> None:
         check_settings({"batch": "many"})
     with pytest.raises(UsageError, match="--imgsz"):
         check_settings({"imgsz": 64})
+
+
+def test_what_ultralytics_says_becomes_one_line() -> None:
+    text = "\x1b[31mInvalid CUDA 'device=7'.\x1b[0m Use 'device=cpu'.\n\ntorch.cuda.is_available(): False\n"
+    assert said(ValueError(text)) == "Invalid CUDA 'device=7'. Use 'device=cpu'."
 
 
 @pytest.mark.skipif("not knows('quantize')", reason="this Ultralytics trains nothing quantized")
