@@ -8,7 +8,8 @@ For each seed: the dense model from scratch; cut to 0.6 and 0.4 of its MACs and 
 distillation from the dense one; and rivals: yolo26n with a lesser width multiple of Ultralytics' own, of the same MACs,
 trained from scratch for as many epochs as both trainings took together. Weights of the last epoch count, so that no
 choice is made on the validation scenes. Every finished cell is written to the JSON at once; a later call goes on.
-Weights stay under runs/; a dense model whose weights are gone is trained again when a cell needs them.
+Weights stay under runs/; a dense model whose weights are gone is trained again when a cell needs them
+(its figure stays: other cells came from it).
 """
 
 from __future__ import annotations
@@ -268,7 +269,7 @@ def main() -> None:
             if key in told["cells"]:
                 continue
             if name != "dense" and not dense.is_file():
-                told["cells"][f"seed-{seed}/dense"] = cell("dense", seed, data, folder, dense)
+                told["cells"].setdefault(f"seed-{seed}/dense", cell("dense", seed, data, folder, dense))
             if key not in told["cells"]:
                 told["cells"][key] = cell(name, seed, data, folder, dense)
             print(key, json.dumps(told["cells"][key]), flush=True)
