@@ -35,6 +35,7 @@ import podar
 from podar.compat.torchvision import import_torchvision
 from podar.files import write_atomic
 from podar.measuring.processors import processor
+from podar.onnx_session import session
 from podar.runtime.accelerating import Accelerated
 
 HERE = Path(__file__)
@@ -74,15 +75,12 @@ def built(case: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
 
 def dense_runtimes(model: nn.Module, x: Tensor, folder: Path) -> dict[str, Callable[[], Any]]:
     """The dense model in each runtime, one thread."""
-    import onnxruntime as ort
     import openvino as ov
 
     path = folder / "dense.onnx"
     podar.export(model, str(path), x)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    dense = session(path, threads=1)
+    name = dense.get_inputs()[0].name
     core = ov.Core()
     network = core.read_model(str(path))
     network.reshape(list(x.shape))
@@ -96,7 +94,7 @@ def dense_runtimes(model: nn.Module, x: Tensor, folder: Path) -> dict[str, Calla
     wide, wide_x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     array = x.numpy()
     return {
-        "onnxruntime": lambda: session.run(None, {name: array}),
+        "onnxruntime": lambda: dense.run(None, {name: array}),
         "openvino": lambda: request.infer({0: array}, share_inputs=True, share_outputs=True),
         "torch": lambda: wide(wide_x),
     }
@@ -184,17 +182,12 @@ def measured(case: dict[str, Any], rounds: int) -> dict[str, Any]:
 
 def pointwise(path: Path, x: Tensor, sparse: nn.Module, fast: Accelerated) -> dict[str, float]:
     """Milliseconds of all 1×1 convolutions inside the network: dense in ONNX Runtime by its profile, sparse in ours."""
-    import onnxruntime as ort
     import podar_native
 
     from podar.runtime.accelerating import lowered
     from podar.runtime.folding import exported
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_profiling = True
-    options.profile_file_prefix = str(path.with_suffix(""))
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    profiled = session(path, threads=1, enable_profiling=True, profile_file_prefix=str(path.with_suffix("")))
     graph = exported(sparse, (x,), {})
     (_, lowering), *_ = lowered(graph, {n: "no operator" for n in graph.graph.nodes if n.op != "call_function"})
     chosen = podar_native.describe(fast.network._program_0.numpy())["layers"]  # type: ignore[union-attr, operator]
@@ -204,10 +197,10 @@ def pointwise(path: Path, x: Tensor, sparse: nn.Module, fast: Accelerated) -> di
     layers = runner.description["layers"]
     ours = []
     for _ in range(20):
-        session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        profiled.run(None, {profiled.get_inputs()[0].name: x.numpy()})
         ours.append(runner.profile(x.numpy()))
     taken: dict[str, list[float]] = {}
-    for event in json.loads(Path(session.end_profiling()).read_text()):
+    for event in json.loads(Path(profiled.end_profiling()).read_text()):
         shapes = [shape for entry in event.get("args", {}).get("input_type_shape", []) for shape in entry.values()]
         convolution = event["name"].endswith("_kernel_time") and "Conv" in event["args"].get("op_name", "")
         if convolution and len(shapes) > 1 and len(shapes[1]) == 4 and shapes[1][2:] == [1, 1]:

@@ -43,6 +43,7 @@ from podar.integrations.ultralytics import (
 from podar.integrations.ultralytics.datasets import evaluate
 from podar.integrations.ultralytics.exporting import export
 from podar.measuring import compare, latency_ratio, processor
+from podar.onnx_session import session
 
 MODEL, SIDE, SCENES = "yolo26n.yaml", 160, (800, 300)
 EPOCHS, AGAIN = 36, 14  # of the dense training, and after a cut
@@ -161,16 +162,12 @@ def latency(dense: Any, model: Any) -> dict[str, Any]:
 
 def quickest(files: dict[str, Path], x: torch.Tensor, rounds: int = 400) -> dict[str, float]:
     """Milliseconds of the quickest of many runs, the files taking turns."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    sessions = {name: onnxruntime.InferenceSession(str(path), options) for name, path in files.items()}
+    sessions = {name: session(path, threads=1) for name, path in files.items()}
     laps: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(rounds):
-        for name, session in sessions.items():
+        for name, opened in sessions.items():
             start = time.perf_counter()
-            session.run(None, {"images": x.numpy()})
+            opened.run(None, {"images": x.numpy()})
             laps[name].append(1000 * (time.perf_counter() - start))
     return {name: min(taken) for name, taken in laps.items()}
 

@@ -124,10 +124,10 @@ def prune(
         raise UsageError(
             f"{settings[0]} is an argument of training, and nothing is trained without --data and --epochs."
         )
-    if epochs and data is not None:
-        tuning = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seconds": seconds, "distill": not no_distill}
-        tuning["settings"] = parse_model_args(settings or (), option="")
-        stages.append({"finetune": tuning})
+    stages += _finetuning(
+        data, epochs=epochs, lr=lr, batch_size=batch_size, seconds=seconds, distill=not no_distill,
+        settings=parse_model_args(settings or (), option=""),
+    )  # fmt: skip
     _start(
         "podar prune", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
         image_size=image_size, seed=seed, export=export, threads=threads, trust=trust,
@@ -191,9 +191,7 @@ def sparsify(
             }
         }
     ]
-    if epochs and data is not None:
-        tuning = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "seconds": seconds, "distill": not no_distill}
-        stages.append({"finetune": tuning})
+    stages += _finetuning(data, epochs=epochs, lr=lr, batch_size=batch_size, seconds=seconds, distill=not no_distill)
     _start(
         "podar sparsify", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
         image_size=image_size, seed=seed, export=export, threads=threads, trust=trust,
@@ -281,6 +279,11 @@ def resume(
     with working() as progress:
         summary = runs.resume(folder, trust=trust, progress=progress)
     end(summary, folder)
+
+
+def _finetuning(data: str | None, **options: Any) -> list[dict[str, Any]]:
+    """The stage that trains, where there are data and epochs."""
+    return [{"finetune": options}] if data is not None and options["epochs"] else []
 
 
 def _start(

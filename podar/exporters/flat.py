@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from podar.errors import PodarError, first_line
-from podar.graph.inputs import ExampleInputs, named_tensors
+from podar.graph.inputs import ExampleInputs, arguments, named_tensors
 
 
 @dataclass(frozen=True)
@@ -159,13 +159,12 @@ class _Flattened(nn.Module):
 
 def _arguments(model: nn.Module, inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments, tensors on the CPU; those of a callable are caught on their way in."""
-    if isinstance(inputs, Mapping):
-        args, kwargs = (), dict(inputs)
-    elif isinstance(inputs, (tuple, list)):
-        args, kwargs = tuple(inputs), {}
-    elif isinstance(inputs, Tensor):
-        args, kwargs = (inputs,), {}
-    elif callable(inputs):
+    given = arguments(inputs)
+    if given is None:
+        if not callable(inputs):
+            raise PodarError(
+                f"example_inputs is a {type(inputs).__name__}: give a tensor, a tuple, a dict or a callable."
+            )
         caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         hook = model.register_forward_pre_hook(lambda _, a, k: caught.append((a, k)), with_kwargs=True)
         try:
@@ -177,10 +176,8 @@ def _arguments(model: nn.Module, inputs: ExampleInputs) -> tuple[tuple[Any, ...]
             raise PodarError(
                 f"the example inputs call the model {len(caught)} times: an export needs exactly one call."
             )
-        args, kwargs = caught[0]
-    else:
-        raise PodarError(f"example_inputs is a {type(inputs).__name__}: give a tensor, a tuple, a dict or a callable.")
-    return _to_cpu(args), _to_cpu(kwargs)
+        given = caught[0]
+    return _to_cpu(given[0]), _to_cpu(given[1])
 
 
 def _to_cpu(value: Any) -> Any:

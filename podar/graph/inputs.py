@@ -14,14 +14,20 @@ from torch import Tensor, nn
 ExampleInputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Callable[[nn.Module], Any]
 
 
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Example inputs as positional and keyword arguments; None for what is no tensor, tuple or dict (a callable)."""
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else None
+
+
 def call(model: nn.Module, inputs: ExampleInputs) -> Any:
     """Run the model on example inputs."""
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
+    given = arguments(inputs)
+    if given is not None:
+        return model(*given[0], **given[1])
     if callable(inputs):
         return inputs(model)
     raise TypeError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError, first_line, sizes
+from podar.graph.inputs import arguments
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -121,20 +122,15 @@ def as_arguments(example_inputs: Any) -> Arguments:
     **Raises:** `UsageError` for what is no tensor, tuple or dict, or holds no tensor; `PodarError` for a tensor that
     does not lie on the CPU.
     """
-    if isinstance(example_inputs, Mapping):
-        args, kwargs = (), dict(example_inputs)
-    elif isinstance(example_inputs, (tuple, list)):
-        args, kwargs = tuple(example_inputs), {}
-    elif isinstance(example_inputs, Tensor):
-        args, kwargs = (example_inputs,), {}
-    else:
+    given = arguments(example_inputs)
+    if given is None:
         raise UsageError("example_inputs is no tensor, tuple or dict: give the model's inputs.")
-    tensors = tensors_in((args, kwargs))
+    tensors = tensors_in(given)
     if not tensors:
         raise UsageError("example_inputs holds no tensor: give the model's inputs.")
     for tensor in tensors:
         _check_device(tensor, "an input")
-    return args, kwargs
+    return given
 
 
 def check_on_cpu(model: nn.Module) -> None:
