@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
 
     compute = scores.compute if isinstance(scores, PerParameter) else None
     values = scores.params if isinstance(scores, PerParameter) else scores
+    scratch: Scratch = {}
     short: dict[tuple[torch.dtype, torch.device], list[tuple[NDArray[np.int64], Tensor]]] = {}
     for first, names in graph.aliases.items():
         name = next((n for n in names if n in values), None)
@@ -67,7 +68,7 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
         if tensor.dim() == 1:
             short.setdefault((tensor.dtype, tensor.device), []).append((layout[0], tensor.detach()))
             continue
-        for dim, vector in slice_sums(tensor, {d: ids.shape for d, ids in layout.items()}, compute).items():
+        for dim, vector in slice_sums(tensor, {d: ids.shape for d, ids in layout.items()}, compute, scratch).items():
             add(layout[dim], vector)
     for rows in short.values():  # scales and shifts: many and small, so all in one go
         joined = slice_sums(torch.cat([t for _, t in rows]), {0: (0,)}, compute)[0]
@@ -85,12 +86,20 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
     return total[:units]
 
 
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 """Elements that are worked on at a time: few enough to stay in the cache from the first operation to the last."""
+
+SMALL = 1 << 15
+"""Elements for which new memory is cheap: the allocator has some at hand."""
+
+Scratch = dict[tuple[torch.dtype, torch.device], Tensor]
 
 
 def slice_sums(
-    values: Tensor, layout: Mapping[int, tuple[int, ...]], compute: Callable[..., Tensor] | None = None
+    values: Tensor,
+    layout: Mapping[int, tuple[int, ...]],
+    compute: Callable[..., Tensor] | None = None,
+    scratch: Scratch | None = None,
 ) -> dict[int, NDArray[np.floating[Any]]]:
     """Sums over all other dimensions, for each dimension in `layout`; one of shape (g, i) is summed group by group.
 
@@ -98,26 +107,17 @@ def slice_sums(
         values: what is summed.
         layout: for each dimension the shape of its labels.
         compute: applied to every element first (`compute(part, out=…)`), a block at a time: memory is read once.
+        scratch: where that goes; one for many tensors, since new memory takes longer than the work in it.
     """
     values = values.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     plain = values.dim() > 1 and all(d < 2 and len(shape) == 1 for d, shape in layout.items())
     if plain:
-        matrix = values.reshape(values.shape[0], -1)
-        n, width = matrix.shape
-        rows, columns = matrix.new_empty(n), matrix.new_zeros(width)
-        step = min(n, max(1, BLOCK // width))
-        scratch, ones_down, ones_across = matrix.new_empty(step, width), matrix.new_ones(step), matrix.new_ones(width)
-        for part, into in zip(matrix.split(step), rows.split(step)):
-            k = part.shape[0]
-            if compute is not None:
-                part = compute(part, out=scratch if k == step else scratch[:k])
-            if 0 in layout:
-                torch.mv(part, ones_across, out=into)
-            if 1 in layout:
-                columns.addmv_(part.t(), ones_down if k == step else ones_down[:k])
-        found = {0: rows, 1: columns.view(values.shape[1], -1).sum(1)}
-        return {d: found[d].cpu().numpy() for d in layout}
+        matrix = values if values.dim() == 2 else values.reshape(values.shape[0], -1)
+        found = _both_sums(matrix, layout, compute, {} if scratch is None else scratch)
+        if 1 in found and values.dim() > 2:
+            found[1] = found[1].view(values.shape[1], -1).sum(1)
+        return {d: v.cpu().numpy() for d, v in found.items()}
     values = values if compute is None else compute(values)
     found = {}
     for dim, shape in layout.items():
@@ -128,3 +128,25 @@ def slice_sums(
             parts = values.reshape(shape[0], -1, shape[1], values[0, 0].numel())
             found[dim] = parts.sum(dim=(1, 3))
     return {d: v.cpu().numpy() for d, v in found.items()}
+
+
+def _both_sums(
+    matrix: Tensor, wanted: Iterable[int], compute: Callable[..., Tensor] | None, scratch: Scratch
+) -> dict[int, Tensor]:
+    """Sums of rows (0) and of columns (1)."""
+    found: dict[int, list[Tensor]] = {d: [] for d in wanted}
+    whole = matrix.numel() <= BLOCK
+    for part in [matrix] if whole else matrix.split(max(1, BLOCK // matrix.shape[1])):
+        if compute is not None:
+            part = compute(part) if part.numel() <= SMALL else compute(part, out=_room(part, scratch))
+        for d, sums in found.items():
+            sums.append(part.sum(1 - d))
+    return {d: s[0] if whole else torch.cat(s) if d == 0 else torch.stack(s).sum(0) for d, s in found.items()}
+
+
+def _room(part: Tensor, scratch: Scratch) -> Tensor:
+    """Memory of the shape of `part`."""
+    key = (part.dtype, part.device)
+    if key not in scratch or scratch[key].numel() < part.numel():
+        scratch[key] = part.new_empty(max(BLOCK, part.numel()))
+    return scratch[key][: part.numel()].view(part.shape)
