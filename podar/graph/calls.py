@@ -26,6 +26,14 @@ WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "ei
 }
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
+SAME = {"relu", "sigmoid", "tanh", "silu", "gelu", "hardswish", "hardsigmoid", "leaky_relu", "elu", "mish", "add", "mul"}
+SAME |= {f"{name}_" for name in SAME}
+"""With tensors alone, these are operators of the same name and arguments: there is no need to wait for them."""
+
+CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+DEFAULTS = (None, None, None, 1, 0, 1, 1)
+"""Of their arguments: input, weight, bias, stride, padding, dilation, groups."""
+
 LEADING = {
     "linear": ("input", "weight", "bias"),
     "scaled_dot_product_attention": ("query", "key", "value", "attn_mask"),
@@ -49,6 +57,13 @@ class Calls(TorchFunctionMode):
             if given:
                 args, kwargs = (*args, *(kwargs[k] for k in given)), {k: v for k, v in kwargs.items() if k not in given}
             return self.tracer.whole(func, name, args, kwargs)
+        if name in SAME and not kwargs and all(isinstance(a, Tensor) for a in args):
+            return self.tracer.whole(func, name, args, kwargs)
+        if name in CONVOLUTIONS:
+            given = _convolution(args, kwargs)
+            if given is not None:
+                self.tracer.call = (func, args, kwargs)
+                return self.tracer.whole(torch.convolution, "convolution", given, {})
         if not self.tracer.rules:
             return func(*args, **kwargs)
         if name == "__get__":
@@ -76,6 +91,17 @@ class Calls(TorchFunctionMode):
                 for k, d in enumerate(dims):
                     values[d] = Size(values[d], Axis(ids, k), self.tracer.sizes)
         return values
+
+
+def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    """The arguments of the one operator behind all convolutions; None where torch computes more than that."""
+    if kwargs or len(args) < 2:
+        return None
+    x, w, bias, stride, padding, dilation, groups = (*args, *DEFAULTS[len(args) :])
+    if x.dim() != w.dim() or isinstance(padding, str):  # a picture without a batch; sides that are padded apart
+        return None
+    stride, padding, dilation = ([v] if isinstance(v, int) else v for v in (stride, padding, dilation))
+    return x, w, bias, stride, padding, dilation, False, [0], int(groups)
 
 
 def _nothing_overridden(*_: Any) -> bool:

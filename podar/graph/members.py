@@ -30,9 +30,10 @@ def modules_of(model: nn.Module) -> Named:
                 "that it was made from, then script or trace that again"
             )
         found.append((prefix, module))
-        stem = prefix + "." if prefix else ""
-        children = reversed(module.__dict__["_modules"].items())
-        waiting += [(stem + key, child) for key, child in children if child is not None]
+        children = module.__dict__["_modules"]
+        if children:
+            stem = prefix + "." if prefix else ""
+            waiting += [(stem + key, child) for key, child in reversed(children.items()) if child is not None]
     return found
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from podar.graph.members import Named, once
 
+CONTAINERS = frozenset((dict, list, set))
+
 
 @contextlib.contextmanager
 def protected(modules: Named, *, train: bool = False) -> Generator[None]:
@@ -24,7 +26,7 @@ def protected(modules: Named, *, train: bool = False) -> Generator[None]:
     saved: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
     for _, module in once(modules):
         attributes = module.__dict__
-        inner = {k: v.copy() for k, v in attributes.items() if type(v) in (dict, list, set)}
+        inner = {k: v.copy() for k, v in attributes.items() if type(v) in CONTAINERS}
         saved.append((module, attributes.copy(), inner))
         attributes["training"] = train
     buffers = _snapshots([b for _, module in modules for b in module.__dict__["_buffers"].values() if b is not None])
@@ -55,7 +57,7 @@ def _snapshots(buffers: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
 
 
 def _joined(group: list[Tensor]) -> Tensor:
-    return group[0].clone() if len(group) == 1 else torch.cat([b.flatten() for b in group])
+    return group[0].clone() if len(group) == 1 else torch.cat([b if b.dim() == 1 else b.flatten() for b in group])
 
 
 def _put_back(group: list[Tensor], before: Tensor) -> None:

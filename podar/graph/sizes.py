@@ -208,6 +208,8 @@ class Provenance:
         """`filters`: tuples of convolutions count kernel positions, which never go."""
         for key, value in list(attributes.items()):
             kind = type(value)
+            if kind in PLAIN:
+                continue
             if kind is int:
                 attributes[key] = self.size(value, Attribute(module, path + key))
             elif kind in SEQUENCES:
@@ -216,7 +218,7 @@ class Provenance:
                         self.size(v, Attribute(module, path + key, i)) if type(v) is int else v
                         for i, v in enumerate(value)
                     )
-            elif kind not in PLAIN and path.count(".") < 2 and holds_settings(value):
+            elif path.count(".") < 2 and holds_settings(value):
                 # A copy of the module's own: others may hold the same object.
                 attributes[key] = own = copy.copy(value)
                 self._remembering(module, own.__dict__, f"{path}{key}.")
