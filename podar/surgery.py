@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from podar.errors import PodarError
-from podar.graph.members import modules_of, owners_of, tensors_of
+from podar.graph.members import Named, modules_of, owners_of, tensors_of
 from podar.plans import Cut, Plan, Rescale
 from podar.skips import Skipped, replace
 
@@ -42,7 +42,6 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     undo = Undo(model)
     try:
         for step in plan.steps:
-            _check(model, step)
             _apply_step(model, step, undo)
             remember(model, step)
     except BaseException:
@@ -61,9 +60,10 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         raise PodarError(
             "a plan of several steps cannot be a mask: each step counts in the shapes that the last one left"
         )
+    modules = modules_of(model)
     for step in plan.steps:
-        _check(model, step)
-    tensors = tensors_of(modules_of(model))
+        _check(modules, step)
+    tensors = tensors_of(modules)
     with torch.no_grad():
         for name in plan.dropped():
             tensors[name].zero_()
@@ -129,8 +129,7 @@ def remember(model: nn.Module, step: Plan) -> None:
     model.__dict__[PLAN_ATTRIBUTE] = plan.to_json()
 
 
-def _check(model: nn.Module, plan: Plan) -> None:
-    modules = modules_of(model)
+def _check(modules: Named, plan: Plan) -> None:
     tensors = tensors_of(modules)
     for name, shape in plan.shapes.items():
         if name not in tensors:
@@ -151,6 +150,7 @@ def _check(model: nn.Module, plan: Plan) -> None:
 
 def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
     every = modules_of(model)
+    _check(every, plan)
     modules, owners = dict(every), owners_of(every)
     done: dict[int, Tensor] = {}
     kept: KeptIndices = {}

@@ -278,13 +278,11 @@ class Ties:
         relevant = self.relevant(members)
         if not relevant:
             return None
-        units = np.concatenate([self.families[k].units for k in members])
-        owner, start = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes[:-1]])
-        rank = np.arange(len(units)) - start[owner]
+        orders = [self.random.permutation(self.families[k].units) for k in members]
         for step in {1, steps // 2}:
             gone = np.zeros(self.solution.units + 1, dtype=bool)
-            shuffled = units[np.lexsort((self.random.random(len(units)), owner))]
-            gone[shuffled[rank < step * (np.array(sizes) // steps)[owner]]] = True
+            for order in orders:
+                gone[order[: step * (len(order) // steps)]] = True
             try:
                 Solver(relevant, self.dense).solve(lambda ids: np.logical_not(gone[self.units(ids)].any(axis=-1)))  # noqa: B023
             except SizeConflict as conflict:

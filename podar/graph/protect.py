@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from podar.graph.members import Named, once
 
@@ -49,25 +50,26 @@ def protected(modules: Named, *, train: bool = False) -> Generator[None]:
 def _snapshots(buffers: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
     """Copies of buffers: the many small ones of one type in one piece, which is copied and compared in one go."""
     groups: dict[Any, list[Tensor]] = {}
-    for buffer in {id(b): b for b in buffers if b.device.type != "meta"}.values():
+    for buffer in {id(b): b for b in buffers if not b.is_meta}.values():
         plain = buffer.layout is torch.strided and not buffer.is_quantized
-        groups.setdefault((buffer.dtype, buffer.device) if plain else id(buffer), []).append(buffer)
+        kind = buffer.dtype if buffer.is_cpu else (buffer.dtype, buffer.device)
+        groups.setdefault(kind if plain else id(buffer), []).append(buffer)
     with torch.no_grad():
         return [(group, _joined(group)) for group in groups.values()]
 
 
 def _joined(group: list[Tensor]) -> Tensor:
-    return group[0].clone() if len(group) == 1 else torch.cat([b if b.dim() == 1 else b.flatten() for b in group])
+    return group[0].clone() if len(group) == 1 else _flatten_dense_tensors(group)
 
 
 def _put_back(group: list[Tensor], before: Tensor) -> None:
     with torch.no_grad():
         if torch.equal(_joined(group), before):
             return
-        parts = [before] if len(group) == 1 else before.split([b.numel() for b in group])
+        parts = [before] if len(group) == 1 else _unflatten_dense_tensors(before, group)
         for buffer, part in zip(group, parts):
-            if not torch.equal(buffer, part.view_as(buffer)):
-                buffer.copy_(part.view_as(buffer))
+            if not torch.equal(buffer, part):
+                buffer.copy_(part)
 
 
 def _restore(container: Any, before: Any) -> None:
