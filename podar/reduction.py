@@ -29,19 +29,16 @@ def unit_scores(graph: Graph, scores: Mapping[str, Tensor], fallback: nn.Module 
     """
     total = _sum(graph, scores)
     if fallback is not None:
-        untouched = [f for f in graph.ties.families if not total[f.units].any()]
+        touched = np.zeros(len(graph.ties.families) + 1, dtype=bool)
+        touched[graph.ties.family_of[:-1][total != 0]] = True
+        untouched = np.flatnonzero(~touched[:-1]).tolist()
         if untouched:
             tensors = {n: p.detach() for n, p in fallback.named_parameters() if p.is_floating_point()}
-            owned = set().union(
-                *(
-                    {n for n, _ in graph._members[k]}
-                    for k, f in enumerate(graph.ties.families)
-                    if any(f is u for u in untouched)
-                )
-            )
+            owned = {n for k in untouched for n, _ in graph._members[k]}
             other = _sum(graph, {n: t.square() for n, t in tensors.items() if n in owned})
-            for family in untouched:
-                total[family.units] = other[family.units]
+            for k in untouched:
+                units = graph.ties.families[k].units
+                total[units] = other[units]
     return total
 
 
@@ -111,41 +108,42 @@ def slice_sums(
     """
     values = values.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    plain = values.dim() > 1 and all(d < 2 and len(shape) == 1 for d, shape in layout.items())
-    if plain:
-        matrix = values if values.dim() == 2 else values.reshape(values.shape[0], -1)
-        found = _both_sums(matrix, layout, compute, {} if scratch is None else scratch)
-        if 1 in found and values.dim() > 2:
-            found[1] = found[1].view(values.shape[1], -1).sum(1)
-        return {d: v.cpu().numpy() for d, v in found.items()}
-    values = values if compute is None else compute(values)
-    found = {}
-    for dim, shape in layout.items():
-        if len(shape) == 1:
-            others = [k for k in range(values.dim()) if k != dim]
-            found[dim] = values.sum(dim=others) if others else values
-        else:  # (g, i): the inputs of every group of a convolution
-            parts = values.reshape(shape[0], -1, shape[1], values[0, 0].numel())
-            found[dim] = parts.sum(dim=(1, 3))
+    if values.dim() > 1 and all(d < 2 for d in layout):
+        groups = layout[1][0] if len(layout.get(1, ())) > 1 else 1
+        found = _both_sums(values.reshape(groups, len(values) // groups, -1), layout, compute, scratch)
+        if 1 in found:
+            found[1] = found[1].view(*layout[1], -1).sum(-1) if values.dim() > 2 else found[1].view(layout[1])
+    else:
+        values = values if compute is None else compute(values)
+        others = {d: [k for k in range(values.dim()) if k != d] for d in layout}
+        found = {d: values.sum(dim=rest) if rest else values for d, rest in others.items()}
     return {d: v.cpu().numpy() for d, v in found.items()}
 
 
 def _both_sums(
-    matrix: Tensor, wanted: Iterable[int], compute: Callable[..., Tensor] | None, scratch: Scratch
+    cube: Tensor, wanted: Iterable[int], compute: Callable[..., Tensor] | None, scratch: Scratch | None
 ) -> dict[int, Tensor]:
-    """Sums of rows (0) and of columns (1)."""
+    """Sums of rows (0), and of columns (1) group by group; `cube` has shape (groups, rows of each, columns)."""
+    across = 0 if len(cube) > 1 else 1  # blocks are whole groups, or rows of the only one
+    blocks = [cube]
+    if cube.numel() > BLOCK:
+        blocks = cube.split(max(1, BLOCK * cube.shape[across] // cube.numel()), across)
     found: dict[int, list[Tensor]] = {d: [] for d in wanted}
-    whole = matrix.numel() <= BLOCK
-    for part in [matrix] if whole else matrix.split(max(1, BLOCK // matrix.shape[1])):
+    for block in blocks:
         if compute is not None:
-            part = compute(part) if part.numel() <= SMALL else compute(part, out=_room(part, scratch))
+            block = compute(block) if block.numel() <= SMALL else compute(block, out=_room(block, scratch))
         for d, sums in found.items():
-            sums.append(part.sum(1 - d))
-    return {d: s[0] if whole else torch.cat(s) if d == 0 else torch.stack(s).sum(0) for d, s in found.items()}
+            sums.append(block.sum(2 - d))
+    joined = {d: sums[0] if len(sums) == 1 else torch.cat(sums, across) for d, sums in found.items() if d == 0}
+    if 1 in found:
+        joined[1] = torch.cat(found[1]) if across == 0 else torch.stack(found[1]).sum(0)
+    return {d: sums.flatten() for d, sums in joined.items()}
 
 
-def _room(part: Tensor, scratch: Scratch) -> Tensor:
+def _room(part: Tensor, scratch: Scratch | None) -> Tensor:
     """Memory of the shape of `part`."""
+    if scratch is None:
+        return torch.empty_like(part)
     key = (part.dtype, part.device)
     if key not in scratch or scratch[key].numel() < part.numel():
         scratch[key] = part.new_empty(max(BLOCK, part.numel()))

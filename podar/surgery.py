@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
@@ -215,18 +214,20 @@ KeptIndices = dict[tuple[int, int, torch.device], Tensor]
 def cut(tensor: Tensor, cuts: tuple[Cut, ...], known: KeptIndices) -> Tensor:
     """What remains of a tensor, in its memory format; `known` keeps indices for the tensors that lose the same ones."""
     layout = _format(tensor)
-    for c in cuts:  # positions within groups first: groups count dense rows
-        if c.groups == 1:
-            continue
-        kept = _kept(c, torch.device("cpu"), known).numpy()
-        places: NDArray[np.int64] = (kept % (c.size // c.groups)).reshape(c.groups, -1)
-        parts = tensor.reshape(c.groups, tensor.shape[0] // c.groups, *tensor.shape[1:])
-        index = torch.from_numpy(places).to(tensor.device)
-        index = index.reshape(c.groups, 1, -1, *[1] * (tensor.dim() - 2))
-        index = index.expand(c.groups, parts.shape[1], index.shape[2], *parts.shape[3:])
-        tensor = parts.gather(2, index).reshape(tensor.shape[0], index.shape[2], *tensor.shape[2:])
-    tensor = _select(tensor, {c.dim: _kept(c, tensor.device, known) for c in cuts if c.groups == 1})
+    kept = {c.dim: _kept(c, tensor.device, known) for c in cuts}
+    grouped = next((c for c in cuts if c.groups > 1), None)
+    tensor = _select(tensor, kept) if grouped is None else _select_in_groups(tensor, kept, grouped)
     return tensor.contiguous(memory_format=layout)
+
+
+def _select_in_groups(tensor: Tensor, kept: dict[int, Tensor], c: Cut) -> Tensor:
+    """The weight of a grouped convolution: every group of rows keeps positions of its own."""
+    rows, width = len(tensor), c.size // c.groups
+    places = (kept.pop(c.dim) % width).reshape(c.groups, -1)
+    chosen = kept.pop(0, torch.arange(rows, device=tensor.device))
+    pairs = chosen[:, None] * width + places[chosen // (rows // c.groups)]
+    tensor = tensor.reshape(rows * width, *tensor.shape[2:]).index_select(0, pairs.flatten())
+    return _select(tensor.reshape(*pairs.shape, *tensor.shape[1:]), kept)
 
 
 BLOCK = 1 << 17

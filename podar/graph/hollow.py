@@ -114,8 +114,7 @@ def convolution(
     if transposed:
         extra = _spread(extra, rank)
         sizes = [
-            (n - 1) * s - 2 * p + span + e
-            for n, s, p, span, e in zip(before[-rank:], stride, padding, spans, extra)
+            (n - 1) * s - 2 * p + span + e for n, s, p, span, e in zip(before[-rank:], stride, padding, spans, extra)
         ]
         wanted, made = filters[0], filters[1] * groups
     else:
