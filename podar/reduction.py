@@ -54,7 +54,6 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
 
     compute = scores.compute if isinstance(scores, PerParameter) else None
     values = scores.params if isinstance(scores, PerParameter) else scores
-    scratch: Scratch = {}
     short: dict[tuple[torch.dtype, torch.device], list[tuple[NDArray[np.int64], Tensor]]] = {}
     for first, names in graph.aliases.items():
         name = next((n for n in names if n in values), None)
@@ -65,7 +64,7 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
         if tensor.dim() == 1:
             short.setdefault((tensor.dtype, tensor.device), []).append((layout[0], tensor.detach()))
             continue
-        for dim, vector in slice_sums(tensor, {d: ids.shape for d, ids in layout.items()}, compute, scratch).items():
+        for dim, vector in slice_sums(tensor, {d: ids.shape for d, ids in layout.items()}, compute).items():
             add(layout[dim], vector)
     for rows in short.values():  # scales and shifts: many and small, so all in one go
         joined = slice_sums(torch.cat([t for _, t in rows]), {0: (0,)}, compute)[0]
@@ -86,31 +85,24 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
 BLOCK = 1 << 18
 """Elements that are worked on at a time: few enough to stay in the cache from the first operation to the last."""
 
-SMALL = 1 << 15
-"""Elements for which new memory is cheap: the allocator has some at hand."""
-
-Scratch = dict[tuple[torch.dtype, torch.device], Tensor]
-
 
 def slice_sums(
     values: Tensor,
     layout: Mapping[int, tuple[int, ...]],
-    compute: Callable[..., Tensor] | None = None,
-    scratch: Scratch | None = None,
+    compute: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[int, NDArray[np.floating[Any]]]:
     """Sums over all other dimensions, for each dimension in `layout`; one of shape (g, i) is summed group by group.
 
     Args:
         values: what is summed.
         layout: for each dimension the shape of its labels.
-        compute: applied to every element first (`compute(part, out=…)`), a block at a time: memory is read once.
-        scratch: where that goes; one for many tensors, since new memory takes longer than the work in it.
+        compute: applied to every element first, a block at a time: memory is read once.
     """
     values = values.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     if values.dim() > 1 and all(d < 2 for d in layout):
         groups = layout[1][0] if len(layout.get(1, ())) > 1 else 1
-        found = _both_sums(values.reshape(groups, len(values) // groups, -1), layout, compute, scratch)
+        found = _both_sums(values.reshape(groups, len(values) // groups, -1), layout, compute)
         if 1 in found:
             found[1] = found[1].view(*layout[1], -1).sum(-1) if values.dim() > 2 else found[1].view(layout[1])
     else:
@@ -120,9 +112,7 @@ def slice_sums(
     return {d: v.cpu().numpy() for d, v in found.items()}
 
 
-def _both_sums(
-    cube: Tensor, wanted: Iterable[int], compute: Callable[..., Tensor] | None, scratch: Scratch | None
-) -> dict[int, Tensor]:
+def _both_sums(cube: Tensor, wanted: Iterable[int], compute: Callable[[Tensor], Tensor] | None) -> dict[int, Tensor]:
     """Sums of rows (0), and of columns (1) group by group; `cube` has shape (groups, rows of each, columns)."""
     across = 0 if len(cube) > 1 else 1  # blocks are whole groups, or rows of the only one
     blocks = [cube]
@@ -131,20 +121,10 @@ def _both_sums(
     found: dict[int, list[Tensor]] = {d: [] for d in wanted}
     for block in blocks:
         if compute is not None:
-            block = compute(block) if block.numel() <= SMALL else compute(block, out=_room(block, scratch))
+            block = compute(block)
         for d, sums in found.items():
             sums.append(block.sum(2 - d))
     joined = {d: sums[0] if len(sums) == 1 else torch.cat(sums, across) for d, sums in found.items() if d == 0}
     if 1 in found:
         joined[1] = torch.cat(found[1]) if across == 0 else torch.stack(found[1]).sum(0)
     return {d: sums.flatten() for d, sums in joined.items()}
-
-
-def _room(part: Tensor, scratch: Scratch | None) -> Tensor:
-    """Memory of the shape of `part`."""
-    if scratch is None:
-        return torch.empty_like(part)
-    key = (part.dtype, part.device)
-    if key not in scratch or scratch[key].numel() < part.numel():
-        scratch[key] = part.new_empty(max(BLOCK, part.numel()))
-    return scratch[key][: part.numel()].view(part.shape)

@@ -230,7 +230,7 @@ def _select_in_groups(tensor: Tensor, kept: dict[int, Tensor], c: Cut) -> Tensor
     return _select(tensor.reshape(*pairs.shape, *tensor.shape[1:]), kept)
 
 
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 """Elements gathered at a time: few enough that rows are still in the cache when their columns are chosen."""
 
 

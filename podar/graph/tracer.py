@@ -62,8 +62,7 @@ class Step(NamedTuple):
     writes: tuple[tuple[int, int], ...]  # (storage, bytes) allocated here
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(NamedTuple):
     """Multiply-accumulates of one operator: `count` in the dense model, in proportion to each axis in `axes`."""
 
     module: str
@@ -279,6 +278,12 @@ class Tracer(TorchDispatchMode):
         if ids is not None:
             self.labels.freeze(ids, f"{why} {self.where}")
 
+    def freeze_from(self, tensor: Tensor, first: int, why: str) -> None:
+        """Freeze dimension `first` and those after it."""
+        if any(max(dims) >= first for dims, _ in self.blocks(tensor)):
+            for d in range(first, tensor.dim()):
+                self.freeze(self.axis(tensor, d), why)
+
     def balanced(self, ids: Ids, parts: int) -> None:
         """An axis of `parts` equal parts: each must lose equally many."""
         if parts > 1:
@@ -330,7 +335,10 @@ class Tracer(TorchDispatchMode):
                 raise hollow.NeedsValues(name)
             out = self._decided(func, name, tensors, args, kwargs)
         elif is_hollow and not self.real and shape is not None and isinstance(args[0], (Tensor, list, tuple)):
-            with no_dispatch():
+            if self.inside:
+                with no_dispatch():
+                    out = shape(*args, **kwargs)
+            else:
                 out = shape(*args, **kwargs)
         if out is NotImplemented:
             out = func(*args, **kwargs)
