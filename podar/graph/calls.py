@@ -97,7 +97,8 @@ def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ..
     """The arguments of the one operator behind all convolutions; None where torch computes more than that."""
     if kwargs or len(args) < 2:
         return None
-    x, w, bias, stride, padding, dilation, groups = (*args, *DEFAULTS[len(args) :])
+    given: tuple[Any, ...] = (*args, *DEFAULTS[len(args) :])
+    x, w, bias, stride, padding, dilation, groups = given
     if x.dim() != w.dim() or isinstance(padding, str):  # a picture without a batch; sides that are padded apart
         return None
     stride, padding, dilation = ([v] if isinstance(v, int) else v for v in (stride, padding, dilation))

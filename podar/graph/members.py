@@ -14,6 +14,10 @@ from podar.errors import PodarError
 Named = list[tuple[str, nn.Module]]
 
 
+EVERY = frozenset(nn.Module().__dict__)
+"""Attributes that every module has: most of what a module holds."""
+
+
 def modules_of(model: nn.Module) -> Named:
     """(name, module) as `named_modules(remove_duplicate=False)` lists them: a shared module under each of its names.
 

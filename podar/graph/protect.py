@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch._utils import (
+    _flatten_dense_tensors,  # pyright: ignore[reportPrivateUsage]
+    _unflatten_dense_tensors,  # pyright: ignore[reportPrivateUsage]
+)
 
 from podar.graph.members import Named, once
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from podar.graph.labels import Ids
+from podar.graph.members import EVERY
 from podar.graph.mirrors import CONVOLUTIONS
 
 Alive = NDArray[np.bool_]
@@ -206,7 +207,8 @@ class Provenance:
 
     def _remembering(self, module: str, attributes: dict[str, Any], path: str, filters: bool = False) -> None:
         """`filters`: tuples of convolutions count kernel positions, which never go."""
-        for key, value in list(attributes.items()):
+        for key in [k for k in attributes if k not in EVERY]:
+            value = attributes[key]
             kind = type(value)
             if kind in PLAIN:
                 continue

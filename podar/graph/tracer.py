@@ -62,7 +62,8 @@ class Step(NamedTuple):
     writes: tuple[tuple[int, int], ...]  # (storage, bytes) allocated here
 
 
-class Product(NamedTuple):
+@dataclass(frozen=True)
+class Product:
     """Multiply-accumulates of one operator: `count` in the dense model, in proportion to each axis in `axes`."""
 
     module: str
@@ -340,7 +341,8 @@ class Tracer(TorchDispatchMode):
                     out = shape(*args, **kwargs)
             else:
                 out = shape(*args, **kwargs)
-        if out is NotImplemented:
+        new = out is not NotImplemented
+        if not new:
             out = func(*args, **kwargs)
         outs = [out] if isinstance(out, Tensor) else _tensors((out,))
         if not outs:
@@ -360,7 +362,7 @@ class Tracer(TorchDispatchMode):
         for mark in inputs[exempt:]:
             if mark.makers and mark.makers is not made and not set(mark.makers).issubset(made):
                 self.record.spilled.append((mark.makers, mark.blocks))
-        writes = self._settle(tensors, inputs, outs, is_hollow, made)
+        writes = self._settle([] if new else tensors, inputs, outs, is_hollow, made)
         self._apply(apply, tensors, inputs, out, args, kwargs)
         reads = tuple({m.storage for m in inputs if m.storage >= 0})
         blocks = tuple([self.blocks(o) for o in outs])
@@ -415,7 +417,7 @@ class Tracer(TorchDispatchMode):
     def _settle(
         self, tensors: list[Tensor], inputs: list[Mark], outs: list[Tensor], is_hollow: bool, made: Makers
     ) -> list[tuple[int, int]]:
-        """Give every result a mark and a storage number; a view shares the storage of its base."""
+        """Give every result a mark and a storage number; a view shares the storage of its base, one of `tensors`."""
         writes: list[tuple[int, int]] = []
         bases: dict[int, Mark] = {}
         needs = 0
