@@ -26,8 +26,8 @@ WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "ei
 }
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
-SAME = {"relu", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu", "mish", "hardswish", "hardsigmoid"}
-SAME |= {"add", "mul"} | {f"{name}_" for name in (*SAME, "add", "mul")}
+_SAME = "relu leaky_relu elu sigmoid tanh silu gelu mish hardswish hardsigmoid add mul".split()
+SAME = {*_SAME, *(f"{name}_" for name in _SAME)}
 """With tensors alone, these are operators of the same name and arguments: there is no need to wait for them."""
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
