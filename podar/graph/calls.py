@@ -34,6 +34,9 @@ CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 DEFAULTS = (None, None, None, 1, 0, 1, 1)
 """Of their arguments: input, weight, bias, stride, padding, dilation, groups."""
 
+LIBRARIES = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)  # pyright: ignore[reportPrivateUsage]
+"""Operators called by `torch.ops.library.name`: one may have the name of one of torch's own and mean something else."""
+
 LEADING = {
     "linear": ("input", "weight", "bias"),
     "scaled_dot_product_attention": ("query", "key", "value", "attn_mask"),
@@ -51,7 +54,7 @@ class Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
         if name in WHOLE:
             given = [k for k in LEADING.get(name, ())[len(args) :] if k in kwargs]
             if given:
@@ -63,7 +66,10 @@ class Calls(TorchFunctionMode):
             given = _convolution(args, kwargs)
             if given is not None:
                 self.tracer.call = (func, args, kwargs)
-                return self.tracer.whole(torch.convolution, "convolution", given, {})
+                try:
+                    return self.tracer.whole(torch.convolution, "convolution", given, {})
+                finally:
+                    self.tracer.call = None
         if not self.tracer.rules:
             return func(*args, **kwargs)
         if name == "__get__":

@@ -72,6 +72,23 @@ def test_a_convolution_is_one_operator_however_it_is_called(way: str) -> None:
     assert result.before.macs == 2 * 36 * (8 * 3 * 9 + 3 * 8)
 
 
+def test_an_operator_of_another_library_is_not_taken_for_its_namesake() -> None:
+    library = torch.library.Library("podar_test_namesakes", "DEF")
+    library.define("relu(Tensor x) -> Tensor")
+    library.impl("relu", lambda x: x.flip(1) + 1, "CompositeExplicitAutograd")
+
+    class Flips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.ops.podar_test_namesakes.relu(self.a(x)))
+
+    frozen = podar.trace(Flips().eval(), torch.zeros(2, 3, 2, 2)).frozen
+    assert any("no rule for the operator podar_test_namesakes::relu" in why for _, _, why in frozen)
+
+
 class Sized(nn.Module):
     """Takes the size of one axis in three ways and gives it to a view."""
 
