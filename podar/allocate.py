@@ -149,7 +149,7 @@ class _Moves:
                 raise PodarError(f"ratios name inner dimensions that cannot go ({stuck}): leave them out")
         else:
             self.clusters = graph.clusters
-        self.order = [f.units[np.argsort(scores[f.units], kind="stable")] for f in families]
+        self.order = _ordered([f.units for f in families], scores)
         self.steps = np.array([c.steps for c in self.clusters], dtype=np.int64)
         self.ranks = self._ranks(scores)
         self.allowed = [self._allowed(c) for c in self.clusters]
@@ -252,6 +252,20 @@ class _Moves:
             )
             found.append(known.setdefault((cluster.steps, members), len(known)))
         return found
+
+
+def _ordered(families: list[NDArray[np.int64]], scores: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """The units of each family, least important first: there may be thousands, so those of one size in one go."""
+    ordered = list(families)
+    by_size: dict[int, list[int]] = {}
+    for k, units in enumerate(families):
+        by_size.setdefault(len(units), []).append(k)
+    for places in by_size.values():
+        units = np.stack([families[k] for k in places])
+        units = np.take_along_axis(units, np.argsort(scores[units], axis=1, kind="stable"), axis=1)
+        for k, own in zip(places, units):
+            ordered[k] = own
+    return ordered
 
 
 def _rank_within(key: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:

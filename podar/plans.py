@@ -148,8 +148,12 @@ class Plan:
 
 
 def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:
+    known: dict[int, int] = {}  # a plan shares its lists: long tuples are slow to hash
+
     def index(removed: tuple[int, ...]) -> int:
-        return sets.setdefault(removed, len(sets))
+        if id(removed) not in known:
+            known[id(removed)] = sets.setdefault(removed, len(sets))
+        return known[id(removed)]
 
     return {
         "cuts": {n: [[c.dim, index(c.removed), c.size, c.groups] for c in cuts] for n, cuts in plan.cuts.items()},

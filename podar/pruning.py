@@ -24,7 +24,7 @@ from podar.graph.verify import Expectation, verify_trace
 from podar.layers import block_plan, choose_blocks, nothing_left, share_of_target
 from podar.plans import Plan
 from podar.reduction import unit_scores
-from podar.surgery import Undo, _apply_step, _check, remember, removed_mask
+from podar.surgery import Undo, _apply_step, remember, removed_mask
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,6 @@ def _with_depth(
     skipping = block_plan(blocks, graph)
     undo = Undo(model)
     try:
-        _check(model, skipping)
         _apply_step(model, skipping, undo)
         remember(model, skipping)
         rest = trace(model, example_inputs, outputs=outputs)
@@ -224,7 +223,6 @@ def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, exampl
     """Apply one plan, and undo it when the result does not run as expected."""
     undo = Undo(model)
     try:
-        _check(model, made)
         _apply_step(model, made, undo)
         if expected is not None:
             verify_trace(model, example_inputs, expected)

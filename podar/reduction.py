@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,16 @@ def unit_scores(graph: Graph, scores: Mapping[str, Tensor], fallback: nn.Module 
     """
     total = _sum(graph, scores)
     if fallback is not None:
-        untouched = [f for f in graph.ties.families if not total[f.units].any()]
+        touched = np.zeros(len(graph.ties.families) + 1, dtype=bool)
+        touched[graph.ties.family_of[:-1][total != 0]] = True
+        untouched = np.flatnonzero(~touched[:-1]).tolist()
         if untouched:
             tensors = {n: p.detach() for n, p in fallback.named_parameters() if p.is_floating_point()}
-            owned = set().union(
-                *(
-                    {n for n, _ in graph._members[k]}
-                    for k, f in enumerate(graph.ties.families)
-                    if any(f is u for u in untouched)
-                )
-            )
+            owned = {n for k in untouched for n, _ in graph._members[k]}
             other = _sum(graph, {n: t.square() for n, t in tensors.items() if n in owned})
-            for family in untouched:
-                total[family.units] = other[family.units]
+            for k in untouched:
+                units = graph.ties.families[k].units
+                total[units] = other[units]
     return total
 
 
@@ -85,46 +82,49 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
     return total[:units]
 
 
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 """Elements that are worked on at a time: few enough to stay in the cache from the first operation to the last."""
 
 
 def slice_sums(
-    values: Tensor, layout: Mapping[int, tuple[int, ...]], compute: Callable[..., Tensor] | None = None
+    values: Tensor,
+    layout: Mapping[int, tuple[int, ...]],
+    compute: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[int, NDArray[np.floating[Any]]]:
     """Sums over all other dimensions, for each dimension in `layout`; one of shape (g, i) is summed group by group.
 
     Args:
         values: what is summed.
         layout: for each dimension the shape of its labels.
-        compute: applied to every element first (`compute(part, out=…)`), a block at a time: memory is read once.
+        compute: applied to every element first, a block at a time: memory is read once.
     """
     values = values.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    plain = values.dim() > 1 and all(d < 2 and len(shape) == 1 for d, shape in layout.items())
-    if plain:
-        matrix = values.reshape(values.shape[0], -1)
-        n, width = matrix.shape
-        rows, columns = matrix.new_empty(n), matrix.new_zeros(width)
-        step = min(n, max(1, BLOCK // width))
-        scratch, ones_down, ones_across = matrix.new_empty(step, width), matrix.new_ones(step), matrix.new_ones(width)
-        for part, into in zip(matrix.split(step), rows.split(step)):
-            k = part.shape[0]
-            if compute is not None:
-                part = compute(part, out=scratch if k == step else scratch[:k])
-            if 0 in layout:
-                torch.mv(part, ones_across, out=into)
-            if 1 in layout:
-                columns.addmv_(part.t(), ones_down if k == step else ones_down[:k])
-        found = {0: rows, 1: columns.view(values.shape[1], -1).sum(1)}
-        return {d: found[d].cpu().numpy() for d in layout}
-    values = values if compute is None else compute(values)
-    found = {}
-    for dim, shape in layout.items():
-        if len(shape) == 1:
-            others = [k for k in range(values.dim()) if k != dim]
-            found[dim] = values.sum(dim=others) if others else values
-        else:  # (g, i): the inputs of every group of a convolution
-            parts = values.reshape(shape[0], -1, shape[1], values[0, 0].numel())
-            found[dim] = parts.sum(dim=(1, 3))
+    if values.dim() > 1 and all(d < 2 for d in layout):
+        groups = layout[1][0] if len(layout.get(1, ())) > 1 else 1
+        found = _both_sums(values.reshape(groups, len(values) // groups, -1), layout, compute)
+        if 1 in found:
+            found[1] = found[1].view(*layout[1], -1).sum(-1) if values.dim() > 2 else found[1].view(layout[1])
+    else:
+        values = values if compute is None else compute(values)
+        others = {d: [k for k in range(values.dim()) if k != d] for d in layout}
+        found = {d: values.sum(dim=rest) if rest else values for d, rest in others.items()}
     return {d: v.cpu().numpy() for d, v in found.items()}
+
+
+def _both_sums(cube: Tensor, wanted: Iterable[int], compute: Callable[[Tensor], Tensor] | None) -> dict[int, Tensor]:
+    """Sums of rows (0), and of columns (1) group by group; `cube` has shape (groups, rows of each, columns)."""
+    across = 0 if len(cube) > 1 else 1  # blocks are whole groups, or rows of the only one
+    blocks = [cube]
+    if cube.numel() > BLOCK:
+        blocks = cube.split(max(1, BLOCK * cube.shape[across] // cube.numel()), across)
+    found: dict[int, list[Tensor]] = {d: [] for d in wanted}
+    for block in blocks:
+        if compute is not None:
+            block = compute(block)
+        for d, sums in found.items():
+            sums.append(block.sum(2 - d))
+    joined = {d: sums[0] if len(sums) == 1 else torch.cat(sums, across) for d, sums in found.items() if d == 0}
+    if 1 in found:
+        joined[1] = torch.cat(found[1]) if across == 0 else torch.stack(found[1]).sum(0)
+    return {d: sums.flatten() for d, sums in joined.items()}

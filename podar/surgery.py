@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from podar.errors import PodarError
-from podar.graph.members import modules_of, owners_of, tensors_of
+from podar.graph.members import Named, modules_of, owners_of, tensors_of
 from podar.plans import Cut, Plan, Rescale
 from podar.skips import Skipped, replace
 
@@ -42,7 +41,6 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     undo = Undo(model)
     try:
         for step in plan.steps:
-            _check(model, step)
             _apply_step(model, step, undo)
             remember(model, step)
     except BaseException:
@@ -61,9 +59,10 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         raise PodarError(
             "a plan of several steps cannot be a mask: each step counts in the shapes that the last one left"
         )
+    modules = modules_of(model)
     for step in plan.steps:
-        _check(model, step)
-    tensors = tensors_of(modules_of(model))
+        _check(modules, step)
+    tensors = tensors_of(modules)
     with torch.no_grad():
         for name in plan.dropped():
             tensors[name].zero_()
@@ -129,8 +128,7 @@ def remember(model: nn.Module, step: Plan) -> None:
     model.__dict__[PLAN_ATTRIBUTE] = plan.to_json()
 
 
-def _check(model: nn.Module, plan: Plan) -> None:
-    modules = modules_of(model)
+def _check(modules: Named, plan: Plan) -> None:
     tensors = tensors_of(modules)
     for name, shape in plan.shapes.items():
         if name not in tensors:
@@ -151,6 +149,7 @@ def _check(model: nn.Module, plan: Plan) -> None:
 
 def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
     every = modules_of(model)
+    _check(every, plan)
     modules, owners = dict(every), owners_of(every)
     done: dict[int, Tensor] = {}
     kept: KeptIndices = {}
@@ -215,21 +214,23 @@ KeptIndices = dict[tuple[int, int, torch.device], Tensor]
 def cut(tensor: Tensor, cuts: tuple[Cut, ...], known: KeptIndices) -> Tensor:
     """What remains of a tensor, in its memory format; `known` keeps indices for the tensors that lose the same ones."""
     layout = _format(tensor)
-    for c in cuts:  # positions within groups first: groups count dense rows
-        if c.groups == 1:
-            continue
-        kept = _kept(c, torch.device("cpu"), known).numpy()
-        places: NDArray[np.int64] = (kept % (c.size // c.groups)).reshape(c.groups, -1)
-        parts = tensor.reshape(c.groups, tensor.shape[0] // c.groups, *tensor.shape[1:])
-        index = torch.from_numpy(places).to(tensor.device)
-        index = index.reshape(c.groups, 1, -1, *[1] * (tensor.dim() - 2))
-        index = index.expand(c.groups, parts.shape[1], index.shape[2], *parts.shape[3:])
-        tensor = parts.gather(2, index).reshape(tensor.shape[0], index.shape[2], *tensor.shape[2:])
-    tensor = _select(tensor, {c.dim: _kept(c, tensor.device, known) for c in cuts if c.groups == 1})
+    kept = {c.dim: _kept(c, tensor.device, known) for c in cuts}
+    grouped = next((c for c in cuts if c.groups > 1), None)
+    tensor = _select(tensor, kept) if grouped is None else _select_in_groups(tensor, kept, grouped)
     return tensor.contiguous(memory_format=layout)
 
 
-BLOCK = 1 << 17
+def _select_in_groups(tensor: Tensor, kept: dict[int, Tensor], c: Cut) -> Tensor:
+    """The weight of a grouped convolution: every group of rows keeps positions of its own."""
+    rows, width = len(tensor), c.size // c.groups
+    places = (kept.pop(c.dim) % width).reshape(c.groups, -1)
+    chosen = kept.pop(0, torch.arange(rows, device=tensor.device))
+    pairs = chosen[:, None] * width + places[chosen // (rows // c.groups)]
+    tensor = tensor.reshape(rows * width, *tensor.shape[2:]).index_select(0, pairs.flatten())
+    return _select(tensor.reshape(*pairs.shape, *tensor.shape[1:]), kept)
+
+
+BLOCK = 1 << 18
 """Elements gathered at a time: few enough that rows are still in the cache when their columns are chosen."""
 
 

@@ -72,6 +72,15 @@ def test_inputs_of_a_grouped_convolution_are_summed_group_by_group() -> None:
     assert found.tolist() == wanted
 
 
+@pytest.mark.parametrize("block", [1, 9, 30, 1000])
+def test_groups_are_summed_block_by_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(6, 2, 3, 3, dtype=torch.float64)
+    monkeypatch.setattr(reduction, "BLOCK", block)
+    found = slice_sums(weight, {0: (6,), 1: (3, 2)}, torch.abs)
+    np.testing.assert_allclose(found[0], weight.abs().sum((1, 2, 3)).numpy())
+    np.testing.assert_allclose(found[1], weight.abs().view(3, 2, 2, 9).sum((1, 3)).numpy())
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_bad_value_names_its_parameter(bad: float) -> None:
     last = nn.Linear(8, 2)

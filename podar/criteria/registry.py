@@ -35,9 +35,9 @@ def criterion(name: str) -> Callable[[Scorer], Scorer]:
 
 
 class PerParameter(Mapping[str, Tensor]):
-    """Scores that each element gives by itself: `compute(values, out=…)`, on a whole parameter or a part of one."""
+    """Scores that each element gives by itself: `compute(values)`, on a whole parameter or a part of one."""
 
-    def __init__(self, params: Mapping[str, Tensor], compute: Callable[..., Tensor]) -> None:
+    def __init__(self, params: Mapping[str, Tensor], compute: Callable[[Tensor], Tensor]) -> None:
         self.params, self.compute = params, compute
 
     def __getitem__(self, name: str) -> Tensor:

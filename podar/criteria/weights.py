@@ -17,8 +17,8 @@ def magnitude(model: nn.Module, data: Any = None, loss: Any = None) -> Scores:
     return PerParameter(prunable(model), _squared)
 
 
-def _squared(values: Tensor, out: Tensor | None = None) -> Tensor:
-    return torch.mul(values, values, out=out)  # torch.square goes through pow and takes a tenth longer
+def _squared(values: Tensor) -> Tensor:
+    return values * values  # torch.square goes through pow and takes a tenth longer
 
 
 @criterion("magnitude-l1")

@@ -26,6 +26,17 @@ WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "ei
 }
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
+_SAME = "relu leaky_relu elu sigmoid tanh silu gelu mish hardswish hardsigmoid add mul".split()
+SAME = {*_SAME, *(f"{name}_" for name in _SAME)}
+"""With tensors alone, these are operators of the same name and arguments: there is no need to wait for them."""
+
+CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
+DEFAULTS = (None, None, None, 1, 0, 1, 1)
+"""Of their arguments: input, weight, bias, stride, padding, dilation, groups."""
+
+LIBRARIES = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)  # pyright: ignore[reportPrivateUsage]
+"""Operators called by `torch.ops.library.name`: one may have the name of one of torch's own and mean something else."""
+
 LEADING = {
     "linear": ("input", "weight", "bias"),
     "scaled_dot_product_attention": ("query", "key", "value", "attn_mask"),
@@ -43,12 +54,22 @@ class Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
         if name in WHOLE:
             given = [k for k in LEADING.get(name, ())[len(args) :] if k in kwargs]
             if given:
                 args, kwargs = (*args, *(kwargs[k] for k in given)), {k: v for k, v in kwargs.items() if k not in given}
             return self.tracer.whole(func, name, args, kwargs)
+        if name in SAME and not kwargs and all(isinstance(a, Tensor) for a in args):
+            return self.tracer.whole(func, name, args, kwargs)
+        if name in CONVOLUTIONS:
+            given = _convolution(args, kwargs)
+            if given is not None:
+                self.tracer.call = (func, args, kwargs)
+                try:
+                    return self.tracer.whole(torch.convolution, "convolution", given, {})
+                finally:
+                    self.tracer.call = None
         if not self.tracer.rules:
             return func(*args, **kwargs)
         if name == "__get__":
@@ -76,6 +97,18 @@ class Calls(TorchFunctionMode):
                 for k, d in enumerate(dims):
                     values[d] = Size(values[d], Axis(ids, k), self.tracer.sizes)
         return values
+
+
+def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    """The arguments of the one operator behind all convolutions; None where torch computes more than that."""
+    if kwargs or len(args) < 2:
+        return None
+    given: tuple[Any, ...] = (*args, *DEFAULTS[len(args) :])
+    x, w, bias, stride, padding, dilation, groups = given
+    if x.dim() != w.dim() or isinstance(padding, str):  # a picture without a batch; sides that are padded apart
+        return None
+    stride, padding, dilation = ([v] if isinstance(v, int) else v for v in (stride, padding, dilation))
+    return x, w, bias, stride, padding, dilation, False, [0], int(groups)
 
 
 def _nothing_overridden(*_: Any) -> bool:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from podar.graph.sizes import (
     attributes_of,
     axes_in,
 )
+
+_Item = TypeVar("_Item")
 
 SEED = 0x9E3779B97F4A7C15
 
@@ -74,6 +77,7 @@ class Ties:
             self.family_of[family.units] = k
         self.members = [self._members(c) for c in constraints]
         self.names = [self._names(c) for c in constraints]
+        self.on_family, self.by_name = _places(self.members), _places(self.names)
         self.reason: dict[int, str] = {}
         self.nested = self._nested()
 
@@ -122,15 +126,16 @@ class Ties:
             sizes = [ids.size for ids in distinct]
             every = self.solution.units_of(np.concatenate([ids.ravel() for ids in distinct]))
             np.add.at(kin, every, np.repeat(total, sizes)[:, None])
-            for ids, units in zip(distinct, np.split(every.T, np.cumsum(sizes)[:-1], axis=1)):
-                self.units_by_array[id(ids)] = (ids, np.moveaxis(units.reshape(-1, *ids.shape), 0, -1))
+            for ids, end in zip(distinct, np.cumsum(sizes).tolist()):
+                self.units_by_array[id(ids)] = (ids, every[end - ids.size : end].reshape(*ids.shape, -1))
         partial = [self._rows(g, row) for g in self.constraints if isinstance(g, Grid) and g.ids.ndim > 1]
         kin[:count] += self.solution.role.astype(np.uint64) * np.uint64(SEED)
         used = kin[:count] != self.solution.role.astype(np.uint64) * np.uint64(SEED)
         kin_of = _numbered(kin[:count])
         family_of = _numbered(kin[:count] * np.uint64(SEED) + row[:count])
         order = np.argsort(family_of, kind="stable")
-        parts = np.split(order, np.flatnonzero(np.diff(family_of[order])) + 1) if count else []
+        ends = np.flatnonzero(np.diff(family_of[order], append=-1)) + 1
+        parts = [order[a:b] for a, b in itertools.pairwise([0, *ends.tolist()])]
         parts = sorted((p for p in parts if used[p[0]]), key=lambda p: p[0])
         self._partial = [p for p in partial if len(p)]
         return [Family(p, int(kin_of[p[0]]), int(self.solution.role[p[0]])) for p in parts]
@@ -147,6 +152,10 @@ class Ties:
             flat = units.reshape(rows, -1, units.shape[-1])
             width = flat.shape[1]
             where = np.broadcast_to(np.arange(rows)[:, None, None], flat.shape)
+            if width > 1 and self._alone(flat):
+                np.add.at(row, flat.ravel(), self._draw(rows)[where.ravel()])
+                touched.append(np.sort(flat.ravel()))
+                continue
             key, counts = np.unique(flat.ravel() * rows + where.ravel(), return_counts=True)
             unit, at = key // rows, key % rows
             real = unit < self.solution.units
@@ -163,6 +172,12 @@ class Ties:
             np.add.at(row, unit[part], weights[at[part]] * counts[part].astype(np.uint64))
             touched.append(np.unique(unit[part]))
         return np.concatenate(touched) if touched else np.zeros(0, dtype=np.int64)
+
+    def _alone(self, units: Ids) -> bool:
+        """Whether every index has one unit, and no other index has it: the usual axis of channels in groups."""
+        if units.shape[-1] > 1 or units.max() >= self.solution.units:
+            return False
+        return int(np.bincount(units.ravel()).max()) == 1
 
     def _nested(self) -> list[tuple[int, int]]:
         """(outer family, inner family) that index one axis together."""
@@ -280,11 +295,11 @@ class Ties:
             return None
         units = np.concatenate([self.families[k].units for k in members])
         owner, start = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes[:-1]])
-        rank = np.arange(len(units)) - start[owner]
+        shuffled = units[np.lexsort((self.random.random(len(units)), owner))]
+        move = (np.arange(len(units)) - start[owner]) // (np.array(sizes) // steps)[owner]
         for step in {1, steps // 2}:
             gone = np.zeros(self.solution.units + 1, dtype=bool)
-            shuffled = units[np.lexsort((self.random.random(len(units)), owner))]
-            gone[shuffled[rank < step * (np.array(sizes) // steps)[owner]]] = True
+            gone[shuffled[move < step]] = True
             try:
                 Solver(relevant, self.dense).solve(lambda ids: np.logical_not(gone[self.units(ids)].any(axis=-1)))  # noqa: B023
             except SizeConflict as conflict:
@@ -294,15 +309,23 @@ class Ties:
 
     def relevant(self, members: set[int]) -> list[Constraint]:
         """Constraints on these families, and those that share an attribute with them."""
-        own = [k for k, m in enumerate(self.members) if m & members]
+        own = set[int]().union(*(self.on_family.get(k, ()) for k in members))
         names = set[Attribute]().union(*(self.names[k] for k in own))
-        more = [k for k, mine in enumerate(self.names) if not self.members[k] & members and mine & names]
-        return [self.constraints[k] for k in sorted(own + more)]
+        return [self.constraints[k] for k in sorted(own.union(*(self.by_name[name] for name in names)))]
 
     @staticmethod
     def _names(constraint: Constraint) -> set[Attribute]:
         exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
         return set().union(*(attributes_of(e) for e in exprs))
+
+
+def _places(sets: Sequence[Set[_Item]]) -> dict[_Item, list[int]]:
+    """For each item the places of the sets that have it."""
+    found: dict[_Item, list[int]] = {}
+    for k, items in enumerate(sets):
+        for item in items:
+            found.setdefault(item, []).append(k)
+    return found
 
 
 def _numbered(codes: NDArray[np.uint64]) -> Ids:

@@ -408,11 +408,6 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
     Example:
         >>> graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
     """
-    hollow = next((n for n, t in tensors_of(modules_of(model)).items() if t.is_meta), None)
-    if hollow is not None:
-        raise PodarError(
-            f"{hollow} is on the meta device and has no values: load weights, or call model.to_empty(device='cpu')"
-        )
     try:
         record = observe(model, example_inputs)
     except Exception as error:

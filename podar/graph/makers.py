@@ -77,8 +77,8 @@ def makers(name: str, args: tuple[Any, ...], tensors: list[Tensor], marks: Seque
     """The parameters that make the result of an operator, from what is known of its arguments."""
     if name in KEEPS:
         return marks[0].makers if marks else ()
-    known = {id(t): m for t, m in zip(tensors, marks)}
     if name in AFFINE:
+        known = {id(t): m for t, m in zip(tensors, marks)}
         last = [args[k] for k in AFFINE[name] if k < len(args) and isinstance(args[k], Tensor)]
         return _all([known[id(t)] for t in last], last)
     if name in PRODUCTS:

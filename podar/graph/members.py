@@ -14,6 +14,10 @@ from podar.errors import PodarError
 Named = list[tuple[str, nn.Module]]
 
 
+EVERY = frozenset(nn.Module().__dict__)
+"""Attributes that every module has: most of what a module holds."""
+
+
 def modules_of(model: nn.Module) -> Named:
     """(name, module) as `named_modules(remove_duplicate=False)` lists them: a shared module under each of its names.
 
@@ -30,9 +34,10 @@ def modules_of(model: nn.Module) -> Named:
                 "that it was made from, then script or trace that again"
             )
         found.append((prefix, module))
-        stem = prefix + "." if prefix else ""
-        children = reversed(module.__dict__["_modules"].items())
-        waiting += [(stem + key, child) for key, child in children if child is not None]
+        children = module.__dict__["_modules"]
+        if children:
+            stem = prefix + "." if prefix else ""
+            waiting += [(stem + key, child) for key, child in reversed(children.items()) if child is not None]
     return found
 
 

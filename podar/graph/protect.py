@@ -10,8 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._utils import (
+    _flatten_dense_tensors,  # pyright: ignore[reportPrivateUsage]
+    _unflatten_dense_tensors,  # pyright: ignore[reportPrivateUsage]
+)
 
 from podar.graph.members import Named, once
+
+CONTAINERS = frozenset((dict, list, set))
 
 
 @contextlib.contextmanager
@@ -24,7 +30,7 @@ def protected(modules: Named, *, train: bool = False) -> Generator[None]:
     saved: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
     for _, module in once(modules):
         attributes = module.__dict__
-        inner = {k: v.copy() for k, v in attributes.items() if type(v) in (dict, list, set)}
+        inner = {k: v.copy() for k, v in attributes.items() if type(v) in CONTAINERS}
         saved.append((module, attributes.copy(), inner))
         attributes["training"] = train
     buffers = _snapshots([b for _, module in modules for b in module.__dict__["_buffers"].values() if b is not None])
@@ -47,25 +53,26 @@ def protected(modules: Named, *, train: bool = False) -> Generator[None]:
 def _snapshots(buffers: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
     """Copies of buffers: the many small ones of one type in one piece, which is copied and compared in one go."""
     groups: dict[Any, list[Tensor]] = {}
-    for buffer in {id(b): b for b in buffers if b.device.type != "meta"}.values():
+    for buffer in {id(b): b for b in buffers if not b.is_meta}.values():
         plain = buffer.layout is torch.strided and not buffer.is_quantized
-        groups.setdefault((buffer.dtype, buffer.device) if plain else id(buffer), []).append(buffer)
+        kind = buffer.dtype if buffer.is_cpu else (buffer.dtype, buffer.device)
+        groups.setdefault(kind if plain else id(buffer), []).append(buffer)
     with torch.no_grad():
         return [(group, _joined(group)) for group in groups.values()]
 
 
 def _joined(group: list[Tensor]) -> Tensor:
-    return group[0].clone() if len(group) == 1 else torch.cat([b.flatten() for b in group])
+    return group[0].clone() if len(group) == 1 else _flatten_dense_tensors(group)
 
 
 def _put_back(group: list[Tensor], before: Tensor) -> None:
     with torch.no_grad():
         if torch.equal(_joined(group), before):
             return
-        parts = [before] if len(group) == 1 else before.split([b.numel() for b in group])
+        parts = [before] if len(group) == 1 else _unflatten_dense_tensors(before, group)
         for buffer, part in zip(group, parts):
-            if not torch.equal(buffer, part.view_as(buffer)):
-                buffer.copy_(part.view_as(buffer))
+            if not torch.equal(buffer, part):
+                buffer.copy_(part)
 
 
 def _restore(container: Any, before: Any) -> None:

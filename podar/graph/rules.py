@@ -219,10 +219,8 @@ def convolution(
                 tracer.balanced(ids, groups)
     if bias is not None:
         tracer.meet(cout, bias, 0)
-    for k in range(2, w.dim()):
-        tracer.freeze(tracer.axis(w, k), "kernel positions of")
-    for d in range(channel + 1, x.dim()):
-        tracer.freeze(tracer.axis(x, d), "positions of")
+    tracer.freeze_from(w, 2, "kernel positions of")
+    tracer.freeze_from(x, channel + 1, "positions of")
     blocks = tuple(b for b in tracer.blocks(x) if max(b[0]) < channel)
     if cout is not None and len(cout) > 1:
         blocks += (((channel,), cout),)
@@ -447,8 +445,7 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
 def spatial(tracer: Tracer, out: Any, x: Tensor, *_: Any, **__: Any) -> None:
     """Works on positions; channels pass."""
     rank = {"1": 1, "3": 3}.get(tracer.operator.removesuffix("_with_indices")[-2:-1], 2)
-    for d in range(x.dim() - rank, x.dim()):
-        tracer.freeze(tracer.axis(x, d), "positions of")
+    tracer.freeze_from(x, x.dim() - rank, "positions of")
     kept = tuple(b for b in tracer.blocks(x) if max(b[0]) < x.dim() - rank)
     for o in out if isinstance(out, tuple) else (out,):
         tracer.put(o, kept, tracer.mark(x).zero and o is (out[0] if isinstance(out, tuple) else out))

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from podar.graph.labels import Ids
+from podar.graph.members import EVERY
 from podar.graph.mirrors import CONVOLUTIONS
 
 Alive = NDArray[np.bool_]
@@ -206,8 +207,11 @@ class Provenance:
 
     def _remembering(self, module: str, attributes: dict[str, Any], path: str, filters: bool = False) -> None:
         """`filters`: tuples of convolutions count kernel positions, which never go."""
-        for key, value in list(attributes.items()):
+        for key in [k for k in attributes if k not in EVERY]:
+            value = attributes[key]
             kind = type(value)
+            if kind in PLAIN:
+                continue
             if kind is int:
                 attributes[key] = self.size(value, Attribute(module, path + key))
             elif kind in SEQUENCES:
@@ -216,7 +220,7 @@ class Provenance:
                         self.size(v, Attribute(module, path + key, i)) if type(v) is int else v
                         for i, v in enumerate(value)
                     )
-            elif kind not in PLAIN and path.count(".") < 2 and holds_settings(value):
+            elif path.count(".") < 2 and holds_settings(value):
                 # A copy of the module's own: others may hold the same object.
                 attributes[key] = own = copy.copy(value)
                 self._remembering(module, own.__dict__, f"{path}{key}.")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from podar.errors import PodarError
 from podar.graph.calls import Calls, transparent_functionals
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.graph.members import Named, modules_of, once
@@ -55,6 +56,11 @@ def _run(
 ) -> None:
     modules = modules_of(model)
     tracer = Tracer(modules, record, real, labels)
+    meta = next((n for n, t in tracer.tensors.items() if t.is_meta), None)
+    if meta is not None:
+        raise PodarError(
+            f"{meta} is on the meta device and has no values: load weights, or call model.to_empty(device='cpu')"
+        )
     if not labels:
         tracer.decisions = record.decisions
     with (

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -86,6 +87,9 @@ class Record:
     real: bool = False  # whether operators had to be computed
     decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] = field(default_factory=list)  # values it looked at
 
+
+no_dispatch = torch._C._DisableTorchDispatch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+"""Within it torch's own functions do not come back to the tracer."""
 
 RULES: dict[str, Callable[..., None]] = {}
 
@@ -275,6 +279,12 @@ class Tracer(TorchDispatchMode):
         if ids is not None:
             self.labels.freeze(ids, f"{why} {self.where}")
 
+    def freeze_from(self, tensor: Tensor, first: int, why: str) -> None:
+        """Freeze dimension `first` and those after it."""
+        if any(max(dims) >= first for dims, _ in self.blocks(tensor)):
+            for d in range(first, tensor.dim()):
+                self.freeze(self.axis(tensor, d), why)
+
     def balanced(self, ids: Ids, parts: int) -> None:
         """An axis of `parts` equal parts: each must lose equally many."""
         if parts > 1:
@@ -314,26 +324,34 @@ class Tracer(TorchDispatchMode):
         kwargs: dict[str, Any],
     ) -> Any:
         """Execute one operator, apply its rule, and write it down."""
-        tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
+        given = (*args, *kwargs.values()) if kwargs else args
+        tensors = _tensors(given)
         inputs = [self.mark(t) for t in tensors]
-        is_hollow = any(m.hollow for m in inputs)
+        is_hollow = False
+        for mark in inputs:
+            is_hollow = is_hollow or mark.hollow
         out = NotImplemented
-        if name in hollow.VALUE_READERS and is_hollow:
+        if is_hollow and name in hollow.VALUE_READERS:
             if not self.real:
                 raise hollow.NeedsValues(name)
             out = self._decided(func, name, tensors, args, kwargs)
         elif is_hollow and not self.real and shape is not None and isinstance(args[0], (Tensor, list, tuple)):
-            out = shape(*args, **kwargs)
-        if out is NotImplemented:
+            if self.inside:
+                with no_dispatch():
+                    out = shape(*args, **kwargs)
+            else:
+                out = shape(*args, **kwargs)
+        new = out is not NotImplemented
+        if not new:
             out = func(*args, **kwargs)
         outs = [out] if isinstance(out, Tensor) else _tensors((out,))
         if not outs:
             return out
-        shapes = tuple(tuple(o.shape) for o in outs)
-        constants = tuple(a for a in (*args, *kwargs.values()) if type(a) is float)
+        shapes = tuple([o.shape for o in outs])
+        constants = tuple([a for a in given if type(a) is float])
         if not self.rules:
-            for o in outs:
-                if is_hollow:
+            if is_hollow:
+                for o in outs:
                     known = self.known(o) or self.attach(o, Mark(), result=True)
                     known.hollow = True
             self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, (), ()))
@@ -344,10 +362,10 @@ class Tracer(TorchDispatchMode):
         for mark in inputs[exempt:]:
             if mark.makers and mark.makers is not made and not set(mark.makers).issubset(made):
                 self.record.spilled.append((mark.makers, mark.blocks))
-        writes = self._settle(tensors, inputs, outs, is_hollow, made)
+        writes = self._settle([] if new else tensors, inputs, outs, is_hollow, made)
         self._apply(apply, tensors, inputs, out, args, kwargs)
         reads = tuple({m.storage for m in inputs if m.storage >= 0})
-        blocks = tuple(self.blocks(o) for o in outs)
+        blocks = tuple([self.blocks(o) for o in outs])
         self.record.steps.append(Step(name, self.stack[-1], shapes, blocks, constants, reads, tuple(writes)))
         return out
 
@@ -399,7 +417,7 @@ class Tracer(TorchDispatchMode):
     def _settle(
         self, tensors: list[Tensor], inputs: list[Mark], outs: list[Tensor], is_hollow: bool, made: Makers
     ) -> list[tuple[int, int]]:
-        """Give every result a mark and a storage number; a view shares the storage of its base."""
+        """Give every result a mark and a storage number; a view shares the storage of its base, one of `tensors`."""
         writes: list[tuple[int, int]] = []
         bases: dict[int, Mark] = {}
         needs = 0
@@ -432,10 +450,16 @@ def storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
+PLAIN = frozenset((int, float, bool, type(None), str))
+"""Types of most arguments that are no tensors."""
+
+
 def _tensors(items: Any) -> list[Tensor]:
     """The tensors among arguments or results, in nested lists too."""
     found: list[Tensor] = []
     for item in items:
+        if type(item) in PLAIN:
+            continue
         if isinstance(item, Tensor):
             found.append(item)
         elif isinstance(item, (list, tuple)):

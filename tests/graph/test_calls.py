@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,6 +40,53 @@ def test_arguments_by_name_count_as_those_by_place() -> None:
     worst, result = halved(lambda: ByName().eval(), torch.zeros(4, 6))
     assert worst < EXACT
     assert result.model.first.out_features == result.model.norm.num_features == result.model.last.in_features == 4
+
+
+class Convolves(nn.Module):
+    """Calls its convolutions in one of the ways that torch allows."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.a, self.b, self.way = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 1, bias=False), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, w = self.a, self.b.weight
+        if self.way == "by place":
+            y = functional.conv2d(x, a.weight, a.bias, 1, 1)
+        elif self.way == "by name":
+            y = functional.conv2d(input=x, weight=a.weight, bias=a.bias, padding=1)
+        elif self.way == "same size":
+            y = functional.conv2d(x, a.weight, a.bias, padding="same")
+        elif self.way == "one picture":
+            y = torch.stack([functional.conv2d(own, a.weight, a.bias, padding=1) for own in x])
+        else:
+            y = self.a(x)
+        return functional.conv2d(functional.relu(y).add(y.sigmoid()), w)
+
+
+@pytest.mark.parametrize("way", ["module", "by place", "by name", "same size", "one picture"])
+def test_a_convolution_is_one_operator_however_it_is_called(way: str) -> None:
+    worst, result = halved(lambda: Convolves(way).eval(), torch.zeros(2, 3, 6, 6))
+    assert worst < EXACT
+    assert result.model.a.weight.shape == (4, 3, 3, 3) and result.model.b.weight.shape == (3, 4, 1, 1)
+    assert result.before.macs == 2 * 36 * (8 * 3 * 9 + 3 * 8)
+
+
+def test_an_operator_of_another_library_is_not_taken_for_its_namesake() -> None:
+    library = torch.library.Library("podar_test_namesakes", "DEF")
+    library.define("relu(Tensor x) -> Tensor")
+    library.impl("relu", lambda x: x.flip(1) + 1, "CompositeExplicitAutograd")
+
+    class Flips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.ops.podar_test_namesakes.relu(self.a(x)))
+
+    frozen = podar.trace(Flips().eval(), torch.zeros(2, 3, 2, 2)).frozen
+    assert any("no rule for the operator podar_test_namesakes::relu" in why for _, _, why in frozen)
 
 
 class Sized(nn.Module):

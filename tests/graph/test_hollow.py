@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from podar.graph.hollow import broadcast_shape
 from podar.graph.inputs import named_tensors
 from podar.graph.trace import observe
 
@@ -61,6 +64,17 @@ def test_results_look_as_if_they_had_been_computed(name: str) -> None:
     assert not record.real  # nothing asked for values
     computed, hollow = runs[:2]
     assert hollow == computed
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 1, 2, 3]), max_size=3), min_size=1, max_size=3))
+def test_shapes_are_broadcast_as_torch_does_it(shapes: list[list[int]]) -> None:
+    try:
+        wanted = torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        with pytest.raises(RuntimeError):
+            broadcast_shape(*shapes)
+        return
+    assert broadcast_shape(*shapes) == wanted
 
 
 def test_a_model_that_looks_at_values_is_run_for_real() -> None:
