@@ -41,7 +41,7 @@ std::pair<int32_t, int32_t> share(int32_t count, int i, int n) {
 int64_t Engine::whole(const Op& op) const {
   if (op.kind == kOutput) return 1;
   const Tensor& t = tensors[op.out];
-  return round_up(static_cast<int64_t>(t.height) * t.stride, 16);
+  return round_up(static_cast<int64_t>(t.height - 1) * t.stride + t.width, level->vector);
 }
 
 // How far the input must be done before positions up to `to` of the output can be.
@@ -88,10 +88,11 @@ void zero_tail(const Tensor& t, float* plane) {
 // The zeros before the first plane and after each: the memory may have held something else.
 void zero_between(const Tensor& t, float* planes) {
   std::fill_n(planes - t.lead, t.lead, 0.0f);
-  const int64_t end = round_up(static_cast<int64_t>(t.height) * t.stride, 16);
+  const int64_t image = static_cast<int64_t>(t.height - 1) * t.stride + t.width;
+  const int64_t end = std::max<int64_t>(t.plane, round_up(static_cast<int64_t>(t.height) * t.stride, 16));
   for (int c = 0; c < t.channels; ++c) {
     float* plane = planes + static_cast<int64_t>(c) * t.plane;
-    std::fill(plane + end, plane + std::max<int64_t>(t.plane, end), 0.0f);
+    std::fill(plane + image, plane + end, 0.0f);
   }
 }
 
