@@ -1,4 +1,4 @@
-"""Weights as the kernels read them: for each block of output channels a list of (offset, weights)."""
+"""Weights as the kernels read them: for each block of output channels a list of (weights, offset)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Lists:
-    """`starts[input block, output block]` index `offsets`; `weights` is [entries, rows]; `bias` [blocks · rows]."""
+    """`starts[input block, output block]` index `entries`; an entry's words are a float32 for each row of the block and
+    an int32 offset; `bias` is [blocks · rows]."""
 
     starts: np.ndarray
-    offsets: np.ndarray
-    weights: np.ndarray
+    entries: np.ndarray
     bias: np.ndarray
     reach: int
 
@@ -91,10 +91,12 @@ def make_lists(weight: np.ndarray, bias: np.ndarray, groups: int, where: Taps, p
     padded_bias[:out_channels] = bias
     if len(offsets) and (offsets.max() > 2**31 - 1 or offsets.min() < -(2**31)):
         raise ValueError("a layer's activations are larger than the engine can address.")
+    entries = np.empty((len(offsets), rows + 1), np.int32)
+    entries[:, :rows] = values[order].astype(np.float32).view(np.int32).reshape(-1, rows)
+    entries[:, rows] = offsets[order]
     return Lists(
         starts,
-        offsets[order].astype(np.int32),
-        np.ascontiguousarray(values[order], np.float32),
+        entries,
         padded_bias,
         max(0, int(shift.max())) if len(shift) else 0,
     )

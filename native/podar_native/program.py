@@ -16,7 +16,7 @@ from podar_native.layout import Layout, lay_out
 from podar_native.lists import Choice, make_lists, taps
 from podar_native.network import ACTIVATIONS, Network, Node, Value
 
-FORMAT = 2
+FORMAT = 3
 _HEADER = struct.Struct("<8sIIIIIIQQQQQQ32s")
 _TENSOR = struct.Struct("<qiiiiii")
 _OP = struct.Struct("<iiiiiiff12i4q")
@@ -434,12 +434,12 @@ def _encode(
                 lists.starts.shape[1] - 1,
                 len(lists.starts),
                 choice.tile,
-                len(lists.offsets),
+                len(lists.entries),
                 lists.reach,
             ]
-            which = list(range(len(blobs), len(blobs) + 4))
-            blobs += [lists.starts, lists.offsets, lists.weights, lists.bias]
-            layers.append(_described(node, len(ops), kind, int(lists.weights.size), choice))
+            which = [len(blobs), len(blobs) + 1, len(blobs) + 1, len(blobs) + 2]
+            blobs += [lists.starts, lists.entries, lists.bias]
+            layers.append(_described(node, len(ops), kind, len(lists.entries) * choice.rows, choice))
         elif kind == "depthwise":
             p[:4] = [s["weight"].shape[2], s["stride"][0], *s["padding"]]
             which = [len(blobs)] * 3 + [len(blobs) + 1]
