@@ -4,6 +4,8 @@ python benchmarks/sparse_engine.py            measures; writes sparse_engine.jso
 python benchmarks/sparse_engine.py --only resnet50 --amount 0.9 --batch 1    some lines; the others keep their figures
 python benchmarks/sparse_engine.py --table    renders the table again from sparse_engine.json
 
+The JSON keeps a set of figures for each kind of processor (its instruction sets): a run replaces those of its own kind.
+
 Weights are random; podar.sparsify removes the smallest, the same fraction of every layer but the first, which stays
 dense (scope "uniform"). Speed does not depend on what the weights are, only on where the zeros are. Times are the
 process's CPU seconds on one thread, so that other work on the machine counts little; ratios are medians over rounds
@@ -70,7 +72,7 @@ def built(case: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
         return timm.create_model(name).eval(), x, []
     model = getattr(tv.models, name)()
     depthwise = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
-    return model.eval(), x, [*depthwise, *(["fc"] if case.get("pattern") else [])]
+    return model.eval(), x, depthwise
 
 
 def dense_runtimes(model: nn.Module, x: Tensor, folder: Path) -> dict[str, Callable[[], Any]]:
@@ -167,7 +169,7 @@ def measured(case: dict[str, Any], rounds: int) -> dict[str, Any]:
         if case["model"] == "mobilenet_v2":
             line["pointwise"] = pointwise(Path(folder) / "dense.onnx", x, sparse, fast)
         lower = podar_native.levels()[1]
-        if lower == "avx2" and "batch" not in case:
+        if lower != "scalar" and "batch" not in case:
             slower = accelerated(sparse, x, lower)
             pairs = []
             for _ in range(max(3, rounds // 2)):
@@ -176,7 +178,7 @@ def measured(case: dict[str, Any], rounds: int) -> dict[str, Any]:
                 middle = time.process_time()
                 slower(x)
                 pairs.append((middle - start) / (time.process_time() - middle))
-            line[f"ratio_{lower}"] = round(statistics.median(pairs), 2)
+            line["lower"] = {"level": lower, "ratio": round(statistics.median(pairs), 2)}
     return line
 
 
@@ -248,26 +250,30 @@ def key(line: dict[str, Any]) -> tuple[Any, ...]:
     return line["model"], line["amount"], line.get("pattern", "unstructured"), line.get("batch", 1)
 
 
-def table(result: dict[str, Any]) -> str:
-    """The figures as a page's section."""
+def table(machine: dict[str, Any]) -> str:
+    """One processor's figures as a page's section."""
+    best = "AVX-512" if "avx512f" in machine["processor"]["instruction_sets"] else "AVX2"
+    lower = next((line["lower"]["level"] for line in machine["lines"] if "lower" in line), "lower level")
     lines = [
-        f"`{result['command']}`, {result['processor']['name']}, one thread, "
-        + ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+        f"### A processor with {best}",
+        "",
+        f"`{machine['command']}`, {machine['processor']['name']}, one thread, "
+        + ", ".join(f"{k} {v}" for k, v in machine["versions"].items())
         + ". CPU milliseconds; dense in the three runtimes, sparse in podar's.",
         "",
         "| network | zeros | batch | ONNX Runtime | OpenVINO f32 | torch | podar | times the best "
-        "| AVX2 forced | weights, of dense |",
+        f"| {lower} forced | weights, of dense |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for line in result["lines"]:
+    for line in machine["lines"]:
         ms, size = line["ms"], line["bytes"]
         pattern = "" if line.get("pattern", "unstructured") == "unstructured" else f", {line['pattern']} blocks"
         lines.append(
             f"| {line['model']} | {line['amount']:.0%}{pattern} | {line.get('batch', 1)} | {ms['onnxruntime']:.1f} | "
             f"{ms['openvino']:.1f} | {ms['torch']:.1f} | {ms['podar']:.1f} | **{line['ratio']:.2f}** | "
-            f"{line.get('ratio_avx2', '')} | {size['programs'] / size['dense_weights']:.2f} |"
+            f"{line['lower']['ratio'] if 'lower' in line else ''} | {size['programs'] / size['dense_weights']:.2f} |"
         )
-    for line in result["lines"]:
+    for line in machine["lines"]:
         if "pointwise" in line:
             alone = line["pointwise"]
             lines += [
@@ -276,7 +282,7 @@ def table(result: dict[str, Any]) -> str:
                 f"{alone['onnxruntime_ms']:.2f} ms dense in ONNX Runtime (by its profile), {alone['podar_ms']:.2f} ms "
                 f"in podar's: **{alone['ratio']:.2f}** times.",
             ]
-    for line in result["lines"]:
+    for line in machine["lines"]:
         if line["model"] == "resnet50" and line["amount"] == 0.9 and line.get("batch", 1) == 1:
             lines += ["", *by_class(line)]
     return "\n".join(lines)
@@ -313,11 +319,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
-    old = json.loads(RESULT.read_text()) if RESULT.exists() else {"lines": []}
+    machines: list[dict[str, Any]] = json.loads(RESULT.read_text()) if RESULT.exists() else []
     if not options.table:
         torch.set_num_threads(1)
         np.random.default_rng(0)
-        lines = {key(line): line for line in old["lines"]}
+        here = processor().to_json()
+        kind = here["instruction_sets"]
+        old = [m for m in machines if m["processor"]["instruction_sets"] == kind]
+        lines = {key(line): line for m in old for line in m["lines"]}
         for case in CASES:
             if options.only and case["model"] not in options.only:
                 continue
@@ -329,19 +338,21 @@ def main() -> None:
             lines[key(case)] = measured(case, rounds)
             shown = {k: v for k, v in lines[key(case)].items() if k != "layers"}
             print(json.dumps(shown), file=sys.stderr, flush=True)
-        old = {
+        measured_here = {
             "command": "python benchmarks/sparse_engine.py",
-            "processor": processor().to_json(),
+            "processor": here,
             "versions": {
                 n: version(n) for n in ("torch", "onnxruntime", "openvino", "podar-native")
             } | {"python": platform.python_version()},
             "lines": [lines[key(c)] for c in CASES if key(c) in lines],
         }  # fmt: skip
-        write_atomic(RESULT, json.dumps(old, indent=1) + "\n")
+        machines = [measured_here, *(m for m in machines if m not in old)]
+        write_atomic(RESULT, json.dumps(machines, indent=1) + "\n")
     text = DOCUMENT.read_text()
+    tables = "\n\n".join(table(machine) for machine in machines)
     begin, end = "<!-- table -->", "<!-- end of table -->"
     head, rest = text.split(begin)
-    write_atomic(DOCUMENT, f"{head}{begin}\n{table(old)}\n{end}{rest.split(end)[1]}")
+    write_atomic(DOCUMENT, f"{head}{begin}\n{tables}\n{end}{rest.split(end)[1]}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-#define PODAR_FORMAT 2
+#define PODAR_FORMAT 3
 
 typedef struct podar_engine podar_engine;
 

@@ -6,7 +6,7 @@ from podar_native.network import Activation, Network, Value
 from podar_native.program import FORMAT, build, describe, with_tile
 from podar_native.runner import Runner
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["FORMAT", "Activation", "Choice", "Network", "Runner", "Value", "build", "describe", "levels", "with_tile"]
 

@@ -1,4 +1,4 @@
-"""Weights as the kernels read them: for each block of output channels a list of (offset, weights)."""
+"""Weights as the kernels read them: for each block of output channels a list of (weights, offset)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Lists:
-    """`starts[input block, output block]` index `offsets`; `weights` is [entries, rows]; `bias` [blocks · rows]."""
+    """`starts[input block, output block]` index `entries`; an entry's words are a float32 for each row of the block and
+    an int32 offset; `bias` is [blocks · rows]."""
 
     starts: np.ndarray
-    offsets: np.ndarray
-    weights: np.ndarray
+    entries: np.ndarray
     bias: np.ndarray
     reach: int
 
@@ -64,37 +64,40 @@ def taps(
 
 
 def make_lists(weight: np.ndarray, bias: np.ndarray, groups: int, where: Taps, planes: Planes, choice: Choice) -> Lists:
-    """The lists of one convolution over `planes` (its input, or its input's phases)."""
-    out_channels, per_group = weight.shape[:2]
-    rows = choice.rows
+    """The lists of one convolution over `planes` (its input, or its input's phases).
+
+    Of a grouped convolution an output reads few channels: they are one input block.
+    """
+    out_channels, per_group, *kernel = weight.shape
+    rows, area = choice.rows, kernel[0] * kernel[1]
     if groups > 1 and out_channels // groups % rows:
         raise ValueError(f"{rows} rows a block do not divide the {out_channels // groups} channels of a group.")
     blocks = -(-out_channels // rows)
-    padded = np.zeros((blocks * rows, *weight.shape[1:]), np.float32)
-    padded[:out_channels] = weight
-    by_block = padded.reshape(blocks, rows, *weight.shape[1:])
-    block, channel, ky, kx = np.nonzero((by_block != 0).any(axis=1))
-    values = by_block[block, :, channel, ky, kx]
-    channel = channel + block * rows // (out_channels // groups) * per_group
-    shift = where.shift[ky, kx]
-    offsets = (channel * where.phases + where.phase[ky, kx]) * planes.plane + shift
-    step = choice.input_block or per_group * groups
-    input_blocks = max(1, -(-per_group * groups // step))
-    key = channel // step * blocks + block
-    order = np.lexsort((offsets, key))
-    counts = np.bincount(key, minlength=input_blocks * blocks)
+    step = choice.input_block if choice.input_block and groups == 1 else per_group
+    input_blocks = -(-per_group // step)
+    # In the order of the lists, so that none needs sorting: input blocks, blocks, rows, channels and taps.
+    padded = np.zeros((blocks * rows, input_blocks * step, area), np.float32)
+    padded[:out_channels, :per_group] = weight.reshape(out_channels, per_group, area)
+    ordered = np.ascontiguousarray(
+        padded.reshape(blocks, rows, input_blocks, step * area).transpose(2, 0, 3, 1)
+    )  # [input blocks, blocks, channels and taps, rows]
+    kept = ordered.any(axis=3) if rows > 1 else ordered[..., 0] != 0
+    counts = np.count_nonzero(kept, axis=2)
     ends = np.concatenate([[0], np.cumsum(counts)])
     starts = np.empty((input_blocks, blocks + 1), np.int32)
     for i in range(input_blocks):
         starts[i] = ends[i * blocks : (i + 1) * blocks + 1]
+
+    channel = np.arange(input_blocks * step)[:, None]
+    offset = (channel * where.phases + where.phase.reshape(-1)) * planes.plane + where.shift.reshape(-1)
+    offset = offset.reshape(input_blocks, 1, step * area)
+    group = np.arange(blocks) * rows // (out_channels // groups)
+    offset = offset + (group * per_group * where.phases * planes.plane)[None, :, None]
+    if offset.max() > 2**31 - 1 or offset.min() < -(2**31):
+        raise ValueError("a layer's activations are larger than the engine can address.")
+    entries = np.empty((int(ends[-1]), rows + 1), np.int32)
+    entries[:, :rows] = ordered.view(np.int32)[kept]
+    entries[:, rows] = np.broadcast_to(offset.astype(np.int32), kept.shape)[kept]
     padded_bias = np.zeros(blocks * rows, np.float32)
     padded_bias[:out_channels] = bias
-    if len(offsets) and (offsets.max() > 2**31 - 1 or offsets.min() < -(2**31)):
-        raise ValueError("a layer's activations are larger than the engine can address.")
-    return Lists(
-        starts,
-        offsets[order].astype(np.int32),
-        np.ascontiguousarray(values[order], np.float32),
-        padded_bias,
-        max(0, int(shift.max())) if len(shift) else 0,
-    )
+    return Lists(starts, entries, padded_bias, max(0, int(where.shift.max())))

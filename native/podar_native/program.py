@@ -16,7 +16,7 @@ from podar_native.layout import Layout, lay_out
 from podar_native.lists import Choice, make_lists, taps
 from podar_native.network import ACTIVATIONS, Network, Node, Value
 
-FORMAT = 2
+FORMAT = 3
 _HEADER = struct.Struct("<8sIIIIIIQQQQQQ32s")
 _TENSOR = struct.Struct("<qiiiiii")
 _OP = struct.Struct("<iiiiiiff12i4q")
@@ -425,8 +425,9 @@ def _encode(
             )
             if dots:
                 choice = Choice()
-            elif s["groups"] > 1 and s["weight"].shape[0] // s["groups"] % choice.rows:
-                choice = replace(choice, rows=1)
+            elif s["groups"] > 1:
+                fits = s["weight"].shape[0] // s["groups"] % choice.rows == 0
+                choice = replace(choice, rows=choice.rows if fits else 1, input_block=0)
             where = taps(s["weight"].shape[2:], s["stride"], s["padding"], s["dilation"], source.stride, s["kept"])
             lists = make_lists(s["weight"], s["bias"], s["groups"], where, source, choice)
             p[:6] = [
@@ -434,12 +435,12 @@ def _encode(
                 lists.starts.shape[1] - 1,
                 len(lists.starts),
                 choice.tile,
-                len(lists.offsets),
+                len(lists.entries),
                 lists.reach,
             ]
-            which = list(range(len(blobs), len(blobs) + 4))
-            blobs += [lists.starts, lists.offsets, lists.weights, lists.bias]
-            layers.append(_described(node, len(ops), kind, int(lists.weights.size), choice))
+            which = [len(blobs), len(blobs) + 1, len(blobs) + 1, len(blobs) + 2]
+            blobs += [lists.starts, lists.entries, lists.bias]
+            layers.append(_described(node, len(ops), kind, len(lists.entries) * choice.rows, choice))
         elif kind == "depthwise":
             p[:4] = [s["weight"].shape[2], s["stride"][0], *s["padding"]]
             which = [len(blobs)] * 3 + [len(blobs) + 1]

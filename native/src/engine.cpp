@@ -41,7 +41,7 @@ std::pair<int32_t, int32_t> share(int32_t count, int i, int n) {
 int64_t Engine::whole(const Op& op) const {
   if (op.kind == kOutput) return 1;
   const Tensor& t = tensors[op.out];
-  return round_up(static_cast<int64_t>(t.height) * t.stride, 16);
+  return round_up(static_cast<int64_t>(t.height - 1) * t.stride + t.width, level->vector);
 }
 
 // How far the input must be done before positions up to `to` of the output can be.
@@ -88,10 +88,11 @@ void zero_tail(const Tensor& t, float* plane) {
 // The zeros before the first plane and after each: the memory may have held something else.
 void zero_between(const Tensor& t, float* planes) {
   std::fill_n(planes - t.lead, t.lead, 0.0f);
-  const int64_t end = round_up(static_cast<int64_t>(t.height) * t.stride, 16);
+  const int64_t image = static_cast<int64_t>(t.height - 1) * t.stride + t.width;
+  const int64_t end = std::max<int64_t>(t.plane, round_up(static_cast<int64_t>(t.height) * t.stride, 16));
   for (int c = 0; c < t.channels; ++c) {
     float* plane = planes + static_cast<int64_t>(c) * t.plane;
-    std::fill(plane + end, plane + std::max<int64_t>(t.plane, end), 0.0f);
+    std::fill(plane + image, plane + end, 0.0f);
   }
 }
 
@@ -106,8 +107,7 @@ SparseJob Engine::sparse_job(const Op& op, float* out, int32_t channels) const {
   job.residual = op.in2 >= 0 ? base + tensors[op.in2].base : nullptr;
   job.residual_plane = op.in2 >= 0 ? tensors[op.in2].plane : 0;
   job.starts = reinterpret_cast<const int32_t*>(image + op.at[0]);
-  job.offsets = reinterpret_cast<const int32_t*>(image + op.at[1]);
-  job.weights = reinterpret_cast<const float*>(image + op.at[2]);
+  job.entries = image + op.at[1];
   job.bias = reinterpret_cast<const float*>(image + op.at[3]);
   job.mask = nullptr;
   job.out_plane = tensors[op.out].plane;
@@ -163,14 +163,14 @@ void Engine::run_attention(const Op& op, const uint32_t* inside, int32_t head) {
   };
   const int32_t key_blocks = (keys + 3) / 4, value_blocks = (values + 3) / 4;
   const size_t room = static_cast<size_t>(key_blocks) * 4 * n;
-  std::vector<float> scores(room + 16), inverse(n), weights(std::max<size_t>(size_t{4} * key_blocks * depth, size_t{4} * value_blocks * keys));
+  std::vector<float> scores(room + 16), inverse(n);
+  std::vector<Entry<4>> entries(std::max<size_t>(size_t{1} * key_blocks * depth, size_t{1} * value_blocks * keys));
   std::vector<float> zeros(4 * static_cast<size_t>(std::max(key_blocks, value_blocks)));
-  std::vector<int32_t> starts(std::max(key_blocks, value_blocks) + 1), offsets(weights.size() / 4);
+  std::vector<int32_t> starts(std::max(key_blocks, value_blocks) + 1);
 
   SparseJob job{};
   job.starts = starts.data();
-  job.offsets = offsets.data();
-  job.weights = weights.data();
+  job.entries = entries.data();
   job.bias = zeros.data();
   job.input_blocks = 1;
   job.rows = 4;
@@ -180,10 +180,11 @@ void Engine::run_attention(const Op& op, const uint32_t* inside, int32_t head) {
   for (int32_t b = 0; b < key_blocks; ++b)
     for (int32_t d = 0; d < depth; ++d) {
       const float* k = plane(kFirstK, kStepK, d);
-      offsets[b * depth + d] = static_cast<int32_t>(d * static_cast<int64_t>(from.plane));
+      Entry<4>& entry = entries[static_cast<size_t>(b) * depth + d];
+      entry.offset = static_cast<int32_t>(d * static_cast<int64_t>(from.plane));
       for (int32_t r = 0; r < 4; ++r) {
         const int32_t j = b * 4 + r;
-        weights[(static_cast<size_t>(b) * depth + d) * 4 + r] = j < keys ? op.a * k[static_cast<int64_t>(j / from.width) * from.stride + j % from.width] : 0.0f;
+        entry.weights[r] = j < keys ? op.a * k[static_cast<int64_t>(j / from.width) * from.stride + j % from.width] : 0.0f;
       }
     }
   job.in = plane(kFirstQ, kStepQ, 0);
@@ -199,8 +200,9 @@ void Engine::run_attention(const Op& op, const uint32_t* inside, int32_t head) {
     for (int32_t r = 0; r < 4; ++r) {
       const float* v = b * 4 + r < values ? plane(kFirstV, kStepV, b * 4 + r) : nullptr;
       for (int32_t j = 0; j < keys; ++j) {
-        offsets[b * keys + j] = static_cast<int32_t>(j * n);
-        weights[(static_cast<size_t>(b) * keys + j) * 4 + r] = v ? v[static_cast<int64_t>(j / from.width) * from.stride + j % from.width] : 0.0f;
+        Entry<4>& entry = entries[static_cast<size_t>(b) * keys + j];
+        entry.offset = static_cast<int32_t>(j * n);
+        entry.weights[r] = v ? v[static_cast<int64_t>(j / from.width) * from.stride + j % from.width] : 0.0f;
       }
     }
   job.in = scores.data();
@@ -405,15 +407,14 @@ void Engine::run_op(int index, int64_t from, int64_t to, int threads) {
     }
     case kLinear: {
       const auto* starts = reinterpret_cast<const int32_t*>(image + op.at[0]);
-      const auto* places = reinterpret_cast<const int32_t*>(image + op.at[1]);
-      const auto* weights = reinterpret_cast<const float*>(image + op.at[2]);
+      const auto* entries = reinterpret_cast<const Entry<1>*>(image + op.at[1]);
       const auto* bias = reinterpret_cast<const float*>(image + op.at[3]);
       // Channels side by side: in their planes each would be a cache line of its own.
       std::vector<float> packed(in_tensor->channels);
       for (int c = 0; c < in_tensor->channels; ++c) packed[c] = in[static_cast<int64_t>(c) * in_tensor->plane];
       auto part = [&](int i, int n) {
         auto [first, last] = share(t.channels, i, n);
-        kernels.dots(starts, places, weights, bias, packed.data(), out, t.plane, first, last);
+        kernels.dots(starts, entries, bias, packed.data(), out, t.plane, first, last);
         for (int o = first; o < last; ++o) {
           float& y = out[static_cast<int64_t>(o) * t.plane];
           const float* extra =

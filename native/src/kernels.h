@@ -4,7 +4,14 @@
 
 namespace podar {
 
-// out[o, p] = act(bias[o] + Σ w·in[p + off]) over lists of (off, w), for flattened positions p.
+// One step of a list: the weights of `Rows` output channels, and where what they multiply lies.
+template <int Rows>
+struct alignas(Rows == 1 ? 8 : 4) Entry {
+  float weights[Rows];
+  int32_t offset;
+};
+
+// out[o, p] = act(bias[o] + Σ w·in[p + off]) over lists of entries (w, off), for flattened positions p.
 struct SparseJob {
   const float* in;
   float* out;
@@ -12,8 +19,7 @@ struct SparseJob {
   const float* bias;      // one for each row of each block
   const uint32_t* mask;   // all ones where a position is inside the image, or null where pads may hold anything
   const int32_t* starts;  // [input blocks][output blocks + 1]
-  const int32_t* offsets;
-  const float* weights;   // [entries][rows]
+  const void* entries;    // Entry<rows>
   int64_t out_plane, residual_plane;
   int32_t out_first;  // the channel that lies at `out`
   int32_t channels, blocks, input_blocks, rows, tile, act, residual_after;
@@ -39,9 +45,9 @@ struct Level {
   // Positions from..to (multiples of the vector) of output blocks first..last.
   void (*sparse)(const SparseJob& job, int64_t from, int64_t to, int32_t first, int32_t last);
   void (*activate)(float* x, int64_t n, int32_t act, float a, float b);
-  // y[o] = bias[o] + Σ w·x[i] over lists of (i, w), one position
-  void (*dots)(const int32_t* starts, const int32_t* places, const float* weights, const float* bias, const float* x,
-               float* y, int64_t y_step, int32_t first, int32_t last);
+  // y[o] = bias[o] + Σ w·x[off] over lists of entries, one position
+  void (*dots)(const int32_t* starts, const Entry<1>* entries, const float* bias, const float* x, float* y, int64_t y_step,
+               int32_t first, int32_t last);
   void (*add)(const float* x, const float* y, float* out, int64_t n);
   void (*subtract)(const float* x, const float* y, float* out, int64_t n);
   void (*mul)(const float* x, const float* y, float* out, int64_t n);

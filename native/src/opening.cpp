@@ -140,8 +140,8 @@ void Engine::check_op(size_t index) const {
       require(rows == 1 || rows == 4 || rows == 8, "a block has no 1, 4 or 8 rows");
       require(blocks == (channels + rows - 1) / rows && input_blocks >= 1 && entries >= 0, "a convolution's blocks do not fit its output");
       const auto* starts = reinterpret_cast<const int32_t*>(block(0, static_cast<int64_t>(input_blocks) * (blocks + 1)));
-      const auto* offsets = reinterpret_cast<const int32_t*>(block(1, entries));
-      block(2, static_cast<int64_t>(entries) * rows);
+      const auto* words = reinterpret_cast<const int32_t*>(block(1, static_cast<int64_t>(entries) * (rows + 1)));
+      require(op.at[1] % 8 == 0, "a list of weights is not aligned");
       block(3, static_cast<int64_t>(blocks) * rows);
       for (int64_t i = 0; i < input_blocks; ++i)
         for (int32_t o = 0; o < blocks; ++o) {
@@ -150,8 +150,9 @@ void Engine::check_op(size_t index) const {
         }
       int32_t low = 0, high = 0;
       for (int32_t k = 0; k < entries; ++k) {
-        low = std::min(low, offsets[k]);
-        high = std::max(high, offsets[k]);
+        const int32_t offset = words[static_cast<int64_t>(k) * (rows + 1) + rows];
+        low = std::min(low, offset);
+        high = std::max(high, offset);
       }
       if (linear)
         require(low >= 0 && high < in->channels, "a weight reads outside its input");

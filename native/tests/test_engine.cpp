@@ -33,12 +33,13 @@ std::vector<uint8_t> program(const Case& c, const std::vector<float>& weight, co
   const int plane = lead + static_cast<int>(up(static_cast<int64_t>(c.size_y) * stride, 16));
   const int blocks = (c.out_channels + c.rows - 1) / c.rows;
   const int step = c.input_block ? c.input_block : c.channels, input_blocks = (c.channels + step - 1) / step;
-  std::vector<int32_t> starts, offsets;
-  std::vector<float> weights, biases(static_cast<size_t>(blocks) * c.rows);
+  std::vector<int32_t> starts, entries;
+  int count = 0;
+  std::vector<float> biases(static_cast<size_t>(blocks) * c.rows);
   std::copy(bias.begin(), bias.end(), biases.begin());
   for (int ib = 0; ib < input_blocks; ++ib) {
     for (int b = 0; b < blocks; ++b) {
-      starts.push_back(static_cast<int32_t>(offsets.size()));
+      starts.push_back(count);
       for (int i = ib * step; i < std::min(c.channels, (ib + 1) * step); ++i)
         for (int ky = 0; ky < c.kernel; ++ky)
           for (int kx = 0; kx < c.kernel; ++kx) {
@@ -48,11 +49,15 @@ std::vector<uint8_t> program(const Case& c, const std::vector<float>& weight, co
               column.push_back(o < c.out_channels ? weight[((static_cast<size_t>(o) * c.channels + i) * c.kernel + ky) * c.kernel + kx] : 0);
             }
             if (std::all_of(column.begin(), column.end(), [](float w) { return w == 0; })) continue;
-            offsets.push_back(i * plane + (ky - pad) * stride + kx - pad);
-            weights.insert(weights.end(), column.begin(), column.end());
+            for (const float w : column) {
+              entries.emplace_back();
+              std::memcpy(&entries.back(), &w, sizeof w);
+            }
+            entries.push_back(i * plane + (ky - pad) * stride + kx - pad);
+            ++count;
           }
     }
-    starts.push_back(static_cast<int32_t>(offsets.size()));
+    starts.push_back(count);
   }
   Header header{};
   std::memcpy(header.magic, kMagic, 8);
@@ -79,7 +84,7 @@ std::vector<uint8_t> program(const Case& c, const std::vector<float>& weight, co
   ops[1].in2 = c.residual ? 0 : -1;
   ops[1].out = 1;
   ops[1].act = c.act;
-  const int32_t p[] = {c.rows, blocks, input_blocks, c.tile, static_cast<int32_t>(offsets.size()), pad * stride + pad};
+  const int32_t p[] = {c.rows, blocks, input_blocks, c.tile, count, pad * stride + pad};
   std::copy(std::begin(p), std::end(p), ops[1].p);
   ops[2].kind = kOutput;
   ops[2].in = 1;
@@ -93,8 +98,7 @@ std::vector<uint8_t> program(const Case& c, const std::vector<float>& weight, co
   };
   header.tensor_table = append(tensors.data(), tensors.size() * sizeof(Tensor));
   ops[1].at[0] = static_cast<int64_t>(append(starts.data(), starts.size() * 4));
-  ops[1].at[1] = static_cast<int64_t>(append(offsets.data(), offsets.size() * 4));
-  ops[1].at[2] = static_cast<int64_t>(append(weights.data(), weights.size() * 4));
+  ops[1].at[1] = static_cast<int64_t>(append(entries.data(), entries.size() * 4));
   ops[1].at[3] = static_cast<int64_t>(append(biases.data(), biases.size() * 4));
   header.op_table = append(ops.data(), ops.size() * sizeof(Op));
   header.bytes = image.size();

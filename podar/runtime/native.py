@@ -7,7 +7,7 @@ from types import ModuleType
 
 from podar.errors import PodarError, require
 
-FORMAT = 2
+FORMAT = 3
 
 
 def check_native() -> ModuleType:
