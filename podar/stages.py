@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 _PICTURES = 12  # in the report
+_BUSY = 0.3  # share of interrupted turns above which it is said
 _VISIBLY = 0.05  # share of the target by which what was reached may differ before it is said
 _SEARCHED = 1000  # test pictures among which the two networks' disagreements are looked for
 _SHOWN_SIDE = 160  # pixels
@@ -339,6 +340,11 @@ def measure(job: Job, options: Measure) -> dict[str, Any]:
         for key, name in (("memory_bytes", "Memory"), ("energy_joules", "Energy"))
         if key in missing
     ]
+    if max(half.interrupted for half in both.values()) > _BUSY:
+        notes.append(
+            "Other programs shared the processor while latency was measured: the milliseconds hold their time, too; "
+            "the change does not"
+        )
     median = {"dense": both["before"].latency_ms["p50"], "final": both["after"].latency_ms["p50"]}
     median["cut"] = median["final"]  # the same layers with other weights
     return {
