@@ -41,7 +41,7 @@ def headline(summary: Mapping[str, Any]) -> Iterator[Any]:
     table.add_column("")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right")
-    for row in headline.rows(summary["before"], summary["after"]):
+    for row in headline.rows(summary["before"], summary["after"], summary.get("latency_ratio")):
         change = Text(row.change, style=_VERDICTS[row.verdict])
         table.add_row(row.label, row.before_text, Text(row.after_text, style="bold"), change)
     yield table

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from podar import integrations, sparse_stages
+from podar.allocate import parse_target
 from podar.errors import UsageError, nearest
 from podar.files import atomic_path, write_atomic
 from podar.recipes import LIKED_MULTIPLE, Export, Finetune, Measure, Prune, Recipe, Sparsify, Ticket
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 
     from podar.data import Split
     from podar.graph import Graph
+    from podar.pruning import Result
     from podar.sources import Source
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 _PICTURES = 12  # in the report
+_BUSY = 0.3  # share of interrupted turns above which it is said
+_VISIBLY = 0.05  # share of the target by which what was reached may differ before it is said
 _SEARCHED = 1000  # test pictures among which the two networks' disagreements are looked for
 _SHOWN_SIDE = 160  # pixels
 _DENSE = "dense.safetensors"
@@ -208,9 +212,25 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
     ]
     found = {"layers": layers, "target": options.target, "importance": importance, "multiple_of": multiple_of}
     found["blocks"] = list(result.blocks)
-    if result.blocks:
-        found["notes"] = job.noted(f"whole residual blocks went: {', '.join(result.blocks)}")
+    notes = [f"whole residual blocks went: {', '.join(result.blocks)}"] if result.blocks else []
+    notes += _off_target(options.target, result)
+    if notes:
+        found["notes"] = job.noted(*notes)
     return found
+
+
+def _off_target(text: str, result: Result) -> list[str]:
+    """What is to be said where the nearest that widths allow is visibly another number than was asked for."""
+    target = parse_target(text)
+    if target.kind == "channels":
+        return []
+    kind = "memory_bytes" if target.kind == "memory" else target.kind
+    dense, reached = getattr(result.before, kind), getattr(result.after, kind)
+    if abs(reached / (target.value if target.absolute else target.value * dense) - 1) <= _VISIBLY:
+        return []
+    return [
+        f"target {target}: the nearest that this model's widths allow is {reached / dense:.3f} of dense ({reached:,})"
+    ]
 
 
 def sparsify(job: Job, options: Sparsify) -> dict[str, Any]:
@@ -320,6 +340,11 @@ def measure(job: Job, options: Measure) -> dict[str, Any]:
         for key, name in (("memory_bytes", "Memory"), ("energy_joules", "Energy"))
         if key in missing
     ]
+    if max(half.interrupted for half in both.values()) > _BUSY:
+        notes.append(
+            "Other programs shared the processor while latency was measured: the milliseconds hold their time, too; "
+            "the change does not"
+        )
     median = {"dense": both["before"].latency_ms["p50"], "final": both["after"].latency_ms["p50"]}
     median["cut"] = median["final"]  # the same layers with other weights
     return {

@@ -313,6 +313,17 @@ def test_a_model_cut_twice_keeps_its_first_widths(model, tmp_path: Path) -> None
     assert listing(tmp_path / "x") == FILES - {"model.onnx", "dense.onnx"}
 
 
+def test_what_widths_did_not_allow_is_said(model, tmp_path: Path) -> None:
+    few = [{"prune": {"target": "macs=0.01", "multiple_of": 1}}]
+    notes = runs.start(recipe(model, stages=few), tmp_path / "x", command="")["notes"]
+    assert any(
+        note.startswith("Target macs=0.01: the nearest that this model's widths allow is 0.015 ") for note in notes
+    )
+    half = [{"prune": {"target": "macs=0.5", "multiple_of": 1}}]
+    notes = runs.start(recipe(model, stages=half), tmp_path / "y", command="")["notes"]
+    assert not any("widths" in note for note in notes)
+
+
 def test_merging_goes_into_mappings_and_replaces_the_rest() -> None:
     parts = [{"a": {"x": 1, "y": [1]}, "b": 1}, {"a": {"y": [2], "z": 3}}, {"b": {"c": 1}}]
     assert runs.merged(parts) == {"a": {"x": 1, "y": [2], "z": 3}, "b": {"c": 1}}

@@ -6,10 +6,15 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from podar.errors import UsageError
+
+try:
+    import resource
+except ImportError:  # Windows does not tell who had the processor
+    resource = None
 
 # One turn lasts about this long: long against the clock and the energy counter's 1 ms steps, short against the
 # seconds over which a shared machine changes its speed.
@@ -22,15 +27,18 @@ _LEAST_TURNS = 10  # unless a model is so slow that they would take five times t
 class Timed:
     """What one candidate showed.
 
-    - `samples_ms`: every timed run, in order.
-    - `turns_ms`: the median run of each turn. Turn *k* of every candidate lies within the same fraction of a second,
-      so `median(b.turns_ms[k] / a.turns_ms[k])` is a ratio that a shared machine's drift does not touch.
+    - `samples_ms`: every timed run, in order, by the clock.
+    - `turns_ms`: the median run of each turn, without what other programs took of it (see `own_times`). Turn *k* of
+      every candidate lies within the same fraction of a second, so `median(b.turns_ms[k] / a.turns_ms[k])` is a ratio
+      that a shared machine's drift does not touch.
     - `joules`: energy per run, or None without a meter.
+    - `interrupted`: share of the turns in which another program got the processor.
     """
 
     samples_ms: tuple[float, ...]
     turns_ms: tuple[float, ...]
     joules: float | None = None
+    interrupted: float = 0.0
 
     @property
     def p50(self) -> float:
@@ -86,7 +94,7 @@ def time_in_turn(
     samples: dict[str, list[float]] = {name: [] for name in runs}
     turns: dict[str, list[float]] = {name: [] for name in runs}
     joules: dict[str, float] = dict.fromkeys(runs, 0.0)
-    counted: dict[str, int] = dict.fromkeys(runs, 0)
+    interrupted: dict[str, int] = dict.fromkeys(runs, 0)
     schedule: list[str] = []
 
     collecting = gc.isenabled()
@@ -99,18 +107,24 @@ def time_in_turn(
                 count = per_turn[name]
                 if count > 1:
                     run()
-                before = read_joules() if read_joules else 0.0
-                turn = [_seconds(run) * 1e3 for _ in range(count)]
+                before, given, taken = read_joules() if read_joules else 0.0, *_switches()
+                turn = [_lap(run) for _ in range(count)]
+                waited, shared = _switches()[0] > given, _switches()[1] > taken
                 joules[name] += (read_joules() if read_joules else 0.0) - before
-                counted[name] += count
-                samples[name] += turn
-                turns[name].append(statistics.median(turn))
+                samples[name] += [clock for clock, _ in turn]
+                turns[name].append(statistics.median(own_times(turn, waited, shared)))
+                interrupted[name] += shared
                 schedule.append(name)
     finally:
         if collecting:
             gc.enable()
     timed = {
-        name: Timed(tuple(samples[name]), tuple(turns[name]), joules[name] / counted[name] if read_joules else None)
+        name: Timed(
+            tuple(samples[name]),
+            tuple(turns[name]),
+            joules[name] / len(samples[name]) if read_joules else None,
+            interrupted[name] / len(turns[name]),
+        )
         for name in runs
     }
     return Session(timed, tuple(schedule))
@@ -142,6 +156,30 @@ def percentile(values: tuple[float, ...], percent: float) -> float:
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def own_times(turn: Sequence[tuple[float, float]], waited: bool, interrupted: bool) -> list[float]:
+    """Of runs (by the clock, of the processor): the clock's time, or where the processor was taken, its own.
+
+    That leaves out what other programs took. Whoever waits by itself, for other threads or a graphics card, takes
+    longer than its processor's time: there the clock counts in any case.
+    """
+    return [processor if interrupted and not waited else clock for clock, processor in turn]
+
+
+def _lap(run: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds of a run: by the clock, and of the processor."""
+    busy, start = time.process_time_ns(), time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start) * 1e-6, (time.process_time_ns() - busy) * 1e-6
+
+
+def _switches() -> tuple[int, int]:
+    """How often this process gave the processor away so far: since it waited, and since it was taken."""
+    if resource is None:
+        return 0, 0
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_nvcsw, usage.ru_nivcsw
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -24,6 +24,8 @@ class Measured:
     - `energy_joules`: joules of the processor package per run, or None.
     - `missing`: {field: the reason in a sentence} for what is None.
     - `turns_ms`: the median of each turn; turns of models measured together correspond (see `latency_ratio`).
+    - `interrupted`: share of the turns in which another program got the processor: what it took counts in `latency_ms`
+      and not in `turns_ms`.
     """
 
     params: int | None
@@ -36,6 +38,7 @@ class Measured:
     processor: Processor
     missing: dict[str, str] = field(default_factory=dict)
     turns_ms: tuple[float, ...] = field(default=(), repr=False)
+    interrupted: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `before` and `after` in summary.json, as far as measuring fills them; plain JSON types."""
@@ -56,7 +59,7 @@ def latency_ratio(before: Measured, after: Measured) -> float:
     """How long `after` takes as a fraction of `before`: the median over their turns of the ratio of turn to turn.
 
     Where other programs share the processor this is steadier than the ratio of the two p50, since the turns that are
-    divided lie milliseconds apart.
+    divided lie milliseconds apart, and what those programs took of a run does not count.
 
     **Raises:** `PodarError` when the two were not measured together (`podar.measuring.compare`).
     """

@@ -108,6 +108,7 @@ def compare(
             processor=processor(),
             missing=missing,
             turns_ms=timed.turns_ms,
+            interrupted=timed.interrupted,
         )
     return found
 

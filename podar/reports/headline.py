@@ -28,6 +28,7 @@ class Row:
 
 
 # Field, label, how to print it, whether more is better. A fraction changes by points, the rest by a ratio.
+_LATENCY = "latency_ms.p50"
 _FIELDS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("accuracy", "Accuracy", numbers.percent, True),
     ("map50", "mAP 50", numbers.percent, True),
@@ -37,15 +38,17 @@ _FIELDS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("nonzero", "Nonzero weights", numbers.count, False),
     ("checkpoint_bytes", "Checkpoint", numbers.size, False),
     ("bytes", "File size", numbers.size, False),
-    ("latency_ms.p50", "Latency p50", numbers.milliseconds, False),
+    (_LATENCY, "Latency p50", numbers.milliseconds, False),
     ("latency_ms.p95", "Latency p95", numbers.milliseconds, False),
     ("memory_bytes", "Peak memory", numbers.size, False),
     ("energy_joules", "Energy an input", lambda joules: f"{1000 * joules:.3g} mJ", False),
 )
 
 
-def rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
+def rows(before: Mapping[str, Any], after: Mapping[str, Any], latency_ratio: float | None = None) -> list[Row]:
     """Every headline number that both halves have, in the order to show them.
+
+    `latency_ratio` is that of runs in turn, which a busy machine moves less than two medians: summary.json has it.
 
     ```python
     >>> rows({"macs": 40_000_000, "accuracy": 0.93}, {"macs": 20_000_000, "accuracy": 0.92})[1].change
@@ -58,14 +61,18 @@ def rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Row]:
         old, new = number(before, path), number(after, path)
         if old is None or new is None:
             continue
-        change = numbers.points(old, new) if more_is_better else numbers.ratio(old, new)
-        if text(old) == text(new):
-            verdict = "same"
-        else:
-            verdict = "better" if (new > old) == more_is_better else "worse"
-        kept = new / old if old and not more_is_better else None
+        kept = None if more_is_better else _kept(path, old, new, latency_ratio)
+        change = numbers.points(old, new) if more_is_better else numbers.ratio(kept)
+        more = new > old if kept is None else kept > 1
+        verdict = "same" if text(old) == text(new) else "better" if more == more_is_better else "worse"
         found.append(Row(path, label, old, new, text(old), text(new), change, verdict, kept))
     return found
+
+
+def _kept(path: str, before: float, after: float, latency_ratio: float | None) -> float | None:
+    if path == _LATENCY and latency_ratio:
+        return latency_ratio
+    return after / before if before else None
 
 
 def number(half: Mapping[str, Any], path: str) -> float | None:
@@ -76,21 +83,22 @@ def number(half: Mapping[str, Any], path: str) -> float | None:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def sentence(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def sentence(before: Mapping[str, Any], after: Mapping[str, Any], latency_ratio: float | None = None) -> str:
     """The whole result in one honest sentence: "2.0 times fewer MACs, 1.6 times faster, 0.42 points of
     accuracy lost"."""
     parts = []
     kept, had = number(after, "nonzero"), number(before, "nonzero")
     if kept is not None and had:
         parts.append(f"{100 * kept / had:.3g} % of the weights left")
-    for path, less, more in (("macs", "fewer MACs", "more MACs"), ("latency_ms.p50", "faster", "slower")):
+    for path, less, more in (("macs", "fewer MACs", "more MACs"), (_LATENCY, "faster", "slower")):
         old, new = number(before, path), number(after, path)
-        if old and new and (path != "macs" or old != new or not parts):
-            times = max(old / new, new / old)
+        kept = _kept(path, old, new, latency_ratio) if old and new else None
+        if kept and (path != "macs" or old != new or not parts):
+            times = max(kept, 1 / kept)
             if f"{times:.1f}" == "1.0":
                 parts.append("as many MACs" if path == "macs" else "as fast")
             else:
-                parts.append(f"{times:.1f} times {less if new < old else more}")
+                parts.append(f"{times:.1f} times {less if kept < 1 else more}")
     for path, name in (("accuracy", "accuracy"), ("map50_95", "mAP")):
         old, new = number(before, path), number(after, path)
         if old is not None and new is not None:

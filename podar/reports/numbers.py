@@ -38,9 +38,9 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
 
-def ratio(before: float, after: float) -> str:
-    """After as a multiple of before: "0.50×", or a dash where before is 0."""
-    return f"{after / before:.2f}×" if before else "–"
+def ratio(kept: float | None) -> str:
+    """After as a multiple of before: "0.50×", or a dash where before was 0."""
+    return "–" if kept is None else f"{kept:.2f}×"
 
 
 def points(before: float, after: float) -> str:

@@ -51,8 +51,8 @@ def render(record: RunRecord) -> str:
         detector=detector,
         quality=quality if detector else "Accuracy",
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
-        rows=headline.rows(record.before, record.after),
-        sentence=headline.sentence(record.before, record.after),
+        rows=headline.rows(record.before, record.after, record.latency_ratio),
+        sentence=headline.sentence(record.before, record.after, record.latency_ratio),
         measured=_measured(record),
         macs_chart=None
         if _same_macs(record)

@@ -71,6 +71,7 @@ class RunRecord:
 
     - `before`, `after`: the two halves of summary.json: `params`, `macs`, `bytes`, `memory_bytes`, `accuracy` and
       `latency_ms` (`p50`, `p95`, `runtime`, `threads`). What was not measured is absent or None and is not shown.
+    - `latency_ratio`: after ÷ before of runs in turn; None: that of the two medians is shown.
     - `facts`: label → text, e.g. model, data set, target, processor; shown as they are.
     - `history`: one mapping an epoch of fine-tuning: `epoch`, `loss`, `val_accuracy`, `seconds`, `lr`.
     - `sparsity`, `histogram`, `tickets`: zeros by layer, the weights' values, and the curves of a ticket search, of
@@ -83,6 +84,7 @@ class RunRecord:
     command: str
     versions: Mapping[str, str]
     title: str = "model"
+    latency_ratio: float | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[Layer, ...] = ()
     frozen: tuple[Frozen, ...] = ()
@@ -128,6 +130,7 @@ class RunRecord:
             command=data["command"],
             versions=data["versions"],
             title=data.get("title", "model"),
+            latency_ratio=data.get("latency_ratio"),
             facts=data.get("facts", {}),
             layers=tuple(Layer(**layer) for layer in data.get("layers", ())),
             frozen=tuple(Frozen(**axis) for axis in data.get("frozen", ())),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podar.errors import UsageError
-from podar.measuring.latency import percentile, time_in_turn, warm_up
+from podar.measuring.latency import own_times, percentile, time_in_turn, warm_up
 
 
 def test_candidates_take_turns_to_the_end() -> None:
@@ -32,6 +35,33 @@ def test_samples_turns_and_percentiles_agree() -> None:
     assert len(timed.turns_ms) == len(session.schedule)
     assert min(timed.samples_ms) <= min(timed.turns_ms)
     assert timed.joules is None
+
+
+def test_what_other_programs_took_counts_in_samples_and_not_in_turns() -> None:
+    turn = [(5.0, 4.9), (17.0, 5.1)]
+    assert own_times(turn, waited=False, interrupted=False) == [5.0, 17.0]
+    assert own_times(turn, waited=False, interrupted=True) == [4.9, 5.1]
+    assert own_times(turn, waited=True, interrupted=True) == [5.0, 17.0]  # for other threads, or a graphics card
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="one processor for two programs: only Linux can")
+def test_a_ratio_is_the_same_beside_another_program() -> None:
+    home = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(home)})
+    try:
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same processor
+        try:
+            work = {name: lambda n=n: sum(range(n)) for name, n in (("one", 100_000), ("half", 50_000))}
+            timed = time_in_turn(work, seconds=0.7).timed
+        finally:
+            other.kill()
+            other.wait()
+    finally:
+        os.sched_setaffinity(0, home)
+    ratios = [b / a for a, b in zip(timed["one"].turns_ms, timed["half"].turns_ms)]
+    assert sorted(ratios)[len(ratios) // 2] == pytest.approx(0.5, rel=0.15)
+    assert timed["one"].interrupted > 0
+    assert max(timed["one"].turns_ms) < max(timed["one"].samples_ms)
 
 
 def test_a_slow_candidate_is_not_run_for_ever() -> None:

@@ -26,6 +26,17 @@ def test_what_was_not_measured_is_no_row() -> None:
     assert [(row.field, row.verdict) for row in rows] == [("macs", "same")]
 
 
+def test_latency_changes_by_the_ratio_of_runs_in_turn(summary) -> None:
+    before, after = summary["before"], summary["after"]
+    row = next(row for row in headline.rows(before, after, 0.75) if row.field == "latency_ms.p50")
+    assert (row.change, row.verdict, row.kept) == ("0.75×", "better", 0.75)
+    assert (row.before, row.after) == (1.4234, 0.9411)
+    assert "1.3 times faster" in headline.sentence(before, after, 0.75)
+    row = next(row for row in headline.rows(before, after, 1.1) if row.field == "latency_ms.p50")
+    assert (row.change, row.verdict) == ("1.10×", "worse")
+    assert "1.1 times slower" in headline.sentence(before, after, 1.1)
+
+
 def test_the_sentence_is_honest(summary) -> None:
     before, after = summary["before"], summary["after"]
     assert headline.sentence(before, after) == "2.0 times fewer MACs, 1.5 times faster, 0.58 points of accuracy lost"

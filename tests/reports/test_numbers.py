@@ -44,8 +44,8 @@ def test_durations(value: float, text: str) -> None:
 
 
 def test_changes() -> None:
-    assert numbers.ratio(40, 20) == "0.50×"
-    assert numbers.ratio(0, 20) == "–"
+    assert numbers.ratio(0.5) == "0.50×"
+    assert numbers.ratio(None) == "–"
     assert numbers.points(0.93, 0.92) == "−1.00 pts"
     assert numbers.points(0.92, 0.93) == "+1.00 pts"
     assert numbers.points(0.93, 0.93) == "±0.00 pts"

@@ -212,7 +212,9 @@ def _check_labels(spec: str, split: str, data: dict[str, Any], task: str, side: 
     if not any(len(label["cls"]) for label in read.labels):
         raise PodarError(f"{spec}: no image of {split} has a label: labels/… lie beside images/….")
     if task in SHAPED and any(len(label["cls"]) != len(label["segments"]) for label in read.labels):
-        raise PodarError(f"{spec}: labels of {split} are of another task: {task} needs {SHAPED[task]}, not boxes.")
+        # an older Ultralytics, which takes them in silence
+        cause = _complaint(data, data[split], task) or f"labels of {split} are boxes: {task} needs {SHAPED[task]}."
+        raise PodarError(f"{spec}: {cause}")
 
 
 def _complaint(data: dict[str, Any], place: Any, task: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"Ultralytics has no argument {name!r}" + (f"; did you mean {near}={settings[name]}?" if near else ".")
             )
+    if "optimizer" in settings:
+        _check_optimizer(str(settings["optimizer"]))
     teacher = settings.get("distill_model")
     if teacher and not Path(str(teacher)).expanduser().is_file():
         refuse_missing(str(teacher))
@@ -65,6 +68,25 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise PodarError(
             "quantize=8 trains by nvidia-modelopt, which is not installed: pip install nvidia-modelopt huggingface_hub."
         )
+
+
+def _check_optimizer(name: str) -> None:
+    """Ultralytics knows its optimizers only where it builds one: a tiny one is built, so that it says so now."""
+    from ultralytics.engine.trainer import BaseTrainer
+
+    trainer: Any = None  # only "auto" would look at it
+    try:
+        if name.lower() != "auto":
+            BaseTrainer.build_optimizer(trainer, nn.Linear(1, 1), name)
+    except NotImplementedError as error:
+        known = set(re.findall(r"'(\w+)'", str(error))) - {name}
+        near = nearest(name, known)
+        raise UsageError(
+            f"Ultralytics has no optimizer {name!r}; "
+            + (f"did you mean optimizer={near}?" if near else f"known: {', '.join(sorted(known))}.")
+        ) from error
+    except AttributeError:  # one that looks at the model's head before it is built: it is known
+        pass
 
 
 def train(
@@ -164,8 +186,6 @@ def history(path: Path) -> list[dict[str, float]]:
 
 def said(error: BaseException) -> str:
     """The words of an error of Ultralytics as one line, without its colours, signs and links."""
-    import re
-
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error) or type(error).__name__)
     text = text.encode("ascii", "ignore").decode()
     text = " ".join(text.split()).partition(" Note dataset download")[0].partition(" See http")[0]

@@ -123,6 +123,15 @@ def test_unknown_arguments_name_the_nearest_and_ours_name_the_option() -> None:
         check_settings({"imgsz": 64})
 
 
+def test_an_unknown_optimizer_is_refused_before_anything_is_cut() -> None:
+    for known in ("auto", "adamw", "SGD", "MuSGD", "RMSProp"):
+        check_settings({"optimizer": known})
+    with pytest.raises(UsageError, match="no optimizer 'Adamm'; did you mean optimizer=Adam"):
+        check_settings({"optimizer": "Adamm"})
+    with pytest.raises(UsageError, match="no optimizer 'xyz'; known: Adam, AdamW, .*SGD"):
+        check_settings({"optimizer": "xyz"})
+
+
 def test_what_ultralytics_says_becomes_one_line() -> None:
     text = "\x1b[31mInvalid CUDA 'device=7'.\x1b[0m Use 'device=cpu'.\n\ntorch.cuda.is_available(): False\n"
     assert said(ValueError(text)) == "Invalid CUDA 'device=7'. Use 'device=cpu'."
