@@ -18,7 +18,9 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -168,6 +170,8 @@ def measured(case: dict[str, Any], rounds: int) -> dict[str, Any]:
         }  # fmt: skip
         if case["model"] == "mobilenet_v2":
             line["pointwise"] = pointwise(Path(folder) / "dense.onnx", x, sparse, fast)
+        if shutil.which("perf") and case["model"] == "resnet50" and "batch" not in case:
+            line["counters"] = counters(fast, x)
         lower = podar_native.levels()[1]
         if lower != "scalar" and "batch" not in case:
             slower = accelerated(sparse, x, lower)
@@ -217,6 +221,28 @@ def pointwise(path: Path, x: Tensor, sparse: nn.Module, fast: Accelerated) -> di
         "podar_ms": round(ours_ms, 2),
         "ratio": round(dense / ours_ms, 2),
     }
+
+
+EVENTS = ("cycles:u", "instructions:u", "branch-misses:u", "L1-dcache-load-misses:u")
+REPEATED = "import sys, numpy, podar_native; r, x = podar_native.Runner(sys.argv[1]), numpy.load(sys.argv[2])"
+
+
+def counters(fast: Accelerated, x: Tensor) -> dict[str, int]:
+    """What the processor counted for one image (Linux's perf): the difference of two processes that run few and many."""
+
+    def counted(runs: int) -> dict[str, int]:
+        code = f"{REPEATED}; [r.run([x]) for _ in range({runs})]"
+        asked = ["perf", "stat", "-x", ",", "-e", ",".join(EVENTS), sys.executable, "-c", code, *files]
+        lines = subprocess.run(asked, capture_output=True, text=True, check=True).stderr.splitlines()
+        fields = [line.split(",") for line in lines]
+        return {f[2].removesuffix(":u"): int(f[0]) for f in fields if len(f) > 2 and f[0].isdigit()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/model.podar", f"{folder}/input.npy"]
+        fast.save(files[0])
+        np.save(files[1], x.numpy())
+        few, many = counted(10), counted(60)
+    return {event: (many[event] - few[event]) // 50 for event in few}
 
 
 def sgemm() -> float:
@@ -285,6 +311,21 @@ def table(machine: dict[str, Any]) -> str:
     for line in machine["lines"]:
         if line["model"] == "resnet50" and line["amount"] == 0.9 and line.get("batch", 1) == 1:
             lines += ["", *by_class(line)]
+    seen = [line for line in machine["lines"] if line.get("counters")]
+    if seen:
+        lines += [
+            "",
+            "ResNet-50, what the processor counted for one image (Linux's perf):",
+            "",
+            "| zeros | cycles | instructions a cycle | mispredicted branches | loads that missed the first cache |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+    for line in seen:
+        n, blocks = line["counters"], line.get("pattern", "")
+        lines.append(
+            f"| {line['amount']:.0%} {blocks} | {n['cycles'] / 1e6:.0f} M | {n['instructions'] / n['cycles']:.2f} | "
+            f"{n['branch-misses'] / 1e6:.2f} M | {n['L1-dcache-load-misses'] / 1e6:.1f} M |"
+        )
     return "\n".join(lines)
 
 
