@@ -10,7 +10,6 @@ import shutil
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from podar.data.scenes import compose
@@ -81,7 +80,7 @@ def main() -> None:
                 {"prune": {"target": "macs=0.6"}},
                 {"finetune": {"epochs": asked.again, "lr": 0.002, "batch_size": 16, "settings": HOW}},
                 {"export": {"formats": ["onnx"]}},
-                {"measure": {"seconds": 5, "threads": torch.get_num_threads()}},
+                {"measure": {"seconds": 5}},
             ],
         }
     )
