@@ -11,6 +11,7 @@
 
 #include "format.h"
 #include "kernels.h"
+#include "work.h"
 
 namespace podar {
 
@@ -49,12 +50,9 @@ struct Engine {
   const Level* level;
 
  private:
-  struct Strip;
   void run_op(int index, int64_t from, int64_t to, int threads);
   void run_pair(int index, int threads);
-  void run_depthwise(const Op& op, int32_t channel, const float* plane, int32_t from, int32_t to);
-  void run_attention(const Op& op, const uint32_t* inside, int32_t head);
-  SparseJob sparse_job(const Op& op, float* out, int32_t channels) const;
+  Work work(int index, int64_t from, int64_t to, int threads) const;
   void run_chain(int first, int last, int threads, int64_t* nanoseconds);
   int64_t whole(const Op& op) const;
   int64_t needed(const Op& op, int64_t to) const;

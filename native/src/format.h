@@ -40,7 +40,7 @@ struct Op {
   int32_t in, in2, out;  // tensors; in2: residual or second operand, or −1
   int32_t act;
   float a, b;      // of the activation: slope; lower and upper bound; factor and summand
-  int32_t p[12];   // by kind, see engine.cpp
+  int32_t p[12];   // by kind, see work.h
   int64_t at[4];   // where the weights lie in the file: list starts, entries, weights of other kinds, bias
 };
 static_assert(sizeof(Op) == 112, "the layout is the file's");
