@@ -49,7 +49,7 @@ CASES: list[dict[str, Any]] = [
     *({"model": "resnet50", "amount": a} for a in (0.6, 0.65, 0.8, 0.9, 0.95)),
     {"model": "resnet50", "amount": 0.8, "pattern": "4x1"},
     {"model": "resnet50", "amount": 0.9, "batch": 16},
-    {"model": "yolo26n", "amount": 0.85, "size": 320},
+    *({"model": m, "amount": 0.85, "size": 320} for m in ("yolo26n", "yolo26s")),
     {"model": "mobilenet_v2", "amount": 0.85},
     {"model": "vit_small_patch16_224", "amount": 0.9},
 ]
@@ -61,10 +61,10 @@ def built(case: dict[str, Any]) -> tuple[nn.Module, Tensor, list[str]]:
     name, size = case["model"], case.get("size", 224)
     tv = import_torchvision()
     x = torch.randn(case.get("batch", 1), 3, size, size)
-    if name == "yolo26n":
+    if name.startswith("yolo"):
         from ultralytics.nn.tasks import DetectionModel
 
-        model: Any = DetectionModel("yolo26n.yaml", verbose=False).fuse(verbose=False)
+        model: Any = DetectionModel(f"{name}.yaml", verbose=False).fuse(verbose=False)
         depthwise = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
         model.eval()(x)  # its anchors are made in the first pass
         return model, x, ["model.23.*", *depthwise]
