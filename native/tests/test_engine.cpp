@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <initializer_list>
@@ -175,27 +176,39 @@ int run_case(const Case& c, std::mt19937& random) {
   return failures;
 }
 
-// Files with any byte wrong are refused, or run inside their own memory.
-int run_damaged(std::mt19937& random) {
+// A file that may be damaged is refused, or runs inside its own memory.
+void run_any(const std::vector<uint8_t>& bytes) {
+  const Aligned file(bytes);
+  podar_engine* engine = nullptr;
+  if (podar_open(file.begin, bytes.size(), nullptr, &engine)) return;
+  if (podar_arena_bytes(engine) < (1 << 26) && podar_inputs(engine) == 1 && podar_outputs(engine) == 1 &&
+      podar_input_floats(engine, 0) <= (1 << 20) && podar_output_floats(engine, 0) <= (1 << 20)) {
+    std::vector<float> in(podar_input_floats(engine, 0), 1.0f), out(podar_output_floats(engine, 0));
+    const float* from = in.data();
+    float* to = out.data();
+    podar_run(engine, &from, &to, 1, 1, nullptr);
+  }
+  podar_close(engine);
+}
+
+// Any bytes wrong, and any flags on any operator.
+void run_damaged(std::mt19937& random) {
   const Case c{3, 4, 6, 7, 3, 1, 0, 2, kRelu, 0.5f, false};
-  std::vector<float> weight(4 * 3 * 9, 0.5f), bias(4, 0.1f), image(3 * 42, 1.0f);
+  std::vector<float> weight(4 * 3 * 9, 0.5f), bias(4, 0.1f);
   const auto bytes = program(c, weight, bias);
   for (int k = 0; k < 3000; ++k) {
     auto broken = bytes;
     for (int n = 0; n <= k % 3; ++n) broken[8 + random() % (broken.size() - 8)] = static_cast<uint8_t>(random());
-    const Aligned file(broken);
-    podar_engine* engine = nullptr;
-    if (podar_open(file.begin, broken.size(), nullptr, &engine)) continue;
-    if (podar_arena_bytes(engine) < (1 << 26) && podar_inputs(engine) == 1 && podar_outputs(engine) == 1 &&
-        podar_input_floats(engine, 0) <= (1 << 20) && podar_output_floats(engine, 0) <= (1 << 20)) {
-      std::vector<float> in(podar_input_floats(engine, 0), 1.0f), out(podar_output_floats(engine, 0));
-      const float* from = in.data();
-      float* to = out.data();
-      podar_run(engine, &from, &to, 1, 1, nullptr);
-    }
-    podar_close(engine);
+    run_any(broken);
   }
-  return 0;
+  Header header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  for (uint32_t op = 0; op < header.ops; ++op)
+    for (int flags = 0; flags < 256; ++flags) {
+      auto broken = bytes;
+      broken[header.op_table + op * sizeof(Op) + offsetof(Op, flags)] = static_cast<uint8_t>(flags);
+      run_any(broken);
+    }
 }
 
 }  // namespace
@@ -234,7 +247,8 @@ int main(int count, char** arguments) {
     c.density = static_cast<float>(pick({0, 5, 20, 100})) / 100;
     failures += run_case(c, random);
   }
-  failures += run_damaged(random) + run_threads();
+  run_damaged(random);
+  failures += run_threads();
   std::printf("%d cases on %s: %d failures\n", cases, podar_levels(), failures);
   return failures ? 1 : 0;
 }
