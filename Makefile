@@ -63,7 +63,7 @@ test-yolo: $(INSTALLED)
 # The oldest release that has YOLO26, in an environment of its own that sees the packages of .venv.
 test-yolo-oldest: $(INSTALLED)
 	test -x .venv-yolo-oldest/bin/python || $(BIN)/python -m venv .venv-yolo-oldest
-	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > .venv-yolo-oldest/lib/$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')/site-packages/podar-rest.pth
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' > .venv-yolo-oldest/lib/$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')/site-packages/podar-rest.pth
 	.venv-yolo-oldest/bin/python -m pip install -qq --no-deps ultralytics==8.4.0
 	.venv-yolo-oldest/bin/python -m pytest -m "not slow" tests/integrations/ultralytics
 
