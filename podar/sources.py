@@ -341,6 +341,8 @@ def _needed(dataset: Dataset | None) -> Dataset:
 def _short_name(model: str) -> str:
     stem = model.rstrip("/").rpartition(":")[2]
     path = Path(stem)
+    if path.suffix == ".pt" and path.parent.name == "weights" and path.parent.parent.name:
+        return path.parent.parent.name  # RUN/weights/best.pt: all runs of Ultralytics have files of these names
     return path.stem if path.suffix in (".pt", ".yaml", ".yml") else path.name
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from podar.errors import PodarError, UsageError
 from podar.graph.inputs import call
-from podar.sources import complete_model, open_source, parse_model_args
+from podar.sources import _short_name, complete_model, open_source, parse_model_args
 
 NETS = """
 import torch
@@ -189,6 +189,11 @@ def test_data_of_the_users_own(nets: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=images, labels=np.arange(40) % 4)
     source = open_source(f"{nets}:colour", str(tmp_path / "d.npz"), model_args={"classes": 4})
     assert source.inputs().shape == (1, 3, 12, 12)
+
+
+def test_a_checkpoint_of_a_run_is_called_like_the_run() -> None:
+    names = [_short_name(m) for m in ("runs/drone/weights/best.pt", "yolo26n.pt", "weights/best.pt", "timm:resnet18")]
+    assert names == ["drone", "yolo26n", "best", "resnet18"]
 
 
 def test_model_args_are_python_literals_or_text() -> None:
