@@ -66,14 +66,14 @@ def taps(
 def make_lists(weight: np.ndarray, bias: np.ndarray, groups: int, where: Taps, planes: Planes, choice: Choice) -> Lists:
     """The lists of one convolution over `planes` (its input, or its input's phases).
 
-    Of a grouped convolution an output reads few channels: they are one input block.
+    Input blocks count the channels that an output reads: of a grouped convolution those of its group.
     """
     out_channels, per_group, *kernel = weight.shape
     rows, area = choice.rows, kernel[0] * kernel[1]
     if groups > 1 and out_channels // groups % rows:
         raise ValueError(f"{rows} rows a block do not divide the {out_channels // groups} channels of a group.")
     blocks = -(-out_channels // rows)
-    step = choice.input_block if choice.input_block and groups == 1 else per_group
+    step = min(choice.input_block or per_group, per_group)
     input_blocks = -(-per_group // step)
     # In the order of the lists, so that none needs sorting: input blocks, blocks, rows, channels and taps.
     padded = np.zeros((blocks * rows, input_blocks * step, area), np.float32)
@@ -91,8 +91,9 @@ def make_lists(weight: np.ndarray, bias: np.ndarray, groups: int, where: Taps, p
     channel = np.arange(input_blocks * step)[:, None]
     offset = (channel * where.phases + where.phase.reshape(-1)) * planes.plane + where.shift.reshape(-1)
     offset = offset.reshape(input_blocks, 1, step * area)
-    group = np.arange(blocks) * rows // (out_channels // groups)
-    offset = offset + (group * per_group * where.phases * planes.plane)[None, :, None]
+    if groups > 1:
+        group = np.arange(blocks)[:, None] * rows // (out_channels // groups)
+        offset = offset + group * per_group * where.phases * planes.plane
     if offset.max() > 2**31 - 1 or offset.min() < -(2**31):
         raise ValueError("a layer's activations are larger than the engine can address.")
     entries = np.empty((int(ends[-1]), rows + 1), np.int32)

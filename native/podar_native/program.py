@@ -425,9 +425,8 @@ def _encode(
             )
             if dots:
                 choice = Choice()
-            elif s["groups"] > 1:
-                fits = s["weight"].shape[0] // s["groups"] % choice.rows == 0
-                choice = replace(choice, rows=choice.rows if fits else 1, input_block=0)
+            elif s["groups"] > 1 and s["weight"].shape[0] // s["groups"] % choice.rows:
+                choice = replace(choice, rows=1)
             where = taps(s["weight"].shape[2:], s["stride"], s["padding"], s["dilation"], source.stride, s["kept"])
             lists = make_lists(s["weight"], s["bias"], s["groups"], where, source, choice)
             p[:6] = [

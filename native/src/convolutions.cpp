@@ -18,7 +18,7 @@ SparseJob Work::sparse_job(float* out_, int32_t channels) const {
   job.starts = reinterpret_cast<const int32_t*>(image + op.at[0]);
   job.entries = image + op.at[1];
   job.bias = reinterpret_cast<const float*>(image + op.at[3]);
-  job.mask = nullptr;
+  job.mask = inside();
   job.out_plane = t.plane;
   job.channels = channels;
   job.blocks = op.p[kBlocks];
@@ -33,8 +33,7 @@ SparseJob Work::sparse_job(float* out_, int32_t channels) const {
 }
 
 void Work::convolve() const {
-  SparseJob job = sparse_job(out, t.channels);
-  job.mask = inside();
+  const SparseJob job = sparse_job(out, t.channels);
   auto part = [&](int i, int n) {
     auto [first, last] = share(job.blocks, i, n);
     kernels.sparse(job, from, to, first, last);

@@ -86,7 +86,6 @@ void Engine::run_pair(int index, int threads) {
     }
     if (conv.flags & kMasked) zero_between(between, out);
     SparseJob job = first_work.sparse_job(out, channels);
-    job.mask = first_work.inside();
     auto [from, to] = share(groups, i, n);
     for (int32_t g = from; g < to; ++g) {
       const int32_t first = g * group, last = std::min(first + group, channels);

@@ -327,9 +327,7 @@ class Tracer(TorchDispatchMode):
         given = (*args, *kwargs.values()) if kwargs else args
         tensors = _tensors(given)
         inputs = [self.mark(t) for t in tensors]
-        is_hollow = False
-        for mark in inputs:
-            is_hollow = is_hollow or mark.hollow
+        is_hollow = any(m.hollow for m in inputs)
         out = NotImplemented
         if is_hollow and name in hollow.VALUE_READERS:
             if not self.real:

@@ -107,9 +107,9 @@ def time_in_turn(
                 count = per_turn[name]
                 if count > 1:
                     run()
-                before, given, taken = read_joules() if read_joules else 0.0, *_switches()
+                before, switched = read_joules() if read_joules else 0.0, _switches()
                 turn = [_lap(run) for _ in range(count)]
-                waited, shared = _switches()[0] > given, _switches()[1] > taken
+                waited, shared = (now > then for now, then in zip(_switches(), switched))
                 joules[name] += (read_joules() if read_joules else 0.0) - before
                 samples[name] += [clock for clock, _ in turn]
                 turns[name].append(statistics.median(own_times(turn, waited, shared)))
