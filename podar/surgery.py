@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
@@ -14,6 +13,7 @@ from podar.errors import PodarError
 from podar.graph.members import Named, modules_of, owners_of, tensors_of
 from podar.plans import Cut, Plan, Rescale
 from podar.skips import Skipped, replace
+from podar.slicing import Slicer
 
 PLAN_ATTRIBUTE = "podar_plan"
 """Where a pruned model carries its plan, as a JSON string: deepcopy, pickling and other trainers keep it."""
@@ -152,7 +152,7 @@ def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
     _check(every, plan)
     modules, owners = dict(every), owners_of(every)
     done: dict[int, Tensor] = {}
-    kept: KeptIndices = {}
+    slicer = Slicer()
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
         for name, cuts in plan.cuts.items():
             module, key = owners[name]
@@ -163,14 +163,14 @@ def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
                     continue
                 undo.parameters.append((parameter, parameter.data, parameter.grad))
                 parameter.grad = None
-                done[id(parameter)] = _finish(cut(parameter.data, cuts, kept), plan.rescales.get(name, ()))
+                done[id(parameter)] = _finish(slicer.cut(parameter.data, cuts), plan.rescales.get(name, ()))
                 _set_data(parameter, done[id(parameter)])
             else:
                 buffer = module._buffers[key]
                 assert buffer is not None
                 undo.buffers.append((module, key, buffer))
                 if id(buffer) not in done:
-                    done[id(buffer)] = cut(buffer, cuts, kept)
+                    done[id(buffer)] = slicer.cut(buffer, cuts)
                 module._buffers[key] = done[id(buffer)]
         for name in plan.rescales.keys() - plan.cuts.keys():
             module, key = owners[name]
@@ -206,62 +206,6 @@ def _renew_masked(modules: dict[str, nn.Module]) -> None:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):
                 hook(module, None)
-
-
-KeptIndices = dict[tuple[int, int, torch.device], Tensor]
-
-
-def cut(tensor: Tensor, cuts: tuple[Cut, ...], known: KeptIndices) -> Tensor:
-    """What remains of a tensor, in its memory format; `known` keeps indices for the tensors that lose the same ones."""
-    layout = _format(tensor)
-    kept = {c.dim: _kept(c, tensor.device, known) for c in cuts}
-    grouped = next((c for c in cuts if c.groups > 1), None)
-    tensor = _select(tensor, kept) if grouped is None else _select_in_groups(tensor, kept, grouped)
-    return tensor.contiguous(memory_format=layout)
-
-
-def _select_in_groups(tensor: Tensor, kept: dict[int, Tensor], c: Cut) -> Tensor:
-    """The weight of a grouped convolution: every group of rows keeps positions of its own."""
-    rows, width = len(tensor), c.size // c.groups
-    places = (kept.pop(c.dim) % width).reshape(c.groups, -1)
-    chosen = kept.pop(0, torch.arange(rows, device=tensor.device))
-    pairs = chosen[:, None] * width + places[chosen // (rows // c.groups)]
-    tensor = tensor.reshape(rows * width, *tensor.shape[2:]).index_select(0, pairs.flatten())
-    return _select(tensor.reshape(*pairs.shape, *tensor.shape[1:]), kept)
-
-
-BLOCK = 1 << 18
-"""Elements gathered at a time: few enough that rows are still in the cache when their columns are chosen."""
-
-
-def _select(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
-    """The indices in `kept`, dimension by dimension; large matrices a block of rows at a time."""
-    if kept.keys() != {0, 1} or tensor.numel() <= BLOCK or not tensor.is_contiguous():
-        for dim, index in kept.items():
-            tensor = tensor.index_select(dim, index)
-        return tensor
-    rows, columns = kept[0], kept[1]
-    out = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
-    step = max(1, BLOCK * len(tensor) // tensor.numel())
-    for start in range(0, len(rows), step):
-        block = tensor.index_select(0, rows[start : start + step])
-        torch.index_select(block, 1, columns, out=out[start : start + step])
-    return out
-
-
-def _kept(c: Cut, device: torch.device, known: KeptIndices) -> Tensor:
-    """Indices that stay. A plan shares its lists: they are told apart by identity, since long tuples hash slowly."""
-    key = (id(c.removed), c.size, device)
-    if key not in known:
-        keep = np.ones(c.size, dtype=bool)
-        keep[list(c.removed)] = False
-        known[key] = torch.from_numpy(np.flatnonzero(keep)).to(device)
-    return known[key]
-
-
-def _format(tensor: Tensor) -> torch.memory_format:
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _finish(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:

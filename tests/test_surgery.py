@@ -14,7 +14,8 @@ from torch import nn
 import podar
 from podar.errors import PodarError
 from podar.plans import Cut, Plan
-from podar.surgery import cut, removed_mask
+from podar.slicing import Slicer
+from podar.surgery import removed_mask
 from tests.graph.oracle import redraw
 from tests.graph.random_networks import INPUT, Network, Residual, networks
 
@@ -137,6 +138,6 @@ def test_every_group_of_a_convolution_keeps_its_own_positions(layout: torch.memo
     weight = torch.randn(4, 3, 2, 2).contiguous(memory_format=layout)
     cuts = (Cut(0, (1, 2), 4), Cut(1, (1, 3), 6, groups=2))  # the first group loses its position 1, the second its 0
     wanted = torch.stack([weight[0][[0, 2]], weight[3][[1, 2]]])
-    found = cut(weight, cuts, {})
+    found = Slicer().cut(weight, cuts)
     assert torch.equal(found, wanted) and found.is_contiguous(memory_format=layout)
-    assert torch.equal(cut(weight, cuts[1:], {}), torch.cat([weight[:2][:, [0, 2]], weight[2:][:, [1, 2]]]))
+    assert torch.equal(Slicer().cut(weight, cuts[1:]), torch.cat([weight[:2][:, [0, 2]], weight[2:][:, [1, 2]]]))
