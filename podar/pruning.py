@@ -24,7 +24,7 @@ from podar.graph.verify import Expectation, verify_trace
 from podar.layers import block_plan, choose_blocks, nothing_left, share_of_target
 from podar.plans import Plan
 from podar.reduction import unit_scores
-from podar.surgery import Undo, _apply_step, remember, removed_mask
+from podar.surgery import Undo, fill, remember, removed_mask, reshape
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,7 @@ def prune(
         blocks = choose_blocks(model, example_inputs, graph, parsed, elementwise, scores, **options)
         if blocks:
             return _with_depth(model, example_inputs, graph, blocks, parsed, elementwise, outputs, verify, options)
+    del elementwise  # it may hold the weights that are about to go
     allocation: Allocation = allocate(graph, parsed, scores, **options)
     made = plan_for(graph, allocation.removed)
     carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
@@ -190,7 +191,7 @@ def _with_depth(
     skipping = block_plan(blocks, graph)
     undo = Undo(model)
     try:
-        _apply_step(model, skipping, undo)
+        fill(model, reshape(model, skipping, undo))
         remember(model, skipping)
         rest = trace(model, example_inputs, outputs=outputs)
         goal = share_of_target(target, graph)
@@ -222,11 +223,16 @@ def _tensor(removed: tuple[int, ...], known: dict[int, Tensor]) -> Tensor:
 def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:
     """Apply one plan, and undo it when the result does not run as expected."""
     undo = Undo(model)
+    looks = expected is not None and expected.graph.record.real  # the model looks at its activations
     try:
-        _apply_step(model, made, undo)
+        slots = reshape(model, made, undo)
+        if looks:
+            fill(model, slots)
         if expected is not None:
             verify_trace(model, example_inputs, expected)
         remember(model, made)
     except BaseException:
         undo.restore()
         raise
+    del undo  # from here on nothing can be refused: dense weights go one by one as they are cut
+    fill(model, slots)

@@ -13,6 +13,15 @@ from podar.plans import Cut
 BLOCK = 1 << 18
 """Elements gathered at a time: few enough that rows are still in the cache when their columns are chosen."""
 
+
+def empty_after(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
+    """A tensor without values, of the shape and memory format that these cuts leave."""
+    shape = list(tensor.shape)
+    for c in cuts:
+        shape[c.dim] = (c.size - len(c.removed)) // c.groups
+    return torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=_format(tensor))
+
+
 class Slicer:
     """Cuts one tensor after the other; remembers the indices that many of them lose."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from podar.errors import PodarError
 from podar.graph.members import Named, modules_of, owners_of, tensors_of
 from podar.plans import Cut, Plan, Rescale
 from podar.skips import Skipped, replace
-from podar.slicing import Slicer
+from podar.slicing import Slicer, empty_after
 
 PLAN_ATTRIBUTE = "podar_plan"
 """Where a pruned model carries its plan, as a JSON string: deepcopy, pickling and other trainers keep it."""
@@ -41,7 +42,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     undo = Undo(model)
     try:
         for step in plan.steps:
-            _apply_step(model, step, undo)
+            fill(model, reshape(model, step, undo))
             remember(model, step)
     except BaseException:
         undo.restore()
@@ -147,46 +148,75 @@ def _check(modules: Named, plan: Plan) -> None:
             raise PodarError(f"the plan sets attributes of {name!r}, which this model does not have")
 
 
-def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
+@dataclass(frozen=True)
+class Slot:
+    """A parameter that has its new shape, and what its values will be cut from."""
+
+    parameter: nn.Parameter
+    dense: Tensor
+    cuts: tuple[Cut, ...]
+    rescales: tuple[Rescale, ...]
+
+
+def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
+    """Carry out one step of a plan but for the values of parameters, which `fill` brings; all refusals come from here.
+
+    Buffers have their values at once: they are small, and a forward pass may look at them.
+    """
     every = modules_of(model)
     _check(every, plan)
     modules, owners = dict(every), owners_of(every)
+    slots: list[Slot] = []
     done: dict[int, Tensor] = {}
     slicer = Slicer()
-    with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
-        for name, cuts in plan.cuts.items():
+    with torch.inference_mode(False), torch.no_grad():
+        for name in [*plan.cuts, *(plan.rescales.keys() - plan.cuts.keys())]:
+            cuts = plan.cuts.get(name, ())
             module, key = owners[name]
-            if key in module._parameters:
-                parameter = module._parameters[key]
-                assert parameter is not None
-                if id(parameter) in done:
-                    continue
-                undo.parameters.append((parameter, parameter.data, parameter.grad))
-                parameter.grad = None
-                done[id(parameter)] = _finish(slicer.cut(parameter.data, cuts), plan.rescales.get(name, ()))
-                _set_data(parameter, done[id(parameter)])
-            else:
-                buffer = module._buffers[key]
-                assert buffer is not None
-                undo.buffers.append((module, key, buffer))
-                if id(buffer) not in done:
-                    done[id(buffer)] = slicer.cut(buffer, cuts)
-                module._buffers[key] = done[id(buffer)]
-        for name in plan.rescales.keys() - plan.cuts.keys():
-            module, key = owners[name]
-            parameter = module._parameters[key]
-            assert parameter is not None
-            if id(parameter) not in done:
-                undo.parameters.append((parameter, parameter.data, parameter.grad))
-                done[id(parameter)] = _finish(parameter.data, plan.rescales[name])
-                _set_data(parameter, done[id(parameter)])
+            tensor = module._parameters[key] if key in module._parameters else module._buffers[key]
+            assert tensor is not None
+            if key in module._buffers:
+                undo.buffers.append((module, key, tensor))
+                if id(tensor) not in done:
+                    done[id(tensor)] = slicer.cut(tensor, cuts)
+                module._buffers[key] = done[id(tensor)]
+            elif id(tensor) not in done:
+                assert isinstance(tensor, nn.Parameter)
+                done[id(tensor)] = dense = tensor.data
+                undo.parameters.append((tensor, dense, tensor.grad))
+                slots.append(Slot(tensor, dense, cuts, plan.rescales.get(name, ())))
+                if cuts:
+                    tensor.grad = None
+                    _set_data(tensor, empty_after(dense, cuts))
     for name, (zeros, items) in plan.skips.items():
         undo.modules.append((name, replace(model, name, Skipped(zeros, items).train(modules[name].training))))
     for name, values in plan.attributes.items():
         module = modules[name]
         for key, value in values.items():
             _set(module, key, value, undo)
-    _renew_masked(modules)
+    return slots
+
+
+def fill(model: nn.Module, slots: list[Slot]) -> None:
+    """Give parameters their values, and empty the list: unless an `Undo` holds it, dense memory is free to be reused.
+
+    An interruption waits for the rest: a model of which half is filled would be lost.
+    """
+    try:
+        _fill(slots)
+    except BaseException:
+        _fill(slots)
+        raise
+    _renew_masked(model)
+
+
+def _fill(slots: list[Slot]) -> None:
+    slicer = Slicer()
+    with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
+        while slots:
+            slot = slots[-1]
+            slot.parameter.data = _rescaled(slicer.cut(slot.dense, slot.cuts), slot.rescales)
+            slots.pop()
 
 
 def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
@@ -200,15 +230,15 @@ def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
     parameter.data = data
 
 
-def _renew_masked(modules: dict[str, nn.Module]) -> None:
+def _renew_masked(model: nn.Module) -> None:
     """`torch.nn.utils.prune` keeps weight_orig · weight_mask in a plain attribute until the next forward."""
-    for module in modules.values():
+    for _, module in modules_of(model):
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):
                 hook(module, None)
 
 
-def _finish(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
+def _rescaled(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
     if not rescales:
         return tensor
     tensor = tensor.clone()
