@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,26 +30,45 @@ from podar.surgery import Undo, fill, remember, removed_mask, reshape
 
 @dataclass(frozen=True)
 class Result:
-    """What `podar.prune` did.
+    """What `podar.prune` did. Costs and removed indices are worked out when they are first asked for.
 
     Attributes:
         model: the pruned model: the object that was passed in.
         plan: what was removed.
-        before: cost of the model as it was passed in.
-        after: cost of the pruned model.
-        removed: for each tensor (under every tied name) and dimension the indices that went, in indices of the model
-            as it was passed in. Where groups of a convolution lose different inputs, `removed_mask` has the full story.
         graph: the trace of the model as it was passed in.
+        allocation: what is left of each family of units.
         blocks: names of the residual blocks that went as a whole (`depth=True`).
+        rest: the trace without those blocks, which the allocation is for; None where none went.
     """
 
     model: nn.Module
     plan: Plan
-    before: Cost
-    after: Cost
-    removed: dict[str, dict[int, Tensor]]
     graph: Graph
+    allocation: Allocation
     blocks: tuple[str, ...] = ()
+    rest: Graph | None = None
+
+    @cached_property
+    def before(self) -> Cost:
+        """Cost of the model as it was passed in."""
+        return self.graph.cost()
+
+    @cached_property
+    def after(self) -> Cost:
+        """Cost of the pruned model."""
+        return (self.rest or self.graph).costs.cost(self.allocation.share)
+
+    @cached_property
+    def removed(self) -> dict[str, dict[int, Tensor]]:
+        """For each tensor (under every tied name) and dimension the indices that went, as the model was passed in.
+
+        Where groups of a convolution lose different inputs, `removed_mask` has the full story.
+        """
+        known: dict[int, Tensor] = {}
+        return {
+            name: {cut.dim: _tensor(cut.removed, known) for cut in cuts if cut.groups == 1}
+            for name, cuts in self.plan.cuts.items()
+        } | {name: {0: torch.arange(shape[0] if shape else 1)} for name, shape in self.plan.dropped().items()}
 
     def removed_mask(self, name: str) -> Tensor:
         """BoolTensor of the dense shape of a parameter or buffer: True where an element was removed.
@@ -170,10 +190,10 @@ def prune(
         if blocks:
             return _with_depth(model, example_inputs, graph, blocks, parsed, elementwise, outputs, verify, options)
     del elementwise  # it may hold the weights that are about to go
-    allocation: Allocation = allocate(graph, parsed, scores, **options)
+    allocation = allocate(graph, parsed, scores, **options)
     made = plan_for(graph, allocation.removed)
     carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
-    return Result(model, made, graph.cost(), graph.costs.cost(allocation.share), _removed(made), graph)
+    return Result(model, made, graph, allocation)
 
 
 def _with_depth(
@@ -203,14 +223,7 @@ def _with_depth(
     except BaseException:
         undo.restore()
         raise
-    removed = _removed(made) | {n: {0: torch.arange(s[0] if s else 1)} for n, s in skipping.dropped().items()}
-    after = rest.costs.cost(allocation.share)
-    return Result(model, skipping + made, graph.cost(), after, removed, graph, tuple(b.name for b in blocks))
-
-
-def _removed(made: Plan) -> dict[str, dict[int, Tensor]]:
-    known: dict[int, Tensor] = {}
-    return {name: {c.dim: _tensor(c.removed, known) for c in cuts if c.groups == 1} for name, cuts in made.cuts.items()}
+    return Result(model, skipping + made, graph, allocation, tuple(b.name for b in blocks), rest)
 
 
 def _tensor(removed: tuple[int, ...], known: dict[int, Tensor]) -> Tensor:

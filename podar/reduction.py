@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from podar.criteria.registry import PerParameter
+from podar.criteria.registry import PerParameter, prunable
 from podar.errors import PodarError
 from podar.graph.graph import Graph
 
@@ -33,7 +33,7 @@ def unit_scores(graph: Graph, scores: Mapping[str, Tensor], fallback: nn.Module 
         touched[graph.ties.family_of[:-1][total != 0]] = True
         untouched = np.flatnonzero(~touched[:-1]).tolist()
         if untouched:
-            tensors = {n: p.detach() for n, p in fallback.named_parameters() if p.is_floating_point()}
+            tensors = prunable(fallback)
             owned = {n for k in untouched for n, _ in graph._members[k]}
             other = _sum(graph, {n: t.square() for n, t in tensors.items() if n in owned})
             for k in untouched:

@@ -39,7 +39,7 @@ class Slicer:
         return self._select(tensor, kept).contiguous(memory_format=layout)
 
     def kept(self, c: Cut, device: torch.device) -> Tensor:
-        """Indices that stay. A plan shares its lists: they are told apart by identity, since long tuples hash slowly."""
+        """Indices that stay. A plan shares its lists, told apart by identity: long tuples are slow to hash."""
         key = (id(c.removed), c.size, device)
         found = self._kept.get(key)
         if found is None:

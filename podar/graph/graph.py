@@ -89,7 +89,6 @@ class Graph:
         )
         self.scalings = scalings(record, self.ties)
         self.clusters: list[Cluster] = self._pruned_with_parameters(self.ties.clusters())
-        self.costs = CostModel(record, self.ties, self.elements)
 
     def _freeze_outputs(self, outputs: Outputs) -> None:
         paths = [path for path, _ in self.record.outputs]
@@ -119,6 +118,11 @@ class Graph:
             else:
                 self.ties.reason.update(dict.fromkeys(cluster.families, "no parameter goes with it"))
         return kept
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """Prices of plans for this model."""
+        return CostModel(self.record, self.ties, self.elements)
 
     # What users ask
 

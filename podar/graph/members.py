@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,14 @@ def once(modules: Named) -> Named:
     for name, module in modules:
         first.setdefault(id(module), (name, module))
     return list(first.values())
+
+
+def parameters_of(modules: Named) -> dict[str, nn.Parameter]:
+    """Each parameter under its first name alone, as `named_parameters()` lists them."""
+    first: dict[int, tuple[str, Any]] = {}
+    for name, tensor in _inside(modules, "_parameters"):
+        first.setdefault(id(tensor), (name, tensor))
+    return dict(first.values())
 
 
 def tensors_of(modules: Named) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import nn
 from podar.errors import PodarError
 from podar.graph.calls import Calls, transparent_functionals
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
-from podar.graph.members import Named, modules_of, once
+from podar.graph.members import Named, modules_of, once, parameters_of
 from podar.graph.protect import protected
 from podar.graph.tracer import Mark, Record, Step, Tracer
 
@@ -27,18 +27,18 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, untouched: bool = True) 
     Parameters that only training uses (auxiliary heads) are met in a second run, in train mode, joined to the first.
     The model, the random state and the inputs are left as they were.
     """
-    record = Record()
+    record, modules = Record(), modules_of(model)
     try:
-        _run(model, inputs, record, train=False, real=False)
+        _run(model, modules, inputs, record, train=False, real=False)
     except Exception:
         # Values mattered after all, or the model itself fails: the real run tells which.
         record = Record(real=True)
-        _run(model, inputs, record, train=False, real=True)
-    if untouched and any(name not in record.layouts for name, _ in model.named_parameters()):
+        _run(model, modules, inputs, record, train=False, real=True)
+    if untouched and parameters_of(modules).keys() - record.layouts.keys():
         steps, outputs = record.steps, record.outputs
         products, record.products, record.steps = record.products, [], []
         with contextlib.suppress(Exception):
-            _run(model, inputs, record, train=True, real=False)
+            _run(model, modules, inputs, record, train=True, real=False)
         record.steps, record.products, record.outputs = steps, products, outputs + record.outputs
     record.sizes.finish()
     return record
@@ -47,14 +47,20 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, untouched: bool = True) 
 def replay(model: nn.Module, inputs: ExampleInputs, like: Record) -> list[Step]:
     """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`."""
     record = Record(decisions=list(like.decisions))
-    _run(model, inputs, record, train=False, real=like.real, labels=False)
+    _run(model, modules_of(model), inputs, record, train=False, real=like.real, labels=False)
     return record.steps
 
 
 def _run(
-    model: nn.Module, inputs: ExampleInputs, record: Record, *, train: bool, real: bool, labels: bool = True
+    model: nn.Module,
+    modules: Named,
+    inputs: ExampleInputs,
+    record: Record,
+    *,
+    train: bool,
+    real: bool,
+    labels: bool = True,
 ) -> None:
-    modules = modules_of(model)
     tracer = Tracer(modules, record, real, labels)
     meta = next((n for n, t in tracer.tensors.items() if t.is_meta), None)
     if meta is not None:
