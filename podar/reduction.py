@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from podar.criteria.registry import PerParameter, prunable
 from podar.errors import PodarError
 from podar.graph.graph import Graph
+from podar.loops import BLOCK, square_sums, squared
 
 
 def unit_scores(graph: Graph, scores: Mapping[str, Tensor], fallback: nn.Module | None = None) -> NDArray[np.float64]:
@@ -82,10 +83,6 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
     return total[:units]
 
 
-BLOCK = 1 << 18
-"""Elements that are worked on at a time: few enough to stay in the cache from the first operation to the last."""
-
-
 def slice_sums(
     values: Tensor,
     layout: Mapping[int, tuple[int, ...]],
@@ -114,6 +111,9 @@ def slice_sums(
 
 def _both_sums(cube: Tensor, wanted: Iterable[int], compute: Callable[[Tensor], Tensor] | None) -> dict[int, Tensor]:
     """Sums of rows (0), and of columns (1) group by group; `cube` has shape (groups, rows of each, columns)."""
+    both = square_sums(cube) if compute is squared else None
+    if both is not None:
+        return {d: sums.flatten() for d, sums in enumerate(both) if d in wanted}
     across = 0 if len(cube) > 1 else 1  # blocks are whole groups, or rows of the only one
     blocks = [cube]
     if cube.numel() > BLOCK:
