@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 1 << 18
@@ -31,6 +34,9 @@ _NUMPY = frozenset(
 """Types that numpy has too."""
 
 
+Sums = NDArray[np.floating[Any]]
+
+
 @functools.cache
 def _native() -> ModuleType | None:
     try:
@@ -51,16 +57,13 @@ def squared(values: Tensor) -> Tensor:
     return values * values
 
 
-def square_sums(matrices: Tensor) -> tuple[Tensor, Tensor] | None:
+def square_sums(matrices: Tensor) -> tuple[Sums, Sums] | None:
     """Sums of squares of rows (groups, rows) and columns (groups, columns) of matrices (groups, rows, columns).
 
     None where podar-native is not at hand.
     """
     native = _within_reach(matrices) if matrices.dtype is torch.float32 else None
-    if native is None:
-        return None
-    of_rows, of_columns = native.square_sums(matrices.numpy())
-    return torch.from_numpy(of_rows), torch.from_numpy(of_columns)
+    return None if native is None else native.square_sums(matrices.numpy())
 
 
 def take(tensor: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

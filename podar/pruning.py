@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,9 +63,8 @@ class Result:
 
         Where groups of a convolution lose different inputs, `removed_mask` has the full story.
         """
-        known: dict[int, Tensor] = {}
         return {
-            name: {cut.dim: _tensor(cut.removed, known) for cut in cuts if cut.groups == 1}
+            name: {cut.dim: torch.tensor(cut.array) for cut in cuts if cut.groups == 1}
             for name, cuts in self.plan.cuts.items()
         } | {name: {0: torch.arange(shape[0] if shape else 1)} for name, shape in self.plan.dropped().items()}
 
@@ -224,13 +222,6 @@ def _with_depth(
         undo.restore()
         raise
     return Result(model, skipping + made, graph, allocation, tuple(b.name for b in blocks), rest)
-
-
-def _tensor(removed: tuple[int, ...], known: dict[int, Tensor]) -> Tensor:
-    """The same list of a plan becomes the same tensor (a long tuple is slow to hash)."""
-    if id(removed) not in known:
-        known[id(removed)] = torch.from_numpy(np.array(removed, dtype=np.int64))
-    return known[id(removed)]
 
 
 def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:

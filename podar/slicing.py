@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,13 +39,29 @@ class Slicer:
             tensor = tensor.index_select(dim, index)
         return tensor.contiguous(memory_format=layout)
 
+    def cut_vectors(self, vectors: list[tuple[Tensor, Cut]]) -> list[Tensor]:
+        """The same for vectors: a network has many, so those of one type in one go. Each result has its own memory."""
+        found: dict[int, Tensor] = {}
+        kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+        for place, (vector, _) in enumerate(vectors):
+            kinds.setdefault((vector.dtype, vector.device), []).append(place)
+        for (_, device), places in kinds.items():
+            kept = [self.kept(vectors[i][1], device) for i in places]
+            sizes, lengths = [len(k) for k in kept], [vectors[i][1].size for i in places]
+            starts = np.repeat(np.cumsum(lengths) - lengths, sizes)
+            index = torch.cat(kept) + torch.from_numpy(starts).to(device)
+            chosen = torch.cat([vectors[i][0] for i in places]).index_select(0, index)
+            parts = cast("list[Tensor]", torch.split_with_sizes_copy(chosen, sizes))
+            found.update(zip(places, parts))
+        return [found[place] for place in range(len(vectors))]
+
     def kept(self, c: Cut, device: torch.device) -> Tensor:
         """Indices that stay. A plan shares its lists, told apart by identity: long tuples are slow to hash."""
         key = (id(c.removed), c.size, device)
         found = self._kept.get(key)
         if found is None:
             keep = np.ones(c.size, dtype=bool)
-            keep[list(c.removed)] = False
+            keep[c.array] = False
             found = self._kept[key] = torch.from_numpy(np.flatnonzero(keep)).to(device)
         return found
 

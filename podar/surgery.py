@@ -81,7 +81,7 @@ def removed_mask(shape: tuple[int, ...], cuts: tuple[Cut, ...]) -> Tensor:
     """BoolTensor of the dense shape: True where an element is removed."""
     gone = torch.zeros(shape, dtype=torch.bool)
     for cut in cuts:
-        index = torch.tensor(cut.removed, dtype=torch.long)
+        index = torch.from_numpy(cut.array)
         if cut.groups == 1:
             gone.index_fill_(cut.dim, index, True)
             continue
@@ -159,35 +159,43 @@ class Slot:
 
 
 def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
-    """Carry out one step of a plan but for the values of parameters, which `fill` brings; all refusals come from here.
+    """Carry out one step of a plan but for the values of matrices, which `fill` brings; all refusals come from here.
 
-    Buffers have their values at once: they are small, and a forward pass may look at them.
+    Vectors and buffers have their values at once: they are small, and a forward pass may look at buffers.
     """
     every = modules_of(model)
     _check(every, plan)
     modules, owners = dict(every), owners_of(every)
+    uses: dict[int, tuple[Tensor, list[str]]] = {}  # each tensor that changes, with its names
+    for name in [*plan.cuts, *(plan.rescales.keys() - plan.cuts.keys())]:
+        module, key = owners[name]
+        tensor = module._parameters.get(key)
+        tensor = module._buffers[key] if tensor is None else tensor
+        assert tensor is not None
+        uses.setdefault(id(tensor), (tensor, []))[1].append(name)
     slots: list[Slot] = []
-    done: dict[int, Tensor] = {}
     slicer = Slicer()
-    with torch.inference_mode(False), torch.no_grad():
-        for name in [*plan.cuts, *(plan.rescales.keys() - plan.cuts.keys())]:
-            cuts = plan.cuts.get(name, ())
-            module, key = owners[name]
-            tensor = module._parameters[key] if key in module._parameters else module._buffers[key]
-            assert tensor is not None
-            if key in module._buffers:
-                undo.buffers.append((module, key, tensor))
-                if id(tensor) not in done:
-                    done[id(tensor)] = slicer.cut(tensor, cuts)
-                module._buffers[key] = done[id(tensor)]
-            elif id(tensor) not in done:
-                assert isinstance(tensor, nn.Parameter)
-                done[id(tensor)] = dense = tensor.data
-                undo.parameters.append((tensor, dense, tensor.grad))
-                slots.append(Slot(tensor, dense, cuts, plan.rescales.get(name, ())))
-                if cuts:
-                    tensor.grad = None
-                    _set_data(tensor, empty_after(dense, cuts))
+    with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
+        short = [(k, names[0]) for k, (tensor, names) in uses.items() if tensor.dim() == 1]
+        vectors = {k: plan.cuts[name][0] for k, name in short if name in plan.cuts and name not in plan.rescales}
+        cut = dict(zip(vectors, slicer.cut_vectors([(uses[k][0].detach(), c) for k, c in vectors.items()])))
+        for k, (tensor, names) in uses.items():
+            cuts, rescales = plan.cuts.get(names[0], ()), plan.rescales.get(names[0], ())
+            module, key = owners[names[0]]
+            parameter = module._parameters.get(key)
+            if parameter is None:
+                value = cut[k] if k in cut else slicer.cut(tensor, cuts)
+                for module, key in (owners[name] for name in names):
+                    undo.buffers.append((module, key, tensor))
+                    module._buffers[key] = value
+                continue
+            dense = parameter.data
+            undo.parameters.append((parameter, dense, parameter.grad))
+            if k not in cut:
+                slots.append(Slot(parameter, dense, cuts, rescales))
+            if cuts:
+                parameter.grad = None
+                _set_data(parameter, cut[k] if k in cut else empty_after(dense, cuts))
     for name, (zeros, items) in plan.skips.items():
         undo.modules.append((name, replace(model, name, Skipped(zeros, items).train(modules[name].training))))
     for name, values in plan.attributes.items():
@@ -212,7 +220,7 @@ def fill(model: nn.Module, slots: list[Slot]) -> None:
 
 def _fill(slots: list[Slot]) -> None:
     slicer = Slicer()
-    with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
+    with torch.inference_mode(False), torch.no_grad():
         while slots:
             slot = slots[-1]
             slot.parameter.data = _rescaled(slicer.cut(slot.dense, slot.cuts), slot.rescales)

@@ -18,7 +18,7 @@ from podar.errors import PodarError
 from podar.graph.families import Cluster, Ties
 from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
-from podar.graph.members import modules_of, once, tensors_of
+from podar.graph.members import modules_of, once, parameters_of, tensors_of
 from podar.graph.mirrors import Mirror, mirrors
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
@@ -74,9 +74,9 @@ class Graph:
         self.aliases: dict[str, list[str]] = {}
         for name, tensor in tensors.items():
             self.aliases.setdefault(first.setdefault(id(tensor), name), []).append(name)
+        parameters = parameters_of(everywhere)
         self.elements = {
-            name: (tensors[name].numel(), tensors[name].element_size(), isinstance(tensors[name], nn.Parameter))
-            for name in self.aliases
+            name: (tensors[name].numel(), tensors[name].element_size(), name in parameters) for name in self.aliases
         }
         self.dense = record.sizes.dense
         self.mirrors: list[Mirror] = mirrors(modules)
@@ -107,10 +107,9 @@ class Graph:
     def _pruned_with_parameters(self, clusters: list[Cluster]) -> list[Cluster]:
         """Leave out what only buffers have: rows of an index table or of a mask that this input did not reach."""
         owned = np.zeros(len(self.ties.families) + 1, dtype=bool)
-        for name, dims in self.record.layouts.items():
-            if self.elements[name][2]:
-                for ids in dims.values():
-                    owned[self.ties.family_of[self.ties.units(ids)]] = True
+        of_parameters = [dims.values() for name, dims in self.record.layouts.items() if self.elements[name][2]]
+        for ids in {id(ids): ids for arrays in of_parameters for ids in arrays}.values():
+            owned[self.ties.family_of[self.ties.units(ids)]] = True
         kept = []
         for cluster in clusters:
             if owned[list(cluster.families)].any():
@@ -275,7 +274,7 @@ class Graph:
                 ids = self.record.layouts.get(name, {}).get(cut.dim)
                 if ids is None:
                     continue
-                units = self.ties.units(ids).reshape(ids.size, -1)[list(cut.removed)]
+                units = self.ties.units(ids).reshape(ids.size, -1)[cut.array]
                 single = (units < self.solution.units).sum(axis=1) == 1
                 gone[units[single]] = True
         # Units that only ever share an axis with another (heads and inner dims) are gone when all their indices are.
@@ -284,8 +283,8 @@ class Graph:
                 ids = self.record.layouts.get(name, {}).get(cut.dim)
                 if ids is not None:
                     units = self.ties.units(ids).reshape(ids.size, -1)
-                    kept = np.delete(units, list(cut.removed), axis=0)
-                    dropped = np.setdiff1d(units[list(cut.removed)], kept)
+                    kept = np.delete(units, cut.array, axis=0)
+                    dropped = np.setdiff1d(units[cut.array], kept)
                     gone[dropped] = True
         gone[-1] = False
         return gone[:-1]
