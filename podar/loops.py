@@ -66,10 +66,13 @@ def square_sums(matrices: Tensor) -> tuple[Sums, Sums] | None:
     return None if native is None else native.square_sums(matrices.numpy())
 
 
-def take(tensor: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`tensor[rows][:, columns]`, contiguous."""
-    out = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
+def take(tensor: Tensor, rows: Tensor | None, columns: Tensor) -> Tensor:
+    """`tensor[rows][:, columns]` of a contiguous tensor, contiguous; None takes all rows."""
     native = _within_reach(tensor) if tensor.dtype in _NUMPY else None
+    if native is None and rows is None:
+        return tensor.index_select(1, columns)
+    rows = torch.arange(len(tensor), device=tensor.device) if rows is None else rows
+    out = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
     if native is not None and out.numel():
         native.take(tensor.numpy(), rows.numpy(), columns.numpy(), out.numpy())
         return out

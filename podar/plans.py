@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -189,7 +189,7 @@ def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:
     }
 
 
-def _decode(data: dict[str, Any], sets: list[tuple[int, ...]]) -> Plan:
+def _decode(data: dict[str, Any], sets: Sequence[tuple[int, ...]]) -> Plan:
     return Plan(
         cuts={n: tuple(Cut(d, sets[s], size, g) for d, s, size, g in cuts) for n, cuts in data["cuts"].items()},
         attributes={m: dict(values) for m, values in data["attributes"].items()},

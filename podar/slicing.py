@@ -33,8 +33,8 @@ class Slicer:
         grouped = next((c for c in cuts if c.groups > 1), None)
         if grouped is not None:
             tensor = self._in_groups(tensor, kept, grouped)
-        if kept.keys() == {0, 1} and tensor.is_contiguous():
-            return take(tensor, kept[0], kept[1])
+        if 1 in kept and kept.keys() <= {0, 1} and tensor.is_contiguous():
+            return take(tensor, kept.get(0), kept[1])
         for dim, index in kept.items():
             tensor = tensor.index_select(dim, index)
         return tensor.contiguous(memory_format=layout)
@@ -71,8 +71,8 @@ class Slicer:
         places = (kept.pop(c.dim) % width).reshape(c.groups, -1)
         chosen = kept.pop(0, torch.arange(rows, device=tensor.device))
         pairs = chosen[:, None] * width + places[chosen // (rows // c.groups)]
-        tensor = tensor.reshape(rows * width, *tensor.shape[2:]).index_select(0, pairs.flatten())
-        return tensor.reshape(*pairs.shape, *tensor.shape[1:])
+        line = tensor.reshape(1, rows * width, *tensor.shape[2:])
+        return take(line, None, pairs.flatten()).reshape(*pairs.shape, *tensor.shape[2:])
 
 
 def _format(tensor: Tensor) -> torch.memory_format:

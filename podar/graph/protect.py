@@ -15,9 +15,11 @@ from torch._utils import (
     _unflatten_dense_tensors,  # pyright: ignore[reportPrivateUsage]
 )
 
-from podar.graph.members import Named, once
+from podar.graph.members import EVERY, Named, once
 
 CONTAINERS = frozenset((dict, list, set))
+HELD = [key for key, value in nn.Module().__dict__.items() if type(value) in CONTAINERS]
+"""Containers that every module has."""
 
 
 @contextlib.contextmanager
@@ -27,11 +29,15 @@ def protected(modules: Named, *, train: bool = False) -> Generator[None]:
     Modes are set on the modules directly: `model.eval()` can be overridden, with side effects of its own.
     Buffers are copied (they are small); parameters are not, since a forward pass does not write to them.
     """
-    saved: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
+    saved: list[tuple[nn.Module, dict[str, Any]]] = []
+    contents: list[tuple[Any, Any]] = []
     for _, module in once(modules):
         attributes = module.__dict__
-        inner = {k: v.copy() for k, v in attributes.items() if type(v) in CONTAINERS}
-        saved.append((module, attributes.copy(), inner))
+        saved.append((module, attributes.copy()))
+        contents += [(attributes[k], attributes[k].copy()) for k in HELD]
+        for key in attributes.keys() - EVERY:
+            if type(attributes[key]) in CONTAINERS:
+                contents.append((attributes[key], attributes[key].copy()))
         attributes["training"] = train
     buffers = _snapshots([b for _, module in modules for b in module.__dict__["_buffers"].values() if b is not None])
     random = torch.get_rng_state()
@@ -39,13 +45,12 @@ def protected(modules: Named, *, train: bool = False) -> Generator[None]:
         yield
     finally:
         torch.set_rng_state(random)
-        for module, attributes, inner in saved:
+        for module, attributes in saved:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for key, copied in inner.items():
-                container = attributes[key]
-                if container or copied:
-                    _restore(container, copied)
+        for container, before in contents:
+            if container or before:
+                _restore(container, before)
         for group, before in buffers:
             _put_back(group, before)
 
