@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from podar.errors import PodarError
-from podar.graph.members import Named, modules_of, owners_of, tensors_of
+from podar.graph.members import Members
 from podar.plans import Cut, Plan, Rescale
 from podar.skips import Skipped, replace
 from podar.slicing import Slicer, empty_after
@@ -60,10 +60,10 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         raise PodarError(
             "a plan of several steps cannot be a mask: each step counts in the shapes that the last one left"
         )
-    modules = modules_of(model)
+    members = Members(model)
     for step in plan.steps:
-        _check(modules, step)
-    tensors = tensors_of(modules)
+        _check(members, step)
+    tensors = members.tensors
     with torch.no_grad():
         for name in plan.dropped():
             tensors[name].zero_()
@@ -129,8 +129,8 @@ def remember(model: nn.Module, step: Plan) -> None:
     model.__dict__[PLAN_ATTRIBUTE] = plan.to_json()
 
 
-def _check(modules: Named, plan: Plan) -> None:
-    tensors = tensors_of(modules)
+def _check(members: Members, plan: Plan) -> None:
+    tensors = members.tensors
     for name, shape in plan.shapes.items():
         if name not in tensors:
             raise PodarError(f"the plan cuts {name!r}, which this model does not have; was it made for another model?")
@@ -139,7 +139,7 @@ def _check(modules: Named, plan: Plan) -> None:
                 f"the plan expects {name} of shape {tuple(shape)}, the model's is {tuple(tensors[name].shape)}; "
                 "was it carried out already, or made for another model?"
             )
-    known = dict(modules)
+    known = dict(members.all)
     for name in plan.skips:
         if name not in known:
             raise PodarError(f"the plan skips {name!r}, which this model does not have; was it made for another model?")
@@ -163,15 +163,12 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
 
     Vectors and buffers have their values at once: they are small, and a forward pass may look at buffers.
     """
-    every = modules_of(model)
-    _check(every, plan)
-    modules, owners = dict(every), owners_of(every)
+    members = Members(model)
+    _check(members, plan)
+    modules, owners = dict(members.all), members.owners
     uses: dict[int, tuple[Tensor, list[str]]] = {}  # each tensor that changes, with its names
     for name in [*plan.cuts, *(plan.rescales.keys() - plan.cuts.keys())]:
-        module, key = owners[name]
-        tensor = module._parameters.get(key)
-        tensor = module._buffers[key] if tensor is None else tensor
-        assert tensor is not None
+        tensor = members.tensors[name]
         uses.setdefault(id(tensor), (tensor, []))[1].append(name)
     slots: list[Slot] = []
     slicer = Slicer()
@@ -240,7 +237,7 @@ def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
 
 def _renew_masked(model: nn.Module) -> None:
     """`torch.nn.utils.prune` keeps weight_orig · weight_mask in a plain attribute until the next forward."""
-    for _, module in modules_of(model):
+    for _, module in Members(model).all:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):
                 hook(module, None)

@@ -18,7 +18,7 @@ from podar.errors import PodarError
 from podar.graph.families import Cluster, Ties
 from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
-from podar.graph.members import modules_of, once, parameters_of, tensors_of
+from podar.graph.members import Members
 from podar.graph.mirrors import Mirror, mirrors
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
@@ -65,22 +65,21 @@ class Group:
 class Graph:
     """All groups of a model, and for every frozen axis the reason it is frozen. Made by `podar.trace`."""
 
-    def __init__(self, model: nn.Module, record: Record, outputs: Outputs) -> None:
+    def __init__(self, members: Members, record: Record, outputs: Outputs) -> None:
         self.record = record
-        everywhere = modules_of(model)
-        modules, tensors = once(everywhere), tensors_of(everywhere)
+        tensors = members.tensors
         self.shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         first: dict[int, str] = {}
         self.aliases: dict[str, list[str]] = {}
         for name, tensor in tensors.items():
             self.aliases.setdefault(first.setdefault(id(tensor), name), []).append(name)
-        parameters = parameters_of(everywhere)
         self.elements = {
-            name: (tensors[name].numel(), tensors[name].element_size(), name in parameters) for name in self.aliases
+            name: (tensors[name].numel(), tensors[name].element_size(), name in members.parameters)
+            for name in self.aliases
         }
         self.dense = record.sizes.dense
-        self.mirrors: list[Mirror] = mirrors(modules)
-        self.scale_attributes = scale_attributes(modules, record)
+        self.mirrors: list[Mirror] = mirrors(members.once)
+        self.scale_attributes = scale_attributes(members.once, record)
         self._freeze_outputs(outputs)
         freeze_beside_unreached(record, [n for n, (_, _, own) in self.elements.items() if own], self.shapes)
         self.solution = record.labels.solve()
@@ -412,7 +411,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
         >>> graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
     """
     try:
-        record = observe(model, example_inputs)
+        members = Members(model)
+        record = observe(model, example_inputs, members)
     except Exception as error:
         if isinstance(error, PodarError):
             raise
@@ -420,7 +420,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
             f"the model does not run on the example inputs ({type(error).__name__}: {_short(error)}); "
             "check their shapes and types by calling the model on them"
         ) from error
-    return Graph(model, record, outputs)
+    return Graph(members, record, outputs)
 
 
 def _short(error: Exception) -> str:
