@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 VERSION = 1
+
+
+class Indices(tuple[int, ...]):
+    """A tuple of indices that is known as an array, too: long ones take a while to convert."""
+
+    @staticmethod
+    def of(array: NDArray[np.int64]) -> Indices:
+        found = Indices(array.tolist())
+        found.__dict__["array"] = array
+        return found
+
+    @cached_property
+    def array(self) -> NDArray[np.int64]:
+        """The same indices."""
+        return np.array(self, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -28,6 +47,11 @@ class Cut:
     removed: tuple[int, ...]
     size: int
     groups: int = 1
+
+    @property
+    def array(self) -> NDArray[np.int64]:
+        """`removed` as an array."""
+        return self.removed.array if isinstance(self.removed, Indices) else np.array(self.removed, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -93,7 +117,8 @@ class Plan:
         """The plan as one JSON object. Lists of indices that several tensors share are written once."""
         sets: dict[tuple[int, ...], int] = {}
         steps = [_encode(step, sets) for step in self.steps]
-        return json.dumps({"podar_plan": VERSION, "sets": [list(s) for s in sets], "steps": steps})
+        lists = [list(s) for s in sets]  # of numbers alone, which Python writes like JSON, in half the time
+        return f'{{"podar_plan": {VERSION}, "sets": {lists}, "steps": {json.dumps(steps)}}}'
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -112,7 +137,7 @@ class Plan:
                 f"this plan has format {version}, this podar reads {VERSION}; install the podar that wrote it"
             )
         try:
-            sets = [tuple(int(i) for i in s) for s in data["sets"]]
+            sets = [Indices(int(i) for i in s) for s in data["sets"]]
             steps = [_decode(step, sets) for step in data["steps"]]
             last = steps[-1]
         except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -164,7 +189,7 @@ def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:
     }
 
 
-def _decode(data: dict[str, Any], sets: list[tuple[int, ...]]) -> Plan:
+def _decode(data: dict[str, Any], sets: Sequence[tuple[int, ...]]) -> Plan:
     return Plan(
         cuts={n: tuple(Cut(d, sets[s], size, g) for d, s, size, g in cuts) for n, cuts in data["cuts"].items()},
         attributes={m: dict(values) for m, values in data["attributes"].items()},

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,31 +24,49 @@ from podar.graph.verify import Expectation, verify_trace
 from podar.layers import block_plan, choose_blocks, nothing_left, share_of_target
 from podar.plans import Plan
 from podar.reduction import unit_scores
-from podar.surgery import Undo, _apply_step, remember, removed_mask
+from podar.surgery import Undo, fill, remember, removed_mask, reshape
 
 
 @dataclass(frozen=True)
 class Result:
-    """What `podar.prune` did.
+    """What `podar.prune` did. Costs and removed indices are worked out when they are first asked for.
 
     Attributes:
         model: the pruned model: the object that was passed in.
         plan: what was removed.
-        before: cost of the model as it was passed in.
-        after: cost of the pruned model.
-        removed: for each tensor (under every tied name) and dimension the indices that went, in indices of the model
-            as it was passed in. Where groups of a convolution lose different inputs, `removed_mask` has the full story.
         graph: the trace of the model as it was passed in.
+        allocation: what is left of each family of units.
         blocks: names of the residual blocks that went as a whole (`depth=True`).
+        rest: the trace without those blocks, which the allocation is for; None where none went.
     """
 
     model: nn.Module
     plan: Plan
-    before: Cost
-    after: Cost
-    removed: dict[str, dict[int, Tensor]]
     graph: Graph
+    allocation: Allocation
     blocks: tuple[str, ...] = ()
+    rest: Graph | None = None
+
+    @cached_property
+    def before(self) -> Cost:
+        """Cost of the model as it was passed in."""
+        return self.graph.cost()
+
+    @cached_property
+    def after(self) -> Cost:
+        """Cost of the pruned model."""
+        return (self.rest or self.graph).costs.cost(self.allocation.share)
+
+    @cached_property
+    def removed(self) -> dict[str, dict[int, Tensor]]:
+        """For each tensor (under every tied name) and dimension the indices that went, as the model was passed in.
+
+        Where groups of a convolution lose different inputs, `removed_mask` has the full story.
+        """
+        return {
+            name: {cut.dim: torch.tensor(cut.array) for cut in cuts if cut.groups == 1}
+            for name, cuts in self.plan.cuts.items()
+        } | {name: {0: torch.arange(shape[0] if shape else 1)} for name, shape in self.plan.dropped().items()}
 
     def removed_mask(self, name: str) -> Tensor:
         """BoolTensor of the dense shape of a parameter or buffer: True where an element was removed.
@@ -169,10 +187,11 @@ def prune(
         blocks = choose_blocks(model, example_inputs, graph, parsed, elementwise, scores, **options)
         if blocks:
             return _with_depth(model, example_inputs, graph, blocks, parsed, elementwise, outputs, verify, options)
-    allocation: Allocation = allocate(graph, parsed, scores, **options)
+    del elementwise  # it may hold the weights that are about to go
+    allocation = allocate(graph, parsed, scores, **options)
     made = plan_for(graph, allocation.removed)
     carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
-    return Result(model, made, graph.cost(), graph.costs.cost(allocation.share), _removed(made), graph)
+    return Result(model, made, graph, allocation)
 
 
 def _with_depth(
@@ -190,7 +209,7 @@ def _with_depth(
     skipping = block_plan(blocks, graph)
     undo = Undo(model)
     try:
-        _apply_step(model, skipping, undo)
+        fill(model, reshape(model, skipping, undo))
         remember(model, skipping)
         rest = trace(model, example_inputs, outputs=outputs)
         goal = share_of_target(target, graph)
@@ -202,31 +221,22 @@ def _with_depth(
     except BaseException:
         undo.restore()
         raise
-    removed = _removed(made) | {n: {0: torch.arange(s[0] if s else 1)} for n, s in skipping.dropped().items()}
-    after = rest.costs.cost(allocation.share)
-    return Result(model, skipping + made, graph.cost(), after, removed, graph, tuple(b.name for b in blocks))
-
-
-def _removed(made: Plan) -> dict[str, dict[int, Tensor]]:
-    known: dict[int, Tensor] = {}
-    return {name: {c.dim: _tensor(c.removed, known) for c in cuts if c.groups == 1} for name, cuts in made.cuts.items()}
-
-
-def _tensor(removed: tuple[int, ...], known: dict[int, Tensor]) -> Tensor:
-    """The same list of a plan becomes the same tensor (a long tuple is slow to hash)."""
-    if id(removed) not in known:
-        known[id(removed)] = torch.from_numpy(np.array(removed, dtype=np.int64))
-    return known[id(removed)]
+    return Result(model, skipping + made, graph, allocation, tuple(b.name for b in blocks), rest)
 
 
 def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:
     """Apply one plan, and undo it when the result does not run as expected."""
     undo = Undo(model)
+    looks = expected is not None and expected.graph.record.real  # the model looks at its activations
     try:
-        _apply_step(model, made, undo)
+        slots = reshape(model, made, undo)
+        if looks:
+            fill(model, slots)
         if expected is not None:
             verify_trace(model, example_inputs, expected)
         remember(model, made)
     except BaseException:
         undo.restore()
         raise
+    del undo  # from here on nothing can be refused: dense weights go one by one as they are cut
+    fill(model, slots)

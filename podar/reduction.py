@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from podar.criteria.registry import PerParameter
+from podar.criteria.registry import PerParameter, prunable
 from podar.errors import PodarError
 from podar.graph.graph import Graph
+from podar.loops import BLOCK, Sums, square_sums, squared
 
 
 def unit_scores(graph: Graph, scores: Mapping[str, Tensor], fallback: nn.Module | None = None) -> NDArray[np.float64]:
@@ -33,7 +33,7 @@ def unit_scores(graph: Graph, scores: Mapping[str, Tensor], fallback: nn.Module 
         touched[graph.ties.family_of[:-1][total != 0]] = True
         untouched = np.flatnonzero(~touched[:-1]).tolist()
         if untouched:
-            tensors = {n: p.detach() for n, p in fallback.named_parameters() if p.is_floating_point()}
+            tensors = prunable(fallback)
             owned = {n for k in untouched for n, _ in graph._members[k]}
             other = _sum(graph, {n: t.square() for n, t in tensors.items() if n in owned})
             for k in untouched:
@@ -47,17 +47,19 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
     sums: dict[int, NDArray[np.float64]] = {}  # by axis: parameters that share one are added up first
     axes: dict[int, NDArray[np.int64]] = {}
 
-    def add(ids: NDArray[np.int64], vector: NDArray[np.floating[Any]]) -> None:
-        if id(ids) not in sums:
-            axes[id(ids)], sums[id(ids)] = ids, np.zeros(ids.shape)
-        sums[id(ids)] += vector
+    def add(ids: NDArray[np.int64], vector: Sums) -> None:
+        known = sums.get(id(ids))
+        if known is None:
+            axes[id(ids)], sums[id(ids)] = ids, vector.astype(np.float64)
+        else:
+            known += vector
 
     compute = scores.compute if isinstance(scores, PerParameter) else None
     values = scores.params if isinstance(scores, PerParameter) else scores
     short: dict[tuple[torch.dtype, torch.device], list[tuple[NDArray[np.int64], Tensor]]] = {}
     for first, names in graph.aliases.items():
-        name = next((n for n in names if n in values), None)
         layout = graph.record.layouts.get(first)
+        name = first if first in values else next((n for n in names if n in values), None)
         if name is None or not layout:
             continue
         tensor = values[name]
@@ -82,15 +84,11 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
     return total[:units]
 
 
-BLOCK = 1 << 18
-"""Elements that are worked on at a time: few enough to stay in the cache from the first operation to the last."""
-
-
 def slice_sums(
     values: Tensor,
     layout: Mapping[int, tuple[int, ...]],
     compute: Callable[[Tensor], Tensor] | None = None,
-) -> dict[int, NDArray[np.floating[Any]]]:
+) -> dict[int, Sums]:
     """Sums over all other dimensions, for each dimension in `layout`; one of shape (g, i) is summed group by group.
 
     Args:
@@ -102,29 +100,39 @@ def slice_sums(
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     if values.dim() > 1 and all(d < 2 for d in layout):
         groups = layout[1][0] if len(layout.get(1, ())) > 1 else 1
-        found = _both_sums(values.reshape(groups, len(values) // groups, -1), layout, compute)
-        if 1 in found:
-            found[1] = found[1].view(*layout[1], -1).sum(-1) if values.dim() > 2 else found[1].view(layout[1])
-    else:
-        values = values if compute is None else compute(values)
-        others = {d: [k for k in range(values.dim()) if k != d] for d in layout}
-        found = {d: values.sum(dim=rest) if rest else values for d, rest in others.items()}
-    return {d: v.cpu().numpy() for d, v in found.items()}
+        cube = values.reshape(groups, values.shape[0] // groups, -1)
+        both = square_sums(cube) if compute is squared else None
+        rows, columns = both if both is not None else _both_sums(cube, layout, compute)
+        positions = values.dim() > 2  # those of a kernel, summed up as well
+        found: dict[int, Sums] = {0: rows.reshape(-1)} if 0 in layout else {}
+        if 1 in layout:
+            found[1] = columns.reshape(*layout[1], -1).sum(-1) if positions else columns.reshape(layout[1])
+        return found
+    values = values if compute is None else compute(values)
+    others = {d: [k for k in range(values.dim()) if k != d] for d in layout}
+    return {d: (values.sum(dim=rest) if rest else values).cpu().numpy() for d, rest in others.items()}
 
 
-def _both_sums(cube: Tensor, wanted: Iterable[int], compute: Callable[[Tensor], Tensor] | None) -> dict[int, Tensor]:
-    """Sums of rows (0), and of columns (1) group by group; `cube` has shape (groups, rows of each, columns)."""
+def _both_sums(cube: Tensor, wanted: Container[int], compute: Callable[[Tensor], Tensor] | None) -> tuple[Sums, Sums]:
+    """Sums of rows, and of columns group by group; `cube` has shape (groups, rows of each, columns).
+
+    What is not wanted (rows are 0, columns 1) stays empty.
+    """
     across = 0 if len(cube) > 1 else 1  # blocks are whole groups, or rows of the only one
     blocks = [cube]
     if cube.numel() > BLOCK:
         blocks = cube.split(max(1, BLOCK * cube.shape[across] // cube.numel()), across)
-    found: dict[int, list[Tensor]] = {d: [] for d in wanted}
+    rows: list[Tensor] = []
+    columns: list[Tensor] = []
     for block in blocks:
         if compute is not None:
             block = compute(block)
-        for d, sums in found.items():
-            sums.append(block.sum(2 - d))
-    joined = {d: sums[0] if len(sums) == 1 else torch.cat(sums, across) for d, sums in found.items() if d == 0}
-    if 1 in found:
-        joined[1] = torch.cat(found[1]) if across == 0 else torch.stack(found[1]).sum(0)
-    return {d: sums.flatten() for d, sums in joined.items()}
+        if 0 in wanted:
+            rows.append(block.sum(2))
+        if 1 in wanted:
+            columns.append(block.sum(1))
+    of_rows = torch.cat(rows, across) if rows else cube.new_empty(0)
+    of_columns = torch.cat(columns) if columns else cube.new_empty(0)
+    if columns and across == 1:
+        of_columns = of_columns.sum(0)
+    return of_rows.cpu().numpy(), of_columns.cpu().numpy()

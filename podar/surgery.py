@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from podar.errors import PodarError
-from podar.graph.members import Named, modules_of, owners_of, tensors_of
+from podar.graph.members import Members
 from podar.plans import Cut, Plan, Rescale
 from podar.skips import Skipped, replace
+from podar.slicing import Slicer, empty_after
 
 PLAN_ATTRIBUTE = "podar_plan"
 """Where a pruned model carries its plan, as a JSON string: deepcopy, pickling and other trainers keep it."""
@@ -41,7 +42,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     undo = Undo(model)
     try:
         for step in plan.steps:
-            _apply_step(model, step, undo)
+            fill(model, reshape(model, step, undo))
             remember(model, step)
     except BaseException:
         undo.restore()
@@ -59,10 +60,10 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         raise PodarError(
             "a plan of several steps cannot be a mask: each step counts in the shapes that the last one left"
         )
-    modules = modules_of(model)
+    members = Members(model)
     for step in plan.steps:
-        _check(modules, step)
-    tensors = tensors_of(modules)
+        _check(members, step)
+    tensors = members.tensors
     with torch.no_grad():
         for name in plan.dropped():
             tensors[name].zero_()
@@ -80,7 +81,7 @@ def removed_mask(shape: tuple[int, ...], cuts: tuple[Cut, ...]) -> Tensor:
     """BoolTensor of the dense shape: True where an element is removed."""
     gone = torch.zeros(shape, dtype=torch.bool)
     for cut in cuts:
-        index = torch.tensor(cut.removed, dtype=torch.long)
+        index = torch.from_numpy(cut.array)
         if cut.groups == 1:
             gone.index_fill_(cut.dim, index, True)
             continue
@@ -128,8 +129,8 @@ def remember(model: nn.Module, step: Plan) -> None:
     model.__dict__[PLAN_ATTRIBUTE] = plan.to_json()
 
 
-def _check(modules: Named, plan: Plan) -> None:
-    tensors = tensors_of(modules)
+def _check(members: Members, plan: Plan) -> None:
+    tensors = members.tensors
     for name, shape in plan.shapes.items():
         if name not in tensors:
             raise PodarError(f"the plan cuts {name!r}, which this model does not have; was it made for another model?")
@@ -138,7 +139,7 @@ def _check(modules: Named, plan: Plan) -> None:
                 f"the plan expects {name} of shape {tuple(shape)}, the model's is {tuple(tensors[name].shape)}; "
                 "was it carried out already, or made for another model?"
             )
-    known = dict(modules)
+    known = dict(members.all)
     for name in plan.skips:
         if name not in known:
             raise PodarError(f"the plan skips {name!r}, which this model does not have; was it made for another model?")
@@ -147,46 +148,80 @@ def _check(modules: Named, plan: Plan) -> None:
             raise PodarError(f"the plan sets attributes of {name!r}, which this model does not have")
 
 
-def _apply_step(model: nn.Module, plan: Plan, undo: Undo) -> None:
-    every = modules_of(model)
-    _check(every, plan)
-    modules, owners = dict(every), owners_of(every)
-    done: dict[int, Tensor] = {}
-    kept: KeptIndices = {}
+@dataclass(frozen=True)
+class Slot:
+    """A parameter that has its new shape, and what its values will be cut from."""
+
+    parameter: nn.Parameter
+    dense: Tensor
+    cuts: tuple[Cut, ...]
+    rescales: tuple[Rescale, ...]
+
+
+def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
+    """Carry out one step of a plan but for the values of matrices, which `fill` brings; all refusals come from here.
+
+    Vectors and buffers have their values at once: they are small, and a forward pass may look at buffers.
+    """
+    members = Members(model)
+    _check(members, plan)
+    modules, owners = dict(members.all), members.owners
+    uses: dict[int, tuple[Tensor, list[str]]] = {}  # each tensor that changes, with its names
+    for name in [*plan.cuts, *(plan.rescales.keys() - plan.cuts.keys())]:
+        tensor = members.tensors[name]
+        uses.setdefault(id(tensor), (tensor, []))[1].append(name)
+    slots: list[Slot] = []
+    slicer = Slicer()
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
-        for name, cuts in plan.cuts.items():
-            module, key = owners[name]
-            if key in module._parameters:
-                parameter = module._parameters[key]
-                assert parameter is not None
-                if id(parameter) in done:
-                    continue
-                undo.parameters.append((parameter, parameter.data, parameter.grad))
+        short = [(k, names[0]) for k, (tensor, names) in uses.items() if tensor.dim() == 1]
+        vectors = {k: plan.cuts[name][0] for k, name in short if name in plan.cuts and name not in plan.rescales}
+        cut = dict(zip(vectors, slicer.cut_vectors([(uses[k][0].detach(), c) for k, c in vectors.items()])))
+        for k, (tensor, names) in uses.items():
+            cuts, rescales = plan.cuts.get(names[0], ()), plan.rescales.get(names[0], ())
+            module, key = owners[names[0]]
+            parameter = module._parameters.get(key)
+            if parameter is None:
+                value = cut[k] if k in cut else slicer.cut(tensor, cuts)
+                for module, key in (owners[name] for name in names):
+                    undo.buffers.append((module, key, tensor))
+                    module._buffers[key] = value
+                continue
+            dense = parameter.data
+            undo.parameters.append((parameter, dense, parameter.grad))
+            if k not in cut:
+                slots.append(Slot(parameter, dense, cuts, rescales))
+            if cuts:
                 parameter.grad = None
-                done[id(parameter)] = _finish(cut(parameter.data, cuts, kept), plan.rescales.get(name, ()))
-                _set_data(parameter, done[id(parameter)])
-            else:
-                buffer = module._buffers[key]
-                assert buffer is not None
-                undo.buffers.append((module, key, buffer))
-                if id(buffer) not in done:
-                    done[id(buffer)] = cut(buffer, cuts, kept)
-                module._buffers[key] = done[id(buffer)]
-        for name in plan.rescales.keys() - plan.cuts.keys():
-            module, key = owners[name]
-            parameter = module._parameters[key]
-            assert parameter is not None
-            if id(parameter) not in done:
-                undo.parameters.append((parameter, parameter.data, parameter.grad))
-                done[id(parameter)] = _finish(parameter.data, plan.rescales[name])
-                _set_data(parameter, done[id(parameter)])
+                _set_data(parameter, cut[k] if k in cut else empty_after(dense, cuts))
     for name, (zeros, items) in plan.skips.items():
         undo.modules.append((name, replace(model, name, Skipped(zeros, items).train(modules[name].training))))
     for name, values in plan.attributes.items():
         module = modules[name]
         for key, value in values.items():
             _set(module, key, value, undo)
-    _renew_masked(modules)
+    return slots
+
+
+def fill(model: nn.Module, slots: list[Slot]) -> None:
+    """Give parameters their values, and empty the list: unless an `Undo` holds it, dense memory is free to be reused.
+
+    An interruption waits for the rest: a model of which half is filled would be lost.
+    """
+    try:
+        _fill(slots)
+    except BaseException:
+        _fill(slots)
+        raise
+    _renew_masked(model)
+
+
+def _fill(slots: list[Slot]) -> None:
+    slicer = Slicer()
+    with torch.inference_mode(False), torch.no_grad():
+        while slots:
+            slot = slots[-1]
+            slot.parameter.data = _rescaled(slicer.cut(slot.dense, slot.cuts), slot.rescales)
+            slots.pop()
 
 
 def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
@@ -200,71 +235,15 @@ def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
     parameter.data = data
 
 
-def _renew_masked(modules: dict[str, nn.Module]) -> None:
+def _renew_masked(model: nn.Module) -> None:
     """`torch.nn.utils.prune` keeps weight_orig · weight_mask in a plain attribute until the next forward."""
-    for module in modules.values():
+    for _, module in Members(model).all:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):
                 hook(module, None)
 
 
-KeptIndices = dict[tuple[int, int, torch.device], Tensor]
-
-
-def cut(tensor: Tensor, cuts: tuple[Cut, ...], known: KeptIndices) -> Tensor:
-    """What remains of a tensor, in its memory format; `known` keeps indices for the tensors that lose the same ones."""
-    layout = _format(tensor)
-    kept = {c.dim: _kept(c, tensor.device, known) for c in cuts}
-    grouped = next((c for c in cuts if c.groups > 1), None)
-    tensor = _select(tensor, kept) if grouped is None else _select_in_groups(tensor, kept, grouped)
-    return tensor.contiguous(memory_format=layout)
-
-
-def _select_in_groups(tensor: Tensor, kept: dict[int, Tensor], c: Cut) -> Tensor:
-    """The weight of a grouped convolution: every group of rows keeps positions of its own."""
-    rows, width = len(tensor), c.size // c.groups
-    places = (kept.pop(c.dim) % width).reshape(c.groups, -1)
-    chosen = kept.pop(0, torch.arange(rows, device=tensor.device))
-    pairs = chosen[:, None] * width + places[chosen // (rows // c.groups)]
-    tensor = tensor.reshape(rows * width, *tensor.shape[2:]).index_select(0, pairs.flatten())
-    return _select(tensor.reshape(*pairs.shape, *tensor.shape[1:]), kept)
-
-
-BLOCK = 1 << 18
-"""Elements gathered at a time: few enough that rows are still in the cache when their columns are chosen."""
-
-
-def _select(tensor: Tensor, kept: dict[int, Tensor]) -> Tensor:
-    """The indices in `kept`, dimension by dimension; large matrices a block of rows at a time."""
-    if kept.keys() != {0, 1} or tensor.numel() <= BLOCK or not tensor.is_contiguous():
-        for dim, index in kept.items():
-            tensor = tensor.index_select(dim, index)
-        return tensor
-    rows, columns = kept[0], kept[1]
-    out = tensor.new_empty(len(rows), len(columns), *tensor.shape[2:])
-    step = max(1, BLOCK * len(tensor) // tensor.numel())
-    for start in range(0, len(rows), step):
-        block = tensor.index_select(0, rows[start : start + step])
-        torch.index_select(block, 1, columns, out=out[start : start + step])
-    return out
-
-
-def _kept(c: Cut, device: torch.device, known: KeptIndices) -> Tensor:
-    """Indices that stay. A plan shares its lists: they are told apart by identity, since long tuples hash slowly."""
-    key = (id(c.removed), c.size, device)
-    if key not in known:
-        keep = np.ones(c.size, dtype=bool)
-        keep[list(c.removed)] = False
-        known[key] = torch.from_numpy(np.flatnonzero(keep)).to(device)
-    return known[key]
-
-
-def _format(tensor: Tensor) -> torch.memory_format:
-    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-def _finish(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
+def _rescaled(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
     if not rescales:
         return tensor
     tensor = tensor.clone()

@@ -14,7 +14,8 @@ from torch import nn
 import podar
 from podar.errors import PodarError
 from podar.plans import Cut, Plan
-from podar.surgery import cut, removed_mask
+from podar.slicing import Slicer
+from podar.surgery import removed_mask
 from tests.graph.oracle import redraw
 from tests.graph.random_networks import INPUT, Network, Residual, networks
 
@@ -132,11 +133,27 @@ def test_training_goes_on_after_a_cut() -> None:
     assert losses[-1] < losses[0] and model.training
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_every_group_of_a_convolution_keeps_its_own_positions(layout: torch.memory_format) -> None:
-    weight = torch.randn(4, 3, 2, 2).contiguous(memory_format=layout)
-    cuts = (Cut(0, (1, 2), 4), Cut(1, (1, 3), 6, groups=2))  # the first group loses its position 1, the second its 0
-    wanted = torch.stack([weight[0][[0, 2]], weight[3][[1, 2]]])
-    found = cut(weight, cuts, {})
-    assert torch.equal(found, wanted) and found.is_contiguous(memory_format=layout)
-    assert torch.equal(cut(weight, cuts[1:], {}), torch.cat([weight[:2][:, [0, 2]], weight[2:][:, [1, 2]]]))
+def test_an_interrupted_cut_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, twin = small(), small()
+    podar.prune(twin, INPUT, "channels=0.5", scope="local")
+    whole, calls = Slicer.cut, []
+
+    def interrupted(self: Slicer, tensor: torch.Tensor, cuts: tuple[Cut, ...]) -> torch.Tensor:
+        calls.append(cuts)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, tensor, cuts)
+
+    monkeypatch.setattr(Slicer, "cut", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        podar.prune(model, INPUT, "channels=0.5", scope="local")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values()))
+    assert model.__dict__["podar_plan"] == twin.__dict__["podar_plan"]
+
+
+def test_values_that_somebody_else_holds_are_left_alone() -> None:
+    model = small()
+    held = model.state_dict()
+    before = {n: t.clone() for n, t in held.items()}
+    podar.prune(model, INPUT, "channels=0.5", scope="local")
+    assert all(torch.equal(before[n], t) for n, t in held.items())

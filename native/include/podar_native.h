@@ -41,6 +41,14 @@ int podar_ops(const podar_engine* engine);
 int podar_run(podar_engine* engine, const float* const* inputs, float* const* outputs, int64_t batch, int threads,
               int64_t* nanoseconds);
 
+/* For groups matrices of rows × width, one after the other: sums of squares of every row (groups × rows numbers) and of
+ * every column (groups × width). */
+void podar_square_sums(const float* values, int64_t groups, int64_t rows, int64_t width, float* of_rows, float* of_columns);
+
+/* out[i, j] = values[rows[i], chosen[j]], items of `bytes` from a matrix of `columns` of them. Indices are not checked. */
+void podar_take(const void* values, int64_t columns, int64_t bytes, const int64_t* rows, int64_t n_rows, const int64_t* chosen,
+                int64_t n_chosen, void* out);
+
 #ifdef __cplusplus
 }
 #endif

@@ -5,10 +5,24 @@ from podar_native.lists import Choice
 from podar_native.network import Activation, Network, Value
 from podar_native.program import FORMAT, build, describe, with_tile
 from podar_native.runner import Runner
+from podar_native.weights import square_sums, take
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
-__all__ = ["FORMAT", "Activation", "Choice", "Network", "Runner", "Value", "build", "describe", "levels", "with_tile"]
+__all__ = [
+    "FORMAT",
+    "Activation",
+    "Choice",
+    "Network",
+    "Runner",
+    "Value",
+    "build",
+    "describe",
+    "levels",
+    "square_sums",
+    "take",
+    "with_tile",
+]
 
 
 def levels() -> list[str]:

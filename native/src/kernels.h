@@ -65,6 +65,7 @@ struct Level {
   void (*depthwise)(const DepthwiseJob& job, int32_t from, int32_t to);  // rows of the output
   double (*sum)(const float* x, const uint32_t* mask, int64_t n);
   void (*exponentials)(float* planes, int64_t plane, int32_t count, float* inverse, int64_t n);
+  void (*square_sums)(const float* x, int64_t rows, int64_t width, float* of_rows, float* of_columns);
 };
 
 const Level* level_scalar();

@@ -68,12 +68,46 @@ class Engine {
   podar_engine* engine_ = nullptr;
 };
 
+using Indices = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Read = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+using Write = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Matrices = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+void square_sums(const Matrices& values, const Floats& of_rows, const Floats& of_columns) {
+  const int64_t groups = values.shape(0), rows = values.shape(1), width = values.shape(2);
+  if (static_cast<int64_t>(of_rows.size()) != groups * rows || static_cast<int64_t>(of_columns.size()) != groups * width)
+    throw nb::value_error("the sums have another size than the rows or columns");
+  nb::gil_scoped_release release;
+  podar_square_sums(values.data(), groups, rows, width, of_rows.data(), of_columns.data());
+}
+
+void check_indices(const Indices& indices, int64_t size) {
+  for (size_t i = 0; i < indices.size(); ++i)
+    if (indices.data()[i] < 0 || indices.data()[i] >= size) throw nb::index_error("an index lies outside");
+}
+
+void take(const Read& values, const Indices& rows, const Indices& columns, const Write& out) {
+  if (values.ndim() < 2 || values.dtype() != out.dtype()) throw nb::value_error("values are no matrix of the type of out");
+  const int64_t all_rows = values.shape(0), all_columns = values.shape(1);
+  check_indices(rows, all_rows);
+  check_indices(columns, all_columns);
+  int64_t bytes = (values.dtype().bits + 7) / 8;
+  for (size_t d = 2; d < values.ndim(); ++d) bytes *= static_cast<int64_t>(values.shape(d));
+  if (static_cast<int64_t>(out.nbytes()) != static_cast<int64_t>(rows.size() * columns.size()) * bytes)
+    throw nb::value_error("out has another size than what is taken");
+  nb::gil_scoped_release release;
+  podar_take(values.data(), all_columns, bytes, rows.data(), static_cast<int64_t>(rows.size()), columns.data(),
+             static_cast<int64_t>(columns.size()), out.data());
+}
+
 }  // namespace
 
 NB_MODULE(_engine, m) {
   nb::set_leak_warnings(false);  // programs that are open when Python ends
   m.attr("FORMAT") = PODAR_FORMAT;
   m.def("levels", &podar_levels, "The vector levels that this processor runs, best first.");
+  m.def("square_sums", &square_sums, nb::arg("values"), nb::arg("of_rows"), nb::arg("of_columns"));
+  m.def("take", &take, nb::arg("values"), nb::arg("rows"), nb::arg("columns"), nb::arg("out"));
   nb::class_<Engine>(m, "Engine")
       .def(nb::init<Bytes, const std::optional<std::string>&>(), nb::arg("image"), nb::arg("level").none() = nb::none())
       .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"), nb::arg("batch"), nb::arg("threads"),

@@ -227,6 +227,50 @@ int run_threads() {
   return failures;
 }
 
+// Sums of squares on every level and chosen rows and columns, in memory of exactly the size that is needed.
+int run_weights(std::mt19937& random) {
+  int failures = 0;
+  std::normal_distribution<float> normal;
+  for (int k = 0; k < 60; ++k) {
+    const int64_t rows = 1 + random() % 300, width = 1 + random() % (k % 10 ? 80 : 2200);
+    std::vector<float> x(static_cast<size_t>(rows * width));
+    for (float& v : x) v = normal(random);
+    std::vector<double> of_rows(static_cast<size_t>(rows)), of_columns(static_cast<size_t>(width));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < width; ++i) {
+        const double square = static_cast<double>(x[r * width + i]) * x[r * width + i];
+        of_rows[r] += square;
+        of_columns[i] += square;
+      }
+    auto differs = [](const std::vector<float>& a, const std::vector<double>& b) {
+      for (size_t i = 0; i < a.size(); ++i)
+        if (!(std::fabs(a[i] - b[i]) <= 1e-5 * b[i])) return 1;
+      return 0;
+    };
+    for (const Level* level : levels()) {
+      std::vector<float> found_rows(of_rows.size()), found_columns(of_columns.size());
+      level->square_sums(x.data(), rows, width, found_rows.data(), found_columns.data());
+      failures += differs(found_rows, of_rows) | differs(found_columns, of_columns);
+    }
+    std::vector<float> found_rows(of_rows.size()), found_columns(of_columns.size(), 7);
+    podar_square_sums(x.data(), 1, rows, width, found_rows.data(), found_columns.data());
+    failures += differs(found_rows, of_rows) | differs(found_columns, of_columns);
+
+    const int64_t bytes[] = {1, 2, 4, 8, 12, 36, 100, 196};
+    const int64_t item = bytes[random() % 8], columns = 1 + random() % 40, chosen = random() % 40, picked = random() % 20;
+    std::vector<uint8_t> from(static_cast<size_t>(rows * columns * item)), out(static_cast<size_t>(picked * chosen * item));
+    for (uint8_t& v : from) v = static_cast<uint8_t>(random());
+    std::vector<int64_t> of(static_cast<size_t>(picked)), places(static_cast<size_t>(chosen));
+    for (int64_t& r : of) r = static_cast<int64_t>(random() % rows);
+    for (int64_t& c : places) c = static_cast<int64_t>(random() % columns);
+    podar_take(from.data(), columns, item, of.data(), picked, places.data(), chosen, out.data());
+    for (int64_t i = 0; i < picked; ++i)
+      for (int64_t j = 0; j < chosen; ++j)
+        failures += std::memcmp(&out[(i * chosen + j) * item], &from[(of[i] * columns + places[j]) * item], item) != 0;
+  }
+  return failures;
+}
+
 int main(int count, char** arguments) {
   const int cases = count > 1 ? std::atoi(arguments[1]) : 1500;
   std::mt19937 random(7);
@@ -249,6 +293,7 @@ int main(int count, char** arguments) {
   }
   run_damaged(random);
   failures += run_threads();
+  failures += run_weights(random);
   std::printf("%d cases on %s: %d failures\n", cases, podar_levels(), failures);
   return failures ? 1 : 0;
 }

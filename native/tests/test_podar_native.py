@@ -319,3 +319,41 @@ def test_wrong_inputs_are_said():
 def test_the_level_can_be_forced(monkeypatch):
     monkeypatch.setenv("PODAR_SIMD", "scalar")
     assert Runner(small()).level == "scalar"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sums_of_squares_of_rows_and_columns(seed):
+    random = np.random.default_rng(seed)
+    shape = random.integers(1, (4, 600, 90)) if seed else (2, 5, 2100)
+    values = random.standard_normal(tuple(shape)).astype(np.float32)
+    rows, columns = podar_native.square_sums(values)
+    squares = values.astype(np.float64) ** 2
+    np.testing.assert_allclose(rows, squares.sum(2), rtol=1e-5)
+    np.testing.assert_allclose(columns, squares.sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.float64, np.uint8, np.bool_])
+@pytest.mark.parametrize("inner", [(), (3, 3), (5, 5), (7, 7), (2, 5)])
+def test_chosen_rows_and_columns(kind, inner):
+    values = (RANDOM.standard_normal((9, 31, *inner)) * 9).astype(kind)
+    rows, columns = RANDOM.integers(0, 9, 5), RANDOM.integers(0, 31, 12)
+    out = np.zeros((5, 12, *inner), kind)
+    podar_native.take(values, rows, columns, out)
+    assert (out == values[rows][:, columns]).all()
+
+
+def test_what_cannot_be_taken_is_refused():
+    values, out = np.zeros((3, 4), np.float32), np.zeros((1, 2), np.float32)
+    one, two = np.array([0]), np.array([0, 3])
+    with pytest.raises(IndexError, match="outside"):
+        podar_native.take(values, np.array([3]), two, out)
+    with pytest.raises(IndexError, match="outside"):
+        podar_native.take(values, one, np.array([0, -1]), out)
+    with pytest.raises(ValueError, match="another size"):
+        podar_native.take(values, one, one, out)
+    with pytest.raises(ValueError, match="type of out"):
+        podar_native.take(values, one, two, out.astype(np.float64))
+    with pytest.raises(TypeError):
+        podar_native.take(values.T, one, two, out)
+    with pytest.raises(TypeError):
+        podar_native.square_sums(np.zeros((1, 2, 3)))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError, nearest
+from podar.graph.members import Members
 
 Scores = Mapping[str, Tensor]
 Scorer = Callable[[nn.Module, Any, Any], Scores]
@@ -91,7 +92,7 @@ def score(importance: str | Scorer, model: nn.Module, data: Any = None, loss: An
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
     """Floating-point parameters by name, detached, each once."""
-    return {n: p.detach() for n, p in model.named_parameters() if p.is_floating_point()}
+    return {n: p.detach() for n, p in Members(model).parameters.items() if p.is_floating_point()}
 
 
 def generator_for(tensor: Tensor, seed: int) -> torch.Generator:

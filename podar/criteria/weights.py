@@ -9,16 +9,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from podar.criteria.registry import PerParameter, Scores, criterion, generator_for, prunable
+from podar.loops import squared
 
 
 @criterion("magnitude")
 def magnitude(model: nn.Module, data: Any = None, loss: Any = None) -> Scores:
     """Squared weights: over a unit's slices they sum to its squared L2 norm (Li et al., 2017; Fang et al., 2023)."""
-    return PerParameter(prunable(model), _squared)
-
-
-def _squared(values: Tensor) -> Tensor:
-    return values * values  # torch.square goes through pow and takes a tenth longer
+    return PerParameter(prunable(model), squared)
 
 
 @criterion("magnitude-l1")

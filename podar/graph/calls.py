@@ -51,10 +51,13 @@ class Calls(TorchFunctionMode):
     def __init__(self, tracer: Tracer) -> None:
         super().__init__()
         self.tracer = tracer
+        self.names: dict[Any, str] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
+        name = self.names.get(func)
+        if name is None:
+            name = self.names[func] = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
         if name in WHOLE:
             given = [k for k in LEADING.get(name, ())[len(args) :] if k in kwargs]
             if given:

@@ -17,7 +17,7 @@ from podar.graph.graph import Graph
 from podar.graph.inputs import ExampleInputs, example_tensors, named_tensors
 from podar.graph.inputs import call as run_model
 from podar.graph.makers import AFFINE
-from podar.graph.members import Named, modules_of, once
+from podar.graph.members import Members
 from podar.graph.protect import protected
 from podar.graph.rules import ZERO_STAYS_ZERO
 from podar.graph.trace import Call, follow, no_collection
@@ -65,8 +65,8 @@ class _Event:
 class _Flow(Tracer):
     """Runs a model and notes which operator reads what which other one made; views are what they look at."""
 
-    def __init__(self, modules: Named, record: Record, real: bool) -> None:
-        super().__init__(modules, record, real, False)
+    def __init__(self, members: Members, record: Record, real: bool) -> None:
+        super().__init__(members, record, real, False)
         self.decisions = record.decisions
         self.events: list[_Event] = []
         self.value: dict[int, int] = {}  # storage → the last value written there
@@ -129,17 +129,17 @@ def _noting(tracer: _Flow, found: Results) -> Callable[[nn.Module, Call], Call]:
 
 def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow, set[int], Results]:
     """Events of one run, the values that are returned, and the results of every module."""
-    modules = modules_of(model)
-    tracer = _Flow(modules, Record(decisions=list(like.decisions)), like.real)
+    members = Members(model)
+    tracer = _Flow(members, Record(decisions=list(like.decisions)), like.real)
     results: Results = {}
     with (
         torch.inference_mode(False),
-        protected(modules),
+        protected(members),
         torch.no_grad(),
         transparent_functionals(),
         no_collection(),
     ):
-        follow(modules, tracer.stack, _noting(tracer, results))
+        follow(members, tracer.stack, _noting(tracer, results))
         for tensor in example_tensors(inputs):
             tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))
         try:
@@ -167,9 +167,9 @@ def residual_blocks(model: nn.Module, inputs: ExampleInputs, graph: Graph) -> tu
 class _Search:
     def __init__(self, model: nn.Module, flow: _Flow, returned: set[int], results: Results) -> None:
         self.events, self.results, self.tensors = flow.events, results, flow.tensors
-        modules = modules_of(model)
-        self.modules = dict(once(modules))
-        times = Counter(id(m) for _, m in modules)
+        members = Members(model)
+        self.modules = dict(members.once)
+        times = Counter(id(m) for _, m in members.all)
         self.shared = {m for m, n in times.items() if n > 1}
         self.producer = {v: k for k, e in enumerate(self.events) for v in e.makes}
         self.consumers: dict[int, list[int]] = {}

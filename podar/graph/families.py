@@ -295,7 +295,7 @@ class Ties:
             return None
         units = np.concatenate([self.families[k].units for k in members])
         owner, start = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes[:-1]])
-        shuffled = units[np.lexsort((self.random.random(len(units)), owner))]
+        shuffled = units[np.argsort(owner + self.random.random(len(units)))]  # each family by itself
         move = (np.arange(len(units)) - start[owner]) // (np.array(sizes) // steps)[owner]
         for step in {1, steps // 2}:
             gone = np.zeros(self.solution.units + 1, dtype=bool)

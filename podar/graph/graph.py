@@ -18,7 +18,7 @@ from podar.errors import PodarError
 from podar.graph.families import Cluster, Ties
 from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
-from podar.graph.members import modules_of, once, tensors_of
+from podar.graph.members import Members
 from podar.graph.mirrors import Mirror, mirrors
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
@@ -65,22 +65,21 @@ class Group:
 class Graph:
     """All groups of a model, and for every frozen axis the reason it is frozen. Made by `podar.trace`."""
 
-    def __init__(self, model: nn.Module, record: Record, outputs: Outputs) -> None:
+    def __init__(self, members: Members, record: Record, outputs: Outputs) -> None:
         self.record = record
-        everywhere = modules_of(model)
-        modules, tensors = once(everywhere), tensors_of(everywhere)
+        tensors = members.tensors
         self.shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         first: dict[int, str] = {}
         self.aliases: dict[str, list[str]] = {}
         for name, tensor in tensors.items():
             self.aliases.setdefault(first.setdefault(id(tensor), name), []).append(name)
         self.elements = {
-            name: (tensors[name].numel(), tensors[name].element_size(), isinstance(tensors[name], nn.Parameter))
+            name: (tensors[name].numel(), tensors[name].element_size(), name in members.parameters)
             for name in self.aliases
         }
         self.dense = record.sizes.dense
-        self.mirrors: list[Mirror] = mirrors(modules)
-        self.scale_attributes = scale_attributes(modules, record)
+        self.mirrors: list[Mirror] = mirrors(members.once)
+        self.scale_attributes = scale_attributes(members.once, record)
         self._freeze_outputs(outputs)
         freeze_beside_unreached(record, [n for n, (_, _, own) in self.elements.items() if own], self.shapes)
         self.solution = record.labels.solve()
@@ -89,7 +88,6 @@ class Graph:
         )
         self.scalings = scalings(record, self.ties)
         self.clusters: list[Cluster] = self._pruned_with_parameters(self.ties.clusters())
-        self.costs = CostModel(record, self.ties, self.elements)
 
     def _freeze_outputs(self, outputs: Outputs) -> None:
         paths = [path for path, _ in self.record.outputs]
@@ -108,10 +106,9 @@ class Graph:
     def _pruned_with_parameters(self, clusters: list[Cluster]) -> list[Cluster]:
         """Leave out what only buffers have: rows of an index table or of a mask that this input did not reach."""
         owned = np.zeros(len(self.ties.families) + 1, dtype=bool)
-        for name, dims in self.record.layouts.items():
-            if self.elements[name][2]:
-                for ids in dims.values():
-                    owned[self.ties.family_of[self.ties.units(ids)]] = True
+        of_parameters = [dims.values() for name, dims in self.record.layouts.items() if self.elements[name][2]]
+        for ids in {id(ids): ids for arrays in of_parameters for ids in arrays}.values():
+            owned[self.ties.family_of[self.ties.units(ids)]] = True
         kept = []
         for cluster in clusters:
             if owned[list(cluster.families)].any():
@@ -119,6 +116,11 @@ class Graph:
             else:
                 self.ties.reason.update(dict.fromkeys(cluster.families, "no parameter goes with it"))
         return kept
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """Prices of plans for this model."""
+        return CostModel(self.record, self.ties, self.elements)
 
     # What users ask
 
@@ -271,7 +273,7 @@ class Graph:
                 ids = self.record.layouts.get(name, {}).get(cut.dim)
                 if ids is None:
                     continue
-                units = self.ties.units(ids).reshape(ids.size, -1)[list(cut.removed)]
+                units = self.ties.units(ids).reshape(ids.size, -1)[cut.array]
                 single = (units < self.solution.units).sum(axis=1) == 1
                 gone[units[single]] = True
         # Units that only ever share an axis with another (heads and inner dims) are gone when all their indices are.
@@ -280,8 +282,8 @@ class Graph:
                 ids = self.record.layouts.get(name, {}).get(cut.dim)
                 if ids is not None:
                     units = self.ties.units(ids).reshape(ids.size, -1)
-                    kept = np.delete(units, list(cut.removed), axis=0)
-                    dropped = np.setdiff1d(units[list(cut.removed)], kept)
+                    kept = np.delete(units, cut.array, axis=0)
+                    dropped = np.setdiff1d(units[cut.array], kept)
                     gone[dropped] = True
         gone[-1] = False
         return gone[:-1]
@@ -409,7 +411,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
         >>> graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
     """
     try:
-        record = observe(model, example_inputs)
+        members = Members(model)
+        record = observe(model, example_inputs, members)
     except Exception as error:
         if isinstance(error, PodarError):
             raise
@@ -417,7 +420,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
             f"the model does not run on the example inputs ({type(error).__name__}: {_short(error)}); "
             "check their shapes and types by calling the model on them"
         ) from error
-    return Graph(model, record, outputs)
+    return Graph(members, record, outputs)
 
 
 def _short(error: Exception) -> str:

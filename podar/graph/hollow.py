@@ -105,9 +105,9 @@ def copied(x: Tensor, *, memory_format: Any = None, dtype: Any = None, device: A
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format
+    if x.is_contiguous() or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _spread(values: Sequence[int], rank: int) -> list[int]:
@@ -171,8 +171,9 @@ def group_norm(x: Tensor, *affine: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _per_channel(x: Tensor, vectors: Sequence[Any]) -> None:
+    channels = x.shape[1]
     for vector in vectors:
-        if isinstance(vector, Tensor) and len(vector) != x.shape[1]:
+        if isinstance(vector, Tensor) and vector.shape[0] != channels:
             raise RuntimeError(f"a norm over {len(vector)} channels got input {tuple(x.shape)}")
 
 

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,53 +19,74 @@ EVERY = frozenset(nn.Module().__dict__)
 """Attributes that every module has: most of what a module holds."""
 
 
-def modules_of(model: nn.Module) -> Named:
-    """(name, module) as `named_modules(remove_duplicate=False)` lists them: a shared module under each of its names.
+class Members:
+    """What a model consists of at one moment; each list is made when it is first asked for.
+
+    Attributes:
+        all: (name, module) as `named_modules(remove_duplicate=False)` lists them, a shared one under each of its names.
 
     Raises:
         PodarError: one is a TorchScript program, whose members are out of reach.
     """
-    found: Named = []
-    waiting: Named = [("", model)]
-    while waiting:
-        prefix, module = waiting.pop()
-        if isinstance(module, torch.jit.ScriptModule):
-            raise PodarError(
-                f"{prefix or 'the model'} is a TorchScript program, with its sizes written into it: prune the module "
-                "that it was made from, then script or trace that again"
-            )
-        found.append((prefix, module))
-        children = module.__dict__["_modules"]
-        if children:
-            stem = prefix + "." if prefix else ""
-            waiting += [(stem + key, child) for key, child in reversed(children.items()) if child is not None]
-    return found
 
+    def __init__(self, model: nn.Module) -> None:
+        self.all: Named = []
+        waiting: Named = [("", model)]
+        while waiting:
+            prefix, module = waiting.pop()
+            if isinstance(module, torch.jit.ScriptModule):
+                raise PodarError(
+                    f"{prefix or 'the model'} is a TorchScript program, with its sizes written into it: prune the "
+                    "module that it was made from, then script or trace that again"
+                )
+            self.all.append((prefix, module))
+            children = module.__dict__["_modules"]
+            if children:
+                stem = prefix + "." if prefix else ""
+                waiting += [(stem + key, child) for key, child in reversed(children.items()) if child is not None]
 
-def once(modules: Named) -> Named:
-    """Each module under its first name alone, as `named_modules()` lists them."""
-    first: dict[int, tuple[str, nn.Module]] = {}
-    for name, module in modules:
-        first.setdefault(id(module), (name, module))
-    return list(first.values())
+    @cached_property
+    def once(self) -> Named:
+        """Each module under its first name alone, as `named_modules()` lists them."""
+        first: dict[int, tuple[str, nn.Module]] = {}
+        for name, module in self.all:
+            first.setdefault(id(module), (name, module))
+        return list(first.values())
 
+    @cached_property
+    def owners(self) -> dict[str, tuple[nn.Module, str]]:
+        """For every name of a parameter, then of a buffer, the module that holds it, and its key there."""
+        return {
+            f"{prefix}.{key}" if prefix else key: (module, key)
+            for kind in ("_parameters", "_buffers")
+            for prefix, module in self.all
+            for key, tensor in module.__dict__[kind].items()
+            if tensor is not None
+        }
 
-def tensors_of(modules: Named) -> dict[str, Tensor]:
-    """Parameters, then buffers, a shared one under each of its names."""
-    return dict([*_inside(modules, "_parameters"), *_inside(modules, "_buffers")])
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters, then buffers, a shared one under each of its names."""
+        return {**self._inside("_parameters"), **self.buffers}
 
+    @cached_property
+    def buffers(self) -> dict[str, Tensor]:
+        """Buffers, a shared one under each of its names."""
+        return self._inside("_buffers")
 
-def owners_of(modules: Named) -> dict[str, tuple[nn.Module, str]]:
-    """For every name of a parameter or buffer the module that holds it, and its key there."""
-    return {
-        f"{prefix}.{key}" if prefix else key: (module, key)
-        for prefix, module in modules
-        for key in (*module.__dict__["_parameters"], *module.__dict__["_buffers"])
-    }
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Each parameter under its first name alone, as `named_parameters()` lists them."""
+        first: dict[int, tuple[str, nn.Parameter]] = {}
+        for name, parameter in self._inside("_parameters").items():
+            first.setdefault(id(parameter), (name, parameter))
+        return dict(first.values())
 
-
-def _inside(modules: Named, kind: str) -> Iterable[tuple[str, Tensor]]:
-    for prefix, module in modules:
-        for key, tensor in module.__dict__[kind].items():
-            if tensor is not None:
-                yield (f"{prefix}.{key}" if prefix else key), tensor
+    def _inside(self, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for prefix, module in self.all:
+            tensors = module.__dict__[kind]
+            if tensors:
+                stem = prefix + "." if prefix else ""
+                found.update([(stem + key, tensor) for key, tensor in tensors.items() if tensor is not None])
+        return found

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import torch
@@ -15,42 +15,47 @@ from torch._utils import (
     _unflatten_dense_tensors,  # pyright: ignore[reportPrivateUsage]
 )
 
-from podar.graph.members import Named, once
+from podar.graph.members import EVERY, Members
 
 CONTAINERS = frozenset((dict, list, set))
+HELD = [key for key, value in nn.Module().__dict__.items() if type(value) in CONTAINERS]
+"""Containers that every module has."""
 
 
 @contextlib.contextmanager
-def protected(modules: Named, *, train: bool = False) -> Generator[None]:
+def protected(members: Members, *, train: bool = False) -> Generator[None]:
     """Set every module to eval (or train) mode, and restore everything that a forward pass may have changed.
 
     Modes are set on the modules directly: `model.eval()` can be overridden, with side effects of its own.
     Buffers are copied (they are small); parameters are not, since a forward pass does not write to them.
     """
-    saved: list[tuple[nn.Module, dict[str, Any], dict[str, Any]]] = []
-    for _, module in once(modules):
+    saved: list[tuple[nn.Module, dict[str, Any]]] = []
+    contents: list[tuple[Any, Any]] = []
+    for _, module in members.once:
         attributes = module.__dict__
-        inner = {k: v.copy() for k, v in attributes.items() if type(v) in CONTAINERS}
-        saved.append((module, attributes.copy(), inner))
+        saved.append((module, attributes.copy()))
+        contents += [(attributes[k], attributes[k].copy()) for k in HELD]
+        for key in attributes.keys() - EVERY:
+            if type(attributes[key]) in CONTAINERS:
+                contents.append((attributes[key], attributes[key].copy()))
         attributes["training"] = train
-    buffers = _snapshots([b for _, module in modules for b in module.__dict__["_buffers"].values() if b is not None])
+    buffers = _snapshots(members.buffers.values())
     random = torch.get_rng_state()
     try:
         yield
     finally:
         torch.set_rng_state(random)
-        for module, attributes, inner in saved:
+        for module, attributes in saved:
             module.__dict__.clear()
             module.__dict__.update(attributes)
-            for key, copied in inner.items():
-                container = attributes[key]
-                if container or copied:
-                    _restore(container, copied)
+        for container, before in contents:
+            if container or before:
+                _restore(container, before)
         for group, before in buffers:
             _put_back(group, before)
 
 
-def _snapshots(buffers: list[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
+def _snapshots(buffers: Iterable[Tensor]) -> list[tuple[list[Tensor], Tensor]]:
     """Copies of buffers: the many small ones of one type in one piece, which is copied and compared in one go."""
     groups: dict[Any, list[Tensor]] = {}
     for buffer in {id(b): b for b in buffers if not b.is_meta}.values():

@@ -11,7 +11,7 @@ from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.graph.scaling import rescales
 from podar.graph.sizes import Attribute, SizeConflict, Solver
-from podar.plans import Cut, Plan
+from podar.plans import Cut, Indices, Plan
 
 
 def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
@@ -23,8 +23,8 @@ def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
     alive = graph.solution.alive(removed)
     cuts: dict[str, tuple[Cut, ...]] = {}
     kept: dict[tuple[str, int], int] = {}
-    known: dict[bytes, tuple[int, ...]] = {}  # axes that lose the same indices share one tuple
-    lists: dict[int, tuple[int, ...]] = {}  # by array: parameters share them
+    known: dict[bytes, Indices] = {}  # axes that lose the same indices share one list
+    lists: dict[int, Indices] = {}  # by array: parameters share them
     for first, names in graph.aliases.items():
         own = []
         for dim, ids in sorted(graph.record.layouts.get(first, {}).items()):
@@ -32,7 +32,7 @@ def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
                 lost = ~alive[ids.ravel()]
                 key = lost.tobytes()
                 if key not in known:
-                    known[key] = tuple(np.flatnonzero(lost).tolist())
+                    known[key] = Indices.of(np.flatnonzero(lost))
                 lists[id(ids)] = known[key]
             gone = lists[id(ids)]
             groups = ids.shape[0] if ids.ndim == 2 else 1

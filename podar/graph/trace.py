@@ -15,30 +15,30 @@ from torch import nn
 from podar.errors import PodarError
 from podar.graph.calls import Calls, transparent_functionals
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
-from podar.graph.members import Named, modules_of, once
+from podar.graph.members import Members
 from podar.graph.protect import protected
 from podar.graph.tracer import Mark, Record, Step, Tracer
 
 
-def observe(model: nn.Module, inputs: ExampleInputs, *, untouched: bool = True) -> Record:
+def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = None) -> Record:
     """Run the model once on `inputs` and return what its operators told.
 
     Operators are not computed where values do not matter; a model that looks at its activations is run for real.
     Parameters that only training uses (auxiliary heads) are met in a second run, in train mode, joined to the first.
     The model, the random state and the inputs are left as they were.
     """
-    record = Record()
+    record, members = Record(), members or Members(model)
     try:
-        _run(model, inputs, record, train=False, real=False)
+        _run(model, members, inputs, record, train=False, real=False)
     except Exception:
         # Values mattered after all, or the model itself fails: the real run tells which.
         record = Record(real=True)
-        _run(model, inputs, record, train=False, real=True)
-    if untouched and any(name not in record.layouts for name, _ in model.named_parameters()):
+        _run(model, members, inputs, record, train=False, real=True)
+    if members.parameters.keys() - record.layouts.keys():
         steps, outputs = record.steps, record.outputs
         products, record.products, record.steps = record.products, [], []
         with contextlib.suppress(Exception):
-            _run(model, inputs, record, train=True, real=False)
+            _run(model, members, inputs, record, train=True, real=False)
         record.steps, record.products, record.outputs = steps, products, outputs + record.outputs
     record.sizes.finish()
     return record
@@ -47,15 +47,21 @@ def observe(model: nn.Module, inputs: ExampleInputs, *, untouched: bool = True) 
 def replay(model: nn.Module, inputs: ExampleInputs, like: Record) -> list[Step]:
     """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`."""
     record = Record(decisions=list(like.decisions))
-    _run(model, inputs, record, train=False, real=like.real, labels=False)
+    _run(model, Members(model), inputs, record, train=False, real=like.real, labels=False)
     return record.steps
 
 
 def _run(
-    model: nn.Module, inputs: ExampleInputs, record: Record, *, train: bool, real: bool, labels: bool = True
+    model: nn.Module,
+    members: Members,
+    inputs: ExampleInputs,
+    record: Record,
+    *,
+    train: bool,
+    real: bool,
+    labels: bool = True,
 ) -> None:
-    modules = modules_of(model)
-    tracer = Tracer(modules, record, real, labels)
+    tracer = Tracer(members, record, real, labels)
     meta = next((n for n, t in tracer.tensors.items() if t.is_meta), None)
     if meta is not None:
         raise PodarError(
@@ -65,17 +71,17 @@ def _run(
         tracer.decisions = record.decisions
     with (
         torch.inference_mode(False),  # a caller's would bring other operators
-        protected(modules, train=train),
+        protected(members, train=train),
         torch.no_grad(),
         transparent_functionals(),
         no_collection(),
     ):
-        follow(modules, tracer.stack)
+        follow(members, tracer.stack)
         for tensor in example_tensors(inputs):
             # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
             tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))
         if labels:
-            record.sizes.attach(once(modules))
+            record.sizes.attach(members.once)
         try:
             with Calls(tracer), tracer:
                 output = call(model, inputs)
@@ -100,12 +106,12 @@ def no_collection() -> Generator[None]:
 Call = Callable[..., Any]
 
 
-def follow(modules: Named, stack: list[str], around: Callable[[nn.Module, Call], Call] | None = None) -> None:
+def follow(members: Members, stack: list[str], around: Callable[[nn.Module, Call], Call] | None = None) -> None:
     """Keep the name of the module that runs on top of `stack`; `protected` takes away again what is set here.
 
     Each module is told apart: a change of `nn.Module.__call__` would empty the method caches of all its subclasses.
     """
-    for name, module in once(modules):
+    for name, module in members.once:
         call = module._call_impl  # pyright: ignore[reportPrivateUsage]
         if around is not None:
             call = around(module, call)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from podar.graph import hollow
 from podar.graph.labels import Ids, Labels
 from podar.graph.makers import Bits, Makers, makers
-from podar.graph.members import Named, tensors_of
+from podar.graph.members import Members
 from podar.graph.sizes import Provenance
 
 Block = tuple[tuple[int, ...], Ids]
@@ -123,7 +123,7 @@ COUNTS = {"convolution", "linear", "mm", "addmm", "bmm", "baddbmm", "scaled_dot_
 class Tracer(TorchDispatchMode):
     """Sees every ATen call, executes it (hollow where values do not matter), and applies the operator's rule."""
 
-    def __init__(self, modules: Named, record: Record, real: bool, rules: bool = True) -> None:
+    def __init__(self, members: Members, record: Record, real: bool, rules: bool = True) -> None:
         super().__init__()
         self.rules = rules
         self.record, self.labels, self.sizes, self.real = record, record.labels, record.sizes, real
@@ -134,7 +134,7 @@ class Tracer(TorchDispatchMode):
         self.token = object()
         self.lasting: list[Tensor] = []
         self.named: dict[int, str] = {}
-        self.tensors = tensors_of(modules)
+        self.tensors = members.tensors
         for name, tensor in self.tensors.items():
             self.named.setdefault(id(tensor), name)
         self.bits = Bits()

@@ -5,19 +5,20 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from torch import nn
 
-from podar.graph.members import modules_of, once, owners_of, tensors_of
+from podar.graph.members import Members
 from tests.graph.random_networks import Network, networks
 
 
 def assert_same_as_torch(model: nn.Module) -> None:
-    modules = modules_of(model)
-    assert modules == list(model.named_modules(remove_duplicate=False))
-    assert once(modules) == list(model.named_modules())
+    members = Members(model)
+    assert members.all == list(model.named_modules(remove_duplicate=False))
+    assert members.once == list(model.named_modules())
+    assert list(members.parameters.items()) == list(model.named_parameters())
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
-    assert list(tensors_of(modules)) == [*parameters, *buffers]
-    assert all(tensor is {**parameters, **buffers}[name] for name, tensor in tensors_of(modules).items())
-    for name, (module, key) in owners_of(modules).items():
+    assert list(members.tensors) == list(members.owners) == [*parameters, *buffers]
+    assert all(tensor is {**parameters, **buffers}[name] for name, tensor in members.tensors.items())
+    for name, (module, key) in members.owners.items():
         assert getattr(module, key) is {**parameters, **buffers}.get(name)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import podar
-from podar.graph.members import modules_of
+from podar.graph.members import Members
 from podar.graph.mirrors import mirrors
 
 
@@ -28,7 +28,7 @@ def networks() -> dict[str, tuple[nn.Module, torch.Tensor]]:
 @pytest.mark.parametrize("name", networks())
 def test_every_mirror_is_the_size_that_it_repeats(name: str) -> None:
     model, inputs = networks()[name]
-    found = mirrors(modules_of(model.eval()))
+    found = mirrors(Members(model.eval()).all)
     assert found
     assert_true(model, found)
     podar.prune(model, inputs, "channels=0.5", scope="local")

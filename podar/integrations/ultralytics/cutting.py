@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from podar.allocate import allocate, parse_target
@@ -83,11 +82,7 @@ def prune(
     plan = _with_halves(model, plan_for(graph, allocation.removed))
     carry_out(model, plan, Expectation(graph, allocation.removed) if verify else None, example_inputs)
     seal(model)
-    removed = {
-        name: {cut.dim: torch.tensor(cut.removed) for cut in cuts if cut.groups == 1}
-        for name, cuts in plan.cuts.items()
-    }
-    return Result(model, plan, graph.cost(), graph.costs.cost(allocation.share), removed, graph)
+    return Result(model, plan, graph, allocation)
 
 
 def forget_sizes(model: nn.Module) -> None:

@@ -1,0 +1,72 @@
+// What pruning does to every weight of a network: sums of squares, and copies of chosen rows and columns.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "engine.h"
+#include "podar_native.h"
+
+namespace {
+
+constexpr int64_t kBlock = 256;  // rows whose squares are summed in single precision before they are added to the rest
+
+constexpr int64_t kAhead = 1 << 14;  // bytes of a row that are asked for while the one before is copied
+
+// Of one row, items of `Bytes` at the places in `columns`.
+template <int Bytes>
+void pick(const uint8_t* row, const int64_t* columns, int64_t count, int64_t, uint8_t* out) {
+  for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * Bytes, row + columns[i] * Bytes, Bytes);
+}
+
+void pick_any(const uint8_t* row, const int64_t* columns, int64_t count, int64_t bytes, uint8_t* out) {
+  for (int64_t i = 0; i < count; ++i) std::memcpy(out + i * bytes, row + columns[i] * bytes, static_cast<size_t>(bytes));
+}
+
+// Items of one number, and of filters of 3 × 3, 5 × 5 and 7 × 7 floats: a copy of known size takes a few instructions.
+auto picker(int64_t bytes) {
+  switch (bytes) {
+    case 2: return pick<2>;
+    case 4: return pick<4>;
+    case 8: return pick<8>;
+    case 36: return pick<36>;
+    case 100: return pick<100>;
+    case 196: return pick<196>;
+    default: return pick_any;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+void podar_square_sums(const float* values, int64_t groups, int64_t rows, int64_t width, float* of_rows, float* of_columns) {
+  static const podar::Level* level = podar::levels().front();
+  std::fill(of_columns, of_columns + groups * width, 0.0f);
+  std::vector<float> block(rows > kBlock ? static_cast<size_t>(width) : 0);
+  for (int64_t g = 0; g < groups; ++g, values += rows * width, of_rows += rows, of_columns += width) {
+    if (block.empty()) {
+      level->square_sums(values, rows, width, of_rows, of_columns);
+      continue;
+    }
+    for (int64_t r = 0; r < rows; r += kBlock) {
+      std::fill(block.begin(), block.end(), 0.0f);
+      level->square_sums(values + r * width, std::min(kBlock, rows - r), width, of_rows + r, block.data());
+      level->add(of_columns, block.data(), of_columns, width);
+    }
+  }
+}
+
+void podar_take(const void* values, int64_t columns, int64_t bytes, const int64_t* rows, int64_t n_rows, const int64_t* chosen,
+                int64_t n_chosen, void* out) {
+  const auto picked = picker(bytes);
+  uint8_t* to = static_cast<uint8_t*>(out);
+  const int64_t row = columns * bytes;
+  for (int64_t i = 0; i < n_rows; ++i, to += n_chosen * bytes) {
+    if (i + 1 < n_rows && row <= kAhead) {  // the processor does not foresee where the next row lies
+      const uint8_t* next = static_cast<const uint8_t*>(values) + rows[i + 1] * row;
+      for (int64_t at = 0; at < row; at += 64) __builtin_prefetch(next + at);
+    }
+    picked(static_cast<const uint8_t*>(values) + rows[i] * row, chosen, n_chosen, bytes, to);
+  }
+}
+}
