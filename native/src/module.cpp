@@ -106,8 +106,11 @@ NB_MODULE(_engine, m) {
   nb::set_leak_warnings(false);  // programs that are open when Python ends
   m.attr("FORMAT") = PODAR_FORMAT;
   m.def("levels", &podar_levels, "The vector levels that this processor runs, best first.");
-  m.def("square_sums", &square_sums, nb::arg("values"), nb::arg("of_rows"), nb::arg("of_columns"));
-  m.def("take", &take, nb::arg("values"), nb::arg("rows"), nb::arg("columns"), nb::arg("out"));
+  // A copy of what does not fit would be read, or written to, in silence.
+  m.def("square_sums", &square_sums, nb::arg("values").noconvert(), nb::arg("of_rows").noconvert(),
+        nb::arg("of_columns").noconvert());
+  m.def("take", &take, nb::arg("values").noconvert(), nb::arg("rows").noconvert(), nb::arg("columns").noconvert(),
+        nb::arg("out").noconvert());
   nb::class_<Engine>(m, "Engine")
       .def(nb::init<Bytes, const std::optional<std::string>&>(), nb::arg("image"), nb::arg("level").none() = nb::none())
       .def("run", &Engine::run, nb::arg("inputs"), nb::arg("outputs"), nb::arg("batch"), nb::arg("threads"),

@@ -354,6 +354,10 @@ def test_what_cannot_be_taken_is_refused():
     with pytest.raises(ValueError, match="type of out"):
         podar_native.take(values, one, two, out.astype(np.float64))
     with pytest.raises(TypeError):
-        podar_native.take(values.T, one, two, out)
+        podar_native.take(np.zeros((4, 3), np.float32).T, one, two, out)
+    with pytest.raises(TypeError):
+        podar_native.take(values, one, two, np.zeros((2, 2), np.float32)[:1, ::-1])
+    with pytest.raises(TypeError):
+        podar_native.take(values, one.astype(np.int32), two, out)
     with pytest.raises(TypeError):
         podar_native.square_sums(np.zeros((1, 2, 3)))

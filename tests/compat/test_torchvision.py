@@ -23,7 +23,7 @@ def test_timm_and_ultralytics_import_after_it_in_a_fresh_process() -> None:
         "print(torchvision.ops.nms(torch.tensor([[0., 0, 2, 2], [0, 0, 2, 2]]), torch.tensor([.5, .6]), .5).tolist())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "[1]", done.stderr
+    assert done.stdout.split()[-1:] == ["[1]"], done.stderr  # on a new machine Ultralytics talks of its settings first
 
 
 def greedy_by_hand(boxes: list[list[float]], scores: list[float], threshold: float) -> list[int]:
