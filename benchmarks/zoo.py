@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 import warnings
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ PAGE = HERE.parent.parent / "docs" / "benchmarks-zoo.md"
 REPEATS = 3  # the fastest counts
 PEER_LIMIT = 40  # seconds a model
 LONG = 5  # seconds: what takes longer is not repeated
+
+
+def native_version() -> str:
+    """Its loops sum and cut the weights where it is installed."""
+    try:
+        return version("podar-native")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def seconds(model: nn.Module, inputs: Any) -> dict[str, float]:
@@ -161,8 +169,10 @@ def render(data: dict[str, Any]) -> str:
     lines = [
         "# Time to prune the zoo",
         "",
-        f"`{data['command']}` on {data['processor']}, one thread, torch {data['versions']['torch']}; the fastest of "
-        f"{REPEATS} runs; `channels=0.5`, scope local, verification included. Torch-Pruning ran in turn with podar.",
+        f"`{data['command']}` on {data['processor']}, one thread, torch {data['versions']['torch']}, "
+        f"podar-native {data['versions']['podar-native']}; the fastest of "
+        f"{REPEATS} runs; `channels=0.5`, scope local, verification included. "
+        "Torch-Pruning, which does not verify, ran in turn with podar.",
         "",
         f"{len(rows)} of {data['asked']} models are pruned. "
         f"Seconds: median {statistics.median(r['prune'] for r in rows):.2f}, "
@@ -228,7 +238,12 @@ def main() -> None:
         data = {
             "command": "python benchmarks/zoo.py" + (" --peer FOLDER" if options.peer else ""),
             "processor": str(processor()),
-            "versions": {"torch": version("torch"), "python": platform.python_version(), "torch-pruning": "1.6.0"},
+            "versions": {
+                "torch": version("torch"),
+                "python": platform.python_version(),
+                "torch-pruning": "1.6.0",
+                "podar-native": native_version(),
+            },
             "asked": sum(len(names) for names in NAMES.values()),
             "scaling": scaling(),
             "models": [],
