@@ -5,23 +5,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from podar.graph.calls import Calls, transparent_functionals
+from podar.graph.calls import Calls
 from podar.graph.graph import Graph
-from podar.graph.inputs import ExampleInputs, example_tensors, named_tensors
+from podar.graph.inputs import ExampleInputs, named_tensors
 from podar.graph.inputs import call as run_model
 from podar.graph.makers import AFFINE
 from podar.graph.members import Members
-from podar.graph.protect import protected
 from podar.graph.rules import ZERO_STAYS_ZERO
-from podar.graph.trace import Call, follow, no_collection
-from podar.graph.tracer import Mark, Record, Tracer, storage
+from podar.graph.trace import Around, Call, watching
+from podar.graph.tracer import Record, Tracer, storage
 from podar.skips import Skipped, replace
 
 PASSES_ZERO = {*ZERO_STAYS_ZERO, "mul", "div", "mm", "bmm", "_unsafe_view", "reshape", "permute", "transpose"} | {
@@ -109,7 +107,7 @@ Results = dict[int, list[tuple[int, int, Any]]]
 """For every module (by id) and call: the value of its first tensor, the value that it returned, and all it returned."""
 
 
-def _noting(tracer: _Flow, found: Results) -> Callable[[nn.Module, Call], Call]:
+def _noting(tracer: _Flow, found: Results) -> Around:
     """Note what every module is given (the value of its first tensor) and what it returns."""
 
     def around(module: nn.Module, call: Call) -> Call:
@@ -132,22 +130,10 @@ def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow,
     members = Members(model)
     tracer = _Flow(members, Record(decisions=list(like.decisions)), like.real)
     results: Results = {}
-    with (
-        torch.inference_mode(False),
-        protected(members),
-        torch.no_grad(),
-        transparent_functionals(),
-        no_collection(),
-    ):
-        follow(members, tracer.stack, _noting(tracer, results))
-        for tensor in example_tensors(inputs):
-            tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))
-        try:
-            with Calls(tracer), tracer:
-                output = run_model(model, inputs)
-            returned = {tracer.value.get(storage(t), -1) for _, t in named_tensors(output)}
-        finally:
-            tracer.clear()
+    with watching(members, inputs, tracer, _noting(tracer, results)):
+        with Calls(tracer), tracer:
+            output = run_model(model, inputs)
+        returned = {tracer.value.get(storage(t), -1) for _, t in named_tensors(output)}
     return tracer, returned, results
 
 

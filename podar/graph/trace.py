@@ -19,6 +19,10 @@ from podar.graph.members import Members
 from podar.graph.protect import protected
 from podar.graph.tracer import Mark, Record, Step, Tracer
 
+Call = Callable[..., Any]
+Around = Callable[[nn.Module, Call], Call]
+"""What is called instead of a module, given the module and its own call."""
+
 
 def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = None) -> Record:
     """Run the model once on `inputs` and return what its operators told.
@@ -69,6 +73,20 @@ def _run(
         )
     if not labels:
         tracer.decisions = record.decisions
+    with watching(members, inputs, tracer, train=train):
+        if labels:
+            record.sizes.attach(members.once)
+        with Calls(tracer), tracer:
+            output = call(model, inputs)
+        record.outputs = [(path, tracer.blocks(t)) for path, t in named_tensors(output)]
+        record.spilled += [(tracer.mark(t).makers, tracer.blocks(t)) for _, t in named_tensors(output)]
+
+
+@contextlib.contextmanager
+def watching(
+    members: Members, inputs: ExampleInputs, tracer: Tracer, around: Around | None = None, *, train: bool = False
+) -> Generator[None]:
+    """All that stands ready around a run: a model that will be as it was, modules by name, inputs with marks."""
     with (
         torch.inference_mode(False),  # a caller's would bring other operators
         protected(members, train=train),
@@ -76,17 +94,12 @@ def _run(
         transparent_functionals(),
         no_collection(),
     ):
-        follow(members, tracer.stack)
+        _follow(members, tracer.stack, around)
         for tensor in example_tensors(inputs):
             # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
             tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))
-        if labels:
-            record.sizes.attach(members.once)
         try:
-            with Calls(tracer), tracer:
-                output = call(model, inputs)
-            record.outputs = [(path, tracer.blocks(t)) for path, t in named_tensors(output)]
-            record.spilled += [(tracer.mark(t).makers, tracer.blocks(t)) for _, t in named_tensors(output)]
+            yield
         finally:
             tracer.clear()
 
@@ -103,10 +116,7 @@ def no_collection() -> Generator[None]:
             gc.enable()
 
 
-Call = Callable[..., Any]
-
-
-def follow(members: Members, stack: list[str], around: Callable[[nn.Module, Call], Call] | None = None) -> None:
+def _follow(members: Members, stack: list[str], around: Around | None) -> None:
     """Keep the name of the module that runs on top of `stack`; `protected` takes away again what is set here.
 
     Each module is told apart: a change of `nn.Module.__call__` would empty the method caches of all its subclasses.
