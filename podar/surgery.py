@@ -219,9 +219,9 @@ def _fill(slots: list[Slot]) -> None:
     slicer = Slicer()
     with torch.inference_mode(False), torch.no_grad():
         while slots:
-            slot = slots[-1]
+            slot = slots[0]
             slot.parameter.data = _rescaled(slicer.cut(slot.dense, slot.cuts), slot.rescales)
-            slots.pop()
+            slots.pop(0)
 
 
 def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
