@@ -48,8 +48,8 @@ def _native() -> ModuleType | None:
 
 def _within_reach(tensor: Tensor) -> ModuleType | None:
     """podar-native, where it can read this tensor and is the faster one."""
-    plain = tensor.is_cpu and tensor.is_contiguous() and tensor.layout is torch.strided and tensor.numel() > 0
-    return _native() if plain and torch.get_num_threads() <= THREADS else None
+    plain = type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided and tensor.is_contiguous()
+    return _native() if plain and tensor.numel() and torch.get_num_threads() <= THREADS else None
 
 
 def squared(values: Tensor) -> Tensor:

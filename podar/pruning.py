@@ -235,8 +235,9 @@ def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, exampl
         if expected is not None:
             verify_trace(model, example_inputs, expected)
         remember(model, made)
+        fill(model, slots, 1)
     except BaseException:
         undo.restore()
         raise
-    del undo  # from here on nothing can be refused: dense weights go one by one as they are cut
+    del undo  # nothing can be refused any more: dense weights go one by one as they are cut
     fill(model, slots)

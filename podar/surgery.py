@@ -188,40 +188,55 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
                 continue
             dense = parameter.data
             undo.parameters.append((parameter, dense, parameter.grad))
-            if k not in cut:
+            if k in cut:
+                value = cut[k]
+            elif _plain(dense):
                 slots.append(Slot(parameter, dense, cuts, rescales))
+                value = empty_after(dense, cuts)
+            else:  # another kind of tensor may refuse
+                value = _rescaled(slicer.cut(dense, cuts), rescales)
             if cuts:
                 parameter.grad = None
-                _set_data(parameter, cut[k] if k in cut else empty_after(dense, cuts))
+                _set_data(parameter, value)
     for name, (zeros, items) in plan.skips.items():
         undo.modules.append((name, replace(model, name, Skipped(zeros, items).train(modules[name].training))))
     for name, values in plan.attributes.items():
         module = modules[name]
         for key, value in values.items():
             _set(module, key, value, undo)
+    if slots:
+        largest = max(range(len(slots)), key=lambda place: slots[place].dense.nbytes)
+        slots.insert(0, slots.pop(largest))
     return slots
 
 
-def fill(model: nn.Module, slots: list[Slot]) -> None:
-    """Give parameters their values, and empty the list: unless an `Undo` holds it, dense memory is free to be reused.
+def fill(model: nn.Module, slots: list[Slot], count: int | None = None) -> None:
+    """Give parameters (all, or the first `count`) their values, and take them off the list.
 
-    An interruption waits for the rest: a model of which half is filled would be lost.
+    Unless an `Undo` holds it, dense memory is then free for the next. The largest stands first: when that one has found
+    room, the others will. An interruption waits for the rest: a model of which half is filled would be lost.
     """
+    left = 0 if count is None else max(0, len(slots) - count)
     try:
-        _fill(slots)
+        _fill(slots, left)
     except BaseException:
-        _fill(slots)
+        _fill(slots, left)
         raise
-    _renew_masked(model)
+    if not left:
+        _renew_masked(model)
 
 
-def _fill(slots: list[Slot]) -> None:
+def _fill(slots: list[Slot], left: int) -> None:
     slicer = Slicer()
     with torch.inference_mode(False), torch.no_grad():
-        while slots:
+        while len(slots) > left:
             slot = slots[0]
             slot.parameter.data = _rescaled(slicer.cut(slot.dense, slot.cuts), slot.rescales)
             slots.pop(0)
+
+
+def _plain(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_quantized
 
 
 def _set_data(parameter: nn.Parameter, data: Tensor) -> None:

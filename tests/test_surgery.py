@@ -157,3 +157,17 @@ def test_values_that_somebody_else_holds_are_left_alone() -> None:
     before = {n: t.clone() for n, t in held.items()}
     podar.prune(model, INPUT, "channels=0.5", scope="local")
     assert all(torch.equal(before[n], t) for n, t in held.items())
+
+
+def test_a_cut_that_finds_no_room_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+
+    def full(self: Slicer, tensor: torch.Tensor, cuts: tuple[Cut, ...]) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(Slicer, "cut", full)
+    with pytest.raises(MemoryError):
+        podar.prune(model, INPUT, "channels=0.5", scope="local")
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert "podar_plan" not in model.__dict__
