@@ -47,7 +47,8 @@ class Slicer:
             kinds.setdefault((vector.dtype, vector.device), []).append(place)
         for (_, device), places in kinds.items():
             kept = [self.kept(vectors[i][1], device) for i in places]
-            sizes, lengths = [len(k) for k in kept], [vectors[i][1].size for i in places]
+            lengths = [vectors[i][1].size for i in places]
+            sizes = [k.shape[0] for k in kept]
             starts = np.repeat(np.cumsum(lengths) - lengths, sizes)
             index = torch.cat(kept) + torch.from_numpy(starts).to(device)
             chosen = torch.cat([vectors[i][0] for i in places]).index_select(0, index)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,8 +148,7 @@ def _check(members: Members, plan: Plan) -> None:
             raise PodarError(f"the plan sets attributes of {name!r}, which this model does not have")
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """A parameter that has its new shape, and what its values will be cut from."""
 
     parameter: nn.Parameter
@@ -246,8 +245,13 @@ def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
     that the parameter had then; a passage through another type makes it forget.
     """
     if parameter.requires_grad:
-        parameter.data = data.new_empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
+        parameter.data = _nothing(torch.float32 if data.dtype == torch.float64 else torch.float64, data.device)
     parameter.data = data
+
+
+@functools.cache
+def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(0, dtype=dtype, device=device)
 
 
 def _renew_masked(model: nn.Module) -> None:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 
@@ -16,8 +16,7 @@ INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *INSTANCE_NORMS)
 
 
-@dataclass(frozen=True)
-class Mirror:
+class Mirror(NamedTuple):
     """`module.attribute` is the size of dimension `dim` of `tensor`, times the module's groups where `grouped`."""
 
     module: str

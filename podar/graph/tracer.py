@@ -187,6 +187,11 @@ class Tracer(TorchDispatchMode):
             return shared
         return dims[dim]
 
+    def _is_hollow(self, tensor: Tensor) -> bool:
+        """The same as `mark(tensor).hollow`, and parameters carry nothing away."""
+        known = self.known(tensor)
+        return known.hollow if known is not None else _is_parameter(tensor)
+
     def attach(self, tensor: Tensor, mark: Mark, result: bool = False) -> Mark:
         """Let a tensor carry a mark. `clear` takes it off again, but results of operators are left to die in peace:
         a list that kept them alive would also keep their memory from being used again, which doubles the time.
@@ -326,8 +331,8 @@ class Tracer(TorchDispatchMode):
         """Execute one operator, apply its rule, and write it down."""
         given = (*args, *kwargs.values()) if kwargs else args
         tensors = _tensors(given)
-        inputs = [self.mark(t) for t in tensors]
-        is_hollow = any(m.hollow for m in inputs)
+        inputs = [self.mark(t) for t in tensors] if self.rules else []
+        is_hollow = any([m.hollow for m in inputs] if self.rules else map(self._is_hollow, tensors))
         out = NotImplemented
         if is_hollow and name in hollow.VALUE_READERS:
             if not self.real:
@@ -350,7 +355,7 @@ class Tracer(TorchDispatchMode):
         if not self.rules:
             if is_hollow:
                 for o in outs:
-                    known = self.known(o) or self.attach(o, Mark(), result=True)
+                    known = self.known(o) or self.attach(o, Mark(), result=not any(o is t for t in tensors))
                     known.hollow = True
             self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, (), ()))
             return out
