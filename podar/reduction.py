@@ -70,8 +70,10 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
             add(layout[dim], vector)
     for rows in short.values():  # scales and shifts: many and small, so all in one go
         joined = slice_sums(torch.cat([t for _, t in rows]), {0: (0,)}, compute)[0]
-        for (ids, _), vector in zip(rows, np.split(joined, np.cumsum([len(ids) for ids, _ in rows])[:-1])):
-            add(ids, vector)
+        end = 0
+        for ids, _ in rows:
+            start, end = end, end + len(ids)
+            add(ids, joined[start:end])
     total: NDArray[np.float64] = np.zeros(units + 1)
     if axes:
         under = graph.solution.units_of(np.concatenate([ids.ravel() for ids in axes.values()]))
