@@ -22,7 +22,7 @@ class Indices(tuple[int, ...]):
     @staticmethod
     def of(array: NDArray[np.int64]) -> Indices:
         found = Indices(array.tolist())
-        found.__dict__["array"] = array
+        found.array = array
         return found
 
     @cached_property

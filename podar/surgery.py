@@ -172,7 +172,7 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
     slots: list[Slot] = []
     slicer = Slicer()
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
-        short = [(k, names[0]) for k, (tensor, names) in uses.items() if tensor.dim() == 1]
+        short = [(k, names[0]) for k, (t, names) in uses.items() if t.dim() == 1 and _plain(t.detach())]
         vectors = {k: plan.cuts[name][0] for k, name in short if name in plan.cuts and name not in plan.rescales}
         cut = dict(zip(vectors, slicer.cut_vectors([(uses[k][0].detach(), c) for k, c in vectors.items()])))
         for k, (tensor, names) in uses.items():
@@ -191,11 +191,12 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
                 value = cut[k]
             elif _plain(dense):
                 slots.append(Slot(parameter, dense, cuts, rescales))
-                value = empty_after(dense, cuts)
+                value = empty_after(dense, cuts) if cuts else dense
             else:  # another kind of tensor may refuse
                 value = _rescaled(slicer.cut(dense, cuts), rescales)
             if cuts:
                 parameter.grad = None
+            if value is not dense:
                 _set_data(parameter, value)
     for name, (zeros, items) in plan.skips.items():
         undo.modules.append((name, replace(model, name, Skipped(zeros, items).train(modules[name].training))))

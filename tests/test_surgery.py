@@ -13,7 +13,7 @@ from torch import nn
 
 import podar
 from podar.errors import PodarError
-from podar.plans import Cut, Plan
+from podar.plans import Cut, Plan, Rescale
 from podar.slicing import Slicer
 from podar.surgery import removed_mask
 from tests.graph.oracle import redraw
@@ -171,3 +171,24 @@ def test_a_cut_that_finds_no_room_is_undone(monkeypatch: pytest.MonkeyPatch) -> 
         podar.prune(model, INPUT, "channels=0.5", scope="local")
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert "podar_plan" not in model.__dict__
+
+
+def test_other_kinds_of_tensors_are_cut_and_rescaled_too() -> None:
+    class Own(torch.Tensor):
+        pass
+
+    first, second = nn.Linear(3, 4), nn.Linear(4, 4)
+    model = nn.Sequential(first, second)
+    kept = [p.detach().clone() for p in model.parameters()]
+    first.weight, first.bias = nn.Parameter(kept[0].as_subclass(Own)), nn.Parameter(kept[1].as_subclass(Own))
+    second.weight = nn.Parameter(kept[2].clone().as_subclass(Own))
+    rows = (Cut(0, (1,), 4),)
+    plan = Plan(
+        {"0.weight": rows, "0.bias": rows, "1.bias": rows},
+        rescales={"1.weight": (Rescale((0,), 2.0),)},
+        shapes={"0.weight": (4, 3), "0.bias": (4,), "1.bias": (4,), "1.weight": (4, 4)},
+    )
+    podar.apply(model, plan)
+    left = torch.tensor([0, 2, 3])
+    wanted = [kept[0][left], kept[1][left], torch.cat([kept[2][:1] * 2, kept[2][1:]]), kept[3][left]]
+    assert all(torch.equal(p.as_subclass(torch.Tensor), w) for p, w in zip(model.parameters(), wanted))
