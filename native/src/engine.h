@@ -74,4 +74,7 @@ struct Engine {
 
 std::vector<const Level*> levels();  // that this processor runs, best first
 
+// Carries out a job of which `places` and `counts` are still to be worked out.
+void pack(const Level& level, PackJob job);
+
 }  // namespace podar

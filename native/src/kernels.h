@@ -39,6 +39,21 @@ struct DepthwiseJob {
   float bias, a, b;
 };
 
+typedef uint32_t __attribute__((may_alias)) Word;
+
+// out[r, k] = values[rows[r], chosen[k]] where `chosen` rises: `counts` of each whole vector of a row are chosen, and
+// `places` (a vector each) begins with where in it they are.
+struct PackJob {
+  const Word* values;
+  int64_t columns;
+  const int64_t* rows;
+  int64_t n_rows;
+  const int64_t* chosen;
+  int64_t n_chosen;
+  const int32_t *places, *counts;
+  Word* out;
+};
+
 struct Level {
   const char* name;
   int vector;  // floats
@@ -66,6 +81,7 @@ struct Level {
   double (*sum)(const float* x, const uint32_t* mask, int64_t n);
   void (*exponentials)(float* planes, int64_t plane, int32_t count, float* inverse, int64_t n);
   void (*square_sums)(const float* x, int64_t rows, int64_t width, float* of_rows, float* of_columns);
+  void (*pack)(const PackJob& job);
 };
 
 const Level* level_scalar();

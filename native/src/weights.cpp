@@ -40,7 +40,25 @@ auto picker(int64_t bytes) {
   }
 }
 
+bool rises(const int64_t* x, int64_t n) {
+  for (int64_t i = 1; i < n; ++i)
+    if (x[i] <= x[i - 1]) return false;
+  return true;
+}
+
 }  // namespace
+
+void podar::pack(const Level& level, PackJob job) {
+  const int64_t vector = level.vector, blocks = job.columns / vector;
+  std::vector<int32_t> places(static_cast<size_t>(blocks * vector)), counts(static_cast<size_t>(blocks));
+  for (int64_t k = 0; k < job.n_chosen && job.chosen[k] < blocks * vector; ++k) {
+    const int64_t block = job.chosen[k] / vector;
+    places[block * vector + counts[block]++] = static_cast<int32_t>(job.chosen[k] - block * vector);
+  }
+  job.places = places.data();
+  job.counts = counts.data();
+  level.pack(job);
+}
 
 extern "C" {
 
@@ -63,6 +81,10 @@ void podar_square_sums(const float* values, int64_t groups, int64_t rows, int64_
 
 void podar_take(const void* values, int64_t columns, int64_t bytes, const int64_t* rows, int64_t n_rows, const int64_t* chosen,
                 int64_t n_chosen, void* out) {
+  static const podar::Level* level = podar::levels().front();
+  if (bytes == sizeof(podar::Word) && n_chosen > columns / 8 && rises(chosen, n_chosen))
+    return pack(*level, {static_cast<const podar::Word*>(values), columns, rows, n_rows, chosen, n_chosen, nullptr, nullptr,
+                         static_cast<podar::Word*>(out)});
   const auto picked = picker(bytes);
   uint8_t* to = static_cast<uint8_t*>(out);
   const int64_t row = columns * bytes;

@@ -227,6 +227,30 @@ int run_threads() {
   return failures;
 }
 
+// Columns in their order, on every level: `rows` times out of as many rows of `columns`.
+int run_pack(std::mt19937& random, int64_t rows, int64_t columns) {
+  std::vector<uint32_t> from(static_cast<size_t>(rows * columns));
+  for (uint32_t& v : from) v = static_cast<uint32_t>(random());
+  std::vector<int64_t> of(static_cast<size_t>(rows)), chosen;
+  for (int64_t& r : of) r = static_cast<int64_t>(random() % rows);
+  const unsigned every = 1 + random() % 5;
+  for (int64_t c = 0; c < columns; ++c)
+    if (random() % every == 0) chosen.push_back(c);
+  const int64_t picked = static_cast<int64_t>(chosen.size());
+  std::vector<uint32_t> expected;
+  for (int64_t r : of)
+    for (int64_t c : chosen) expected.push_back(from[r * columns + c]);
+  int failures = 0;
+  for (const Level* level : levels()) {
+    std::vector<uint32_t> out(expected.size());
+    pack(*level, {from.data(), columns, of.data(), rows, chosen.data(), picked, nullptr, nullptr, out.data()});
+    failures += out != expected;
+  }
+  std::vector<uint32_t> out(expected.size());
+  podar_take(from.data(), columns, 4, of.data(), rows, chosen.data(), picked, out.data());
+  return failures + (out != expected);
+}
+
 // Sums of squares on every level and chosen rows and columns, in memory of exactly the size that is needed.
 int run_weights(std::mt19937& random) {
   int failures = 0;
@@ -267,6 +291,7 @@ int run_weights(std::mt19937& random) {
     for (int64_t i = 0; i < picked; ++i)
       for (int64_t j = 0; j < chosen; ++j)
         failures += std::memcmp(&out[(i * chosen + j) * item], &from[(of[i] * columns + places[j]) * item], item) != 0;
+    failures += run_pack(random, rows, width);
   }
   return failures;
 }

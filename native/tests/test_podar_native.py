@@ -337,9 +337,10 @@ def test_sums_of_squares_of_rows_and_columns(seed):
 def test_chosen_rows_and_columns(kind, inner):
     values = (RANDOM.standard_normal((9, 31, *inner)) * 9).astype(kind)
     rows, columns = RANDOM.integers(0, 9, 5), RANDOM.integers(0, 31, 12)
-    out = np.zeros((5, 12, *inner), kind)
-    podar_native.take(values, rows, columns, out)
-    assert (out == values[rows][:, columns]).all()
+    for places in (columns, np.unique(columns), np.arange(31), columns[:0]):
+        out = np.zeros((5, len(places), *inner), kind)
+        podar_native.take(values, rows, places, out)
+        assert (out == values[rows][:, places]).all()
 
 
 def test_what_cannot_be_taken_is_refused():

@@ -78,6 +78,7 @@ class Ties:
         self.members = [self._members(c) for c in constraints]
         self.names = [self._names(c) for c in constraints]
         self.on_family, self.by_name = _places(self.members), _places(self.names)
+        self.gone = np.zeros(solution.units + 1, dtype=bool)  # while a cluster is checked
         self.reason: dict[int, str] = {}
         self.nested = self._nested()
 
@@ -293,19 +294,27 @@ class Ties:
         relevant = self.relevant(members)
         if not relevant:
             return None
-        units = np.concatenate([self.families[k].units for k in members])
-        owner, start = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes[:-1]])
-        shuffled = units[np.argsort(owner + self.random.random(len(units)))]  # each family by itself
-        move = (np.arange(len(units)) - start[owner]) // (np.array(sizes) // steps)[owner]
+        by_size: dict[int, list[Ids]] = {}
+        for k in members:
+            units = self.families[k].units
+            by_size.setdefault(len(units), []).append(units)
+        shuffled = [self.random.permuted(np.stack(rows), axis=1) for rows in by_size.values()]
+        solver = Solver(relevant, self.dense)
         for step in {1, steps // 2}:
-            gone = np.zeros(self.solution.units + 1, dtype=bool)
-            gone[shuffled[move < step]] = True
+            chosen = [rows[:, : step * (rows.shape[1] // steps)] for rows in shuffled]
             try:
-                Solver(relevant, self.dense).solve(lambda ids: np.logical_not(gone[self.units(ids)].any(axis=-1)))  # noqa: B023
+                self._mark(chosen, True)
+                solver.solve(lambda ids: np.logical_not(self.gone[self.units(ids)].any(axis=-1)))
             except SizeConflict as conflict:
                 k = next(i for i, c in enumerate(self.constraints) if c is conflict.constraint)
                 return set(self.members[k] & members) or members, conflict.why
+            finally:
+                self._mark(chosen, False)
         return None
+
+    def _mark(self, chosen: list[Ids], gone: bool) -> None:
+        for units in chosen:
+            self.gone[units] = gone
 
     def relevant(self, members: set[int]) -> list[Constraint]:
         """Constraints on these families, and those that share an attribute with them."""

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from torch._utils import (
 from podar.graph.members import EVERY, Members
 
 CONTAINERS = frozenset((dict, list, set))
-HELD = [key for key, value in nn.Module().__dict__.items() if type(value) in CONTAINERS]
-"""Containers that every module has."""
+HELD = itemgetter(*(key for key, value in nn.Module().__dict__.items() if type(value) in CONTAINERS))
+"""Of a module's attributes the containers that every module has; most are empty."""
 
 
 @contextlib.contextmanager
@@ -29,28 +30,32 @@ def protected(members: Members, *, train: bool = False) -> Generator[None]:
     Modes are set on the modules directly: `model.eval()` can be overridden, with side effects of its own.
     Buffers are copied (they are small); parameters are not, since a forward pass does not write to them.
     """
-    saved: list[tuple[nn.Module, dict[str, Any]]] = []
+    saved: list[tuple[nn.Module, dict[str, Any], Sequence[Any]]] = []
     contents: list[tuple[Any, Any]] = []
     for _, module in members.once:
         attributes = module.__dict__
-        saved.append((module, attributes.copy()))
-        contents += [(attributes[k], attributes[k].copy()) for k in HELD]
+        changing = attributes.copy()
+        changing["training"] = train
+        object.__setattr__(module, "__dict__", changing)  # its own stays untouched
+        held = HELD(attributes)
+        saved.append((module, attributes, held))
+        contents += [(container, container.copy()) for container in held if container]
         for key in attributes.keys() - EVERY:
             if type(attributes[key]) in CONTAINERS:
                 contents.append((attributes[key], attributes[key].copy()))
-        attributes["training"] = train
     buffers = _snapshots(members.buffers.values())
     random = torch.get_rng_state()
     try:
         yield
     finally:
         torch.set_rng_state(random)
-        for module, attributes in saved:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
+        for module, attributes, held in saved:
+            object.__setattr__(module, "__dict__", attributes)
+            for container in held:
+                if container:
+                    container.clear()
         for container, before in contents:
-            if container or before:
-                _restore(container, before)
+            _restore(container, before)
         for group, before in buffers:
             _put_back(group, before)
 
