@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json  # a quarter of the time that json takes
 
 VERSION = 1
 
@@ -31,8 +32,7 @@ class Indices(tuple[int, ...]):
         return np.array(self, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """Indices that go from one dimension of one tensor.
 
     Attributes:
@@ -54,8 +54,7 @@ class Cut:
         return self.removed.array if isinstance(self.removed, Indices) else np.array(self.removed, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class Rescale:
+class Rescale(NamedTuple):
     """What is at `indices` of `dim` is multiplied by `factor`: a width that a formula divided by has changed."""
 
     indices: tuple[int, ...]
@@ -117,8 +116,7 @@ class Plan:
         """The plan as one JSON object. Lists of indices that several tensors share are written once."""
         sets: dict[tuple[int, ...], int] = {}
         steps = [_encode(step, sets) for step in self.steps]
-        lists = [list(s) for s in sets]  # of numbers alone, which Python writes like JSON, in half the time
-        return f'{{"podar_plan": {VERSION}, "sets": {lists}, "steps": {json.dumps(steps)}}}'
+        return to_json({"podar_plan": VERSION, "sets": list(sets), "steps": steps}).decode()
 
     @staticmethod
     def from_json(text: str) -> Plan:

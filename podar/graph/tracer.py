@@ -62,8 +62,7 @@ class Step(NamedTuple):
     writes: tuple[tuple[int, int], ...]  # (storage, bytes) allocated here
 
 
-@dataclass(frozen=True)
-class Product:
+class Product(NamedTuple):
     """Multiply-accumulates of one operator: `count` in the dense model, in proportion to each axis in `axes`."""
 
     module: str
