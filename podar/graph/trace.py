@@ -17,6 +17,7 @@ from podar.graph.calls import Calls, transparent_functionals
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.graph.members import Members
 from podar.graph.protect import protected
+from podar.graph.shortcuts import shortcuts
 from podar.graph.tracer import Mark, Record, Step, Tracer
 
 Call = Callable[..., Any]
@@ -73,10 +74,11 @@ def _run(
         )
     if not labels:
         tracer.decisions = record.decisions
-    with watching(members, inputs, tracer, train=train):
+    calls = Calls(tracer)
+    with watching(members, inputs, tracer, None if train else shortcuts(calls), train=train):
         if labels:
             record.sizes.attach(members.once)
-        with Calls(tracer), tracer:
+        with calls, tracer:
             output = call(model, inputs)
         record.outputs = [(path, tracer.blocks(t)) for path, t in named_tensors(output)]
         record.spilled += [(tracer.mark(t).makers, tracer.blocks(t)) for _, t in named_tensors(output)]
@@ -95,6 +97,7 @@ def watching(
         no_collection(),
     ):
         _follow(members, tracer.stack, around)
+        tracer.begin()
         for tensor in example_tensors(inputs):
             # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
             tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))

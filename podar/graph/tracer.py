@@ -134,8 +134,6 @@ class Tracer(TorchDispatchMode):
         self.lasting: list[Tensor] = []
         self.named: dict[int, str] = {}
         self.tensors = members.tensors
-        for name, tensor in self.tensors.items():
-            self.named.setdefault(id(tensor), name)
         self.bits = Bits()
         self.vectors: set[tuple[str, int]] = set()
         self.decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] | None = None
@@ -145,6 +143,16 @@ class Tracer(TorchDispatchMode):
         self.fixed: dict[int, tuple[bool, ...]] = {}
         self.rows: dict[Any, tuple[Ids, Ids]] = {}
         self._resolved: dict[Any, tuple[str, Callable[..., None] | None, Callable[..., Any] | None]] = {}
+
+    def begin(self) -> None:
+        """Give every parameter and buffer its mark: nearly all will be asked for it."""
+        for name, tensor in self.tensors.items():
+            if self.named.setdefault(id(tensor), name) is not name or not self.rules:
+                continue
+            mark = self.attach(tensor, Mark(zero=True))
+            mark.fresh = True
+            if _is_parameter(tensor):
+                mark.hollow, mark.makers, mark.needs = True, (name,), self.bits.add(name)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -163,11 +171,7 @@ class Tracer(TorchDispatchMode):
         """What is known of a tensor."""
         mark = getattr(tensor, "_podar_mark", None)
         if mark is None or mark.trace is not self.token:
-            name, parameter = self.named.get(id(tensor)), _is_parameter(tensor)
-            mark = self.attach(tensor, Mark(zero=name is not None, hollow=parameter))
-            if name is not None and parameter:
-                mark.makers, mark.needs = (name,), self.bits.add(name)
-            mark.fresh = name is not None and self.rules
+            return self.attach(tensor, Mark(hollow=_is_parameter(tensor)))
         return mark
 
     def known(self, tensor: Tensor) -> Mark | None:
@@ -464,6 +468,6 @@ def _tensors(items: Any) -> list[Tensor]:
             continue
         if isinstance(item, Tensor):
             found.append(item)
-        elif isinstance(item, (list, tuple)):
+        elif isinstance(item, (list, tuple)) and item and type(item[0]) is not int:  # sizes are all ints
             found += _tensors(item)
     return found

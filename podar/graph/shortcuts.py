@@ -1,0 +1,123 @@
+"""Layers of torch.nn that only call one function go straight to it: their forward takes as long as tracing the call."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from podar.graph.calls import Calls
+
+Arguments = tuple[Any, ...]
+Shortcut = tuple[Any, Callable[[Tensor], Arguments | None]]
+"""What a layer calls, and its arguments for an input; None where its forward does more."""
+
+LAYERS: dict[type[nn.Module], Callable[[dict[str, Any]], Shortcut | None]] = {}
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+plainly = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+"""Within it torch's own functions do not come to `Calls`, as while that handles a call."""
+
+
+def layer(kind: type[nn.Module]) -> Callable[..., Any]:
+    """Register how to find, from the attributes of a layer of exactly this type, what it calls."""
+
+    def register(function: Any) -> Any:
+        LAYERS[kind] = function
+        return function
+
+    return register
+
+
+def shortcuts(calls: Calls) -> Callable[[nn.Module, Callable[..., Any]], Callable[..., Any]]:
+    """What to call instead of a module in eval mode, given the module and its own call."""
+    hooked = torch_module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
+    seen = calls.__torch_function__
+
+    def around(module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+        find, own = LAYERS.get(type(module)), module.__dict__
+        if find is None or hooked or "forward" in own or any([own[key] for key in HOOKS]):
+            return call
+        found = find(own)
+        if found is None:
+            return call
+        function, arguments = found
+
+        def straight(*args: Any, **kwargs: Any) -> Any:
+            given = arguments(args[0]) if len(args) == 1 and not kwargs and type(args[0]) is Tensor else None
+            if given is None:
+                return call(*args, **kwargs)
+            with plainly():
+                return seen(function, (), given)
+
+        return straight
+
+    return around
+
+
+def _convolution(function: Any, dims: int) -> Any:
+    def find(own: dict[str, Any]) -> Shortcut | None:
+        parameters = own["_parameters"]
+        if own["padding_mode"] != "zeros" or type(parameters.get("weight")) is not nn.Parameter:
+            return None
+
+        def arguments(x: Tensor) -> Arguments | None:
+            if x.dim() != dims:
+                return None
+            weight, bias = parameters["weight"], parameters["bias"]
+            return x, weight, bias, own["stride"], own["padding"], own["dilation"], own["groups"]
+
+        return function, arguments
+
+    return find
+
+
+layer(nn.Conv1d)(_convolution(torch.conv1d, 3))
+layer(nn.Conv2d)(_convolution(torch.conv2d, 4))
+layer(nn.Conv3d)(_convolution(torch.conv3d, 5))
+
+
+def _batch_norm(dims: tuple[int, ...]) -> Any:
+    def find(own: dict[str, Any]) -> Shortcut | None:
+        parameters, buffers = own["_parameters"], own["_buffers"]
+        if buffers.get("running_mean") is None or buffers.get("running_var") is None:
+            return None
+        factor = 0.0 if own["momentum"] is None else own["momentum"]
+
+        def arguments(x: Tensor) -> Arguments | None:
+            if x.dim() not in dims:
+                return None
+            weight, bias = parameters["weight"], parameters["bias"]
+            mean, variance = buffers["running_mean"], buffers["running_var"]
+            return x, weight, bias, mean, variance, False, factor, own["eps"], torch.backends.cudnn.enabled
+
+        return torch.batch_norm, arguments
+
+    return find
+
+
+layer(nn.BatchNorm1d)(_batch_norm((2, 3)))
+layer(nn.BatchNorm2d)(_batch_norm((4,)))
+layer(nn.BatchNorm3d)(_batch_norm((5,)))
+
+
+@layer(nn.Linear)
+def linear(own: dict[str, Any]) -> Shortcut | None:
+    parameters = own["_parameters"]
+    if type(parameters.get("weight")) is not nn.Parameter:
+        return None
+    return nn.functional.linear, lambda x: (x, parameters["weight"], parameters["bias"])
+
+
+def _activation(function: Any, in_place: Any) -> Any:
+    return lambda own: (in_place if own["inplace"] else function, lambda x: (x,))
+
+
+layer(nn.ReLU)(_activation(torch.relu, torch.relu_))
+layer(nn.SiLU)(_activation(torch._C._nn.silu, torch._C._nn.silu_))  # pyright: ignore
