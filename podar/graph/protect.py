@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Sequence
-from operator import itemgetter
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ from torch._utils import (
 from podar.graph.members import EVERY, Members
 
 CONTAINERS = frozenset((dict, list, set))
-HELD = itemgetter(*(key for key, value in nn.Module().__dict__.items() if type(value) in CONTAINERS))
-"""Of a module's attributes the containers that every module has; most are empty."""
+HELD = [key for key, value in nn.Module().__dict__.items() if type(value) in CONTAINERS]
+"""Containers that every module has: its parameters, buffers and children."""
 
 
 @contextlib.contextmanager
@@ -30,18 +29,18 @@ def protected(members: Members, *, train: bool = False) -> Generator[None]:
     Modes are set on the modules directly: `model.eval()` can be overridden, with side effects of its own.
     Buffers are copied (they are small); parameters are not, since a forward pass does not write to them.
     """
-    saved: list[tuple[nn.Module, dict[str, Any], Sequence[Any]]] = []
+    saved: list[tuple[nn.Module, dict[str, Any]]] = []
     contents: list[tuple[Any, Any]] = []
     for _, module in members.once:
         attributes = module.__dict__
-        changing = attributes.copy()
+        saved.append((module, attributes))
+        object.__setattr__(module, "__dict__", changing := attributes.copy())  # its own stays untouched
         changing["training"] = train
-        object.__setattr__(module, "__dict__", changing)  # its own stays untouched
-        held = HELD(attributes)
-        saved.append((module, attributes, held))
-        contents += [(container, container.copy()) for container in held if container]
+        for key in HELD:
+            if held := attributes[key]:
+                changing[key] = held.copy()
         for key in attributes.keys() - EVERY:
-            if type(attributes[key]) in CONTAINERS:
+            if type(attributes[key]) in CONTAINERS:  # others may hold the same one
                 contents.append((attributes[key], attributes[key].copy()))
     buffers = _snapshots(members.buffers.values())
     random = torch.get_rng_state()
@@ -49,11 +48,8 @@ def protected(members: Members, *, train: bool = False) -> Generator[None]:
         yield
     finally:
         torch.set_rng_state(random)
-        for module, attributes, held in saved:
+        for module, attributes in saved:
             object.__setattr__(module, "__dict__", attributes)
-            for container in held:
-                if container:
-                    container.clear()
         for container, before in contents:
             _restore(container, before)
         for group, before in buffers:

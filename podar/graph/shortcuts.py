@@ -17,16 +17,18 @@ Arguments = tuple[Any, ...]
 Shortcut = tuple[Any, Callable[[Tensor], Arguments | None]]
 """What a layer calls, and its arguments for an input; None where its forward does more."""
 
-LAYERS: dict[type[nn.Module], Callable[[dict[str, Any]], Shortcut | None]] = {}
+LAYERS: dict[type[nn.Module], Callable[[Any], Shortcut | None]] = {}
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+KINDS = (nn.Parameter, type(None))
 
 plainly = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 """Within it torch's own functions do not come to `Calls`, as while that handles a call."""
 
 
 def layer(kind: type[nn.Module]) -> Callable[..., Any]:
-    """Register how to find, from the attributes of a layer of exactly this type, what it calls."""
+    """Register how to find what a layer of exactly this type calls."""
 
     def register(function: Any) -> Any:
         LAYERS[kind] = function
@@ -44,7 +46,7 @@ def shortcuts(calls: Calls) -> Callable[[nn.Module, Callable[..., Any]], Callabl
         find, own = LAYERS.get(type(module)), module.__dict__
         if find is None or hooked or "forward" in own or any([own[key] for key in HOOKS]):
             return call
-        found = find(own)
+        found = find(module)
         if found is None:
             return call
         function, arguments = found
@@ -61,15 +63,21 @@ def shortcuts(calls: Calls) -> Callable[[nn.Module, Callable[..., Any]], Callabl
     return around
 
 
+def _plain(parameters: dict[str, Any]) -> bool:
+    """Whether weight and bias are where they usually are (some reparametrizations move them), and of torch's own kind."""
+    return all([name in parameters and type(parameters[name]) in KINDS for name in ("weight", "bias")])
+
+
 def _convolution(function: Any, dims: int) -> Any:
-    def find(own: dict[str, Any]) -> Shortcut | None:
-        parameters = own["_parameters"]
-        if own["padding_mode"] != "zeros" or type(parameters.get("weight")) is not nn.Parameter:
+    def find(layer: Any) -> Shortcut | None:
+        parameters = layer._parameters
+        if layer.padding_mode != "zeros" or not _plain(parameters) or parameters["weight"] is None:
             return None
 
         def arguments(x: Tensor) -> Arguments | None:
             if x.dim() != dims:
                 return None
+            own = layer.__dict__
             weight, bias = parameters["weight"], parameters["bias"]
             return x, weight, bias, own["stride"], own["padding"], own["dilation"], own["groups"]
 
@@ -83,40 +91,40 @@ layer(nn.Conv2d)(_convolution(torch.conv2d, 4))
 layer(nn.Conv3d)(_convolution(torch.conv3d, 5))
 
 
-def _batch_norm(dims: tuple[int, ...]) -> Any:
-    def find(own: dict[str, Any]) -> Shortcut | None:
-        parameters, buffers = own["_parameters"], own["_buffers"]
-        if buffers.get("running_mean") is None or buffers.get("running_var") is None:
+def _batch_norm(*dims: int) -> Any:
+    def find(layer: Any) -> Shortcut | None:
+        parameters, buffers = layer._parameters, layer._buffers
+        if buffers.get("running_mean") is None or buffers.get("running_var") is None or not _plain(parameters):
             return None
-        factor = 0.0 if own["momentum"] is None else own["momentum"]
+        factor, eps = 0.0 if layer.momentum is None else layer.momentum, layer.eps
 
         def arguments(x: Tensor) -> Arguments | None:
             if x.dim() not in dims:
                 return None
             weight, bias = parameters["weight"], parameters["bias"]
             mean, variance = buffers["running_mean"], buffers["running_var"]
-            return x, weight, bias, mean, variance, False, factor, own["eps"], torch.backends.cudnn.enabled
+            return x, weight, bias, mean, variance, False, factor, eps, torch.backends.cudnn.enabled
 
         return torch.batch_norm, arguments
 
     return find
 
 
-layer(nn.BatchNorm1d)(_batch_norm((2, 3)))
-layer(nn.BatchNorm2d)(_batch_norm((4,)))
-layer(nn.BatchNorm3d)(_batch_norm((5,)))
+layer(nn.BatchNorm1d)(_batch_norm(2, 3))
+layer(nn.BatchNorm2d)(_batch_norm(4))
+layer(nn.BatchNorm3d)(_batch_norm(5))
 
 
 @layer(nn.Linear)
-def linear(own: dict[str, Any]) -> Shortcut | None:
-    parameters = own["_parameters"]
-    if type(parameters.get("weight")) is not nn.Parameter:
+def linear(layer: Any) -> Shortcut | None:
+    parameters = layer._parameters
+    if not _plain(parameters) or parameters["weight"] is None:
         return None
     return nn.functional.linear, lambda x: (x, parameters["weight"], parameters["bias"])
 
 
 def _activation(function: Any, in_place: Any) -> Any:
-    return lambda own: (in_place if own["inplace"] else function, lambda x: (x,))
+    return lambda layer: (in_place if layer.inplace else function, lambda x: (x,))
 
 
 layer(nn.ReLU)(_activation(torch.relu, torch.relu_))
