@@ -209,7 +209,7 @@ def _with_depth(
     skipping = block_plan(blocks, graph)
     undo = Undo(model)
     try:
-        fill(model, reshape(model, skipping, undo))
+        fill(reshape(model, skipping, undo))
         remember(model, skipping)
         rest = trace(model, example_inputs, outputs=outputs)
         goal = share_of_target(target, graph)
@@ -229,15 +229,15 @@ def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, exampl
     undo = Undo(model)
     looks = expected is not None and expected.graph.record.real  # the model looks at its activations
     try:
-        slots = reshape(model, made, undo)
+        pending = reshape(model, made, undo)
         if looks:
-            fill(model, slots)
+            fill(pending)
         if expected is not None:
             verify_trace(model, example_inputs, expected)
         remember(model, made)
-        fill(model, slots, 1)
+        fill(pending, 1)
     except BaseException:
         undo.restore()
         raise
     del undo  # nothing can be refused any more: dense weights go one by one as they are cut
-    fill(model, slots)
+    fill(pending)

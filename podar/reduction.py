@@ -47,10 +47,10 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
     sums: dict[int, NDArray[np.float64]] = {}  # by axis: parameters that share one are added up first
     axes: dict[int, NDArray[np.int64]] = {}
 
-    def add(ids: NDArray[np.int64], vector: Sums) -> None:
+    def add(ids: NDArray[np.int64], vector: NDArray[np.float64]) -> None:
         known = sums.get(id(ids))
         if known is None:
-            axes[id(ids)], sums[id(ids)] = ids, vector.astype(np.float64)
+            axes[id(ids)], sums[id(ids)] = ids, vector
         else:
             known += vector
 
@@ -64,12 +64,12 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
             continue
         tensor = values[name]
         if tensor.dim() == 1:
-            short.setdefault((tensor.dtype, tensor.device), []).append((layout[0], tensor.detach()))
+            short.setdefault((tensor.dtype, tensor.device), []).append((layout[0], tensor))
             continue
         for dim, vector in slice_sums(tensor, {d: ids.shape for d, ids in layout.items()}, compute).items():
-            add(layout[dim], vector)
+            add(layout[dim], vector.astype(np.float64))
     for rows in short.values():  # scales and shifts: many and small, so all in one go
-        joined = slice_sums(torch.cat([t for _, t in rows]), {0: (0,)}, compute)[0]
+        joined = slice_sums(torch.cat([t for _, t in rows]), {0: (0,)}, compute)[0].astype(np.float64)
         end = 0
         for ids, _ in rows:
             start, end = end, end + len(ids)

@@ -42,7 +42,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     undo = Undo(model)
     try:
         for step in plan.steps:
-            fill(model, reshape(model, step, undo))
+            fill(reshape(model, step, undo))
             remember(model, step)
     except BaseException:
         undo.restore()
@@ -134,7 +134,7 @@ def _check(members: Members, plan: Plan) -> None:
     for name, shape in plan.shapes.items():
         if name not in tensors:
             raise PodarError(f"the plan cuts {name!r}, which this model does not have; was it made for another model?")
-        if tuple(tensors[name].shape) != tuple(shape):
+        if tensors[name].shape != tuple(shape):
             raise PodarError(
                 f"the plan expects {name} of shape {tuple(shape)}, the model's is {tuple(tensors[name].shape)}; "
                 "was it carried out already, or made for another model?"
@@ -157,7 +157,14 @@ class Slot(NamedTuple):
     rescales: tuple[Rescale, ...]
 
 
-def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
+class Pending(NamedTuple):
+    """What `reshape` leaves to do: matrices to fill, and modules with masks of `torch.nn.utils.prune`."""
+
+    slots: list[Slot]
+    masked: list[nn.Module]
+
+
+def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
     """Carry out one step of a plan but for the values of matrices, which `fill` brings; all refusals come from here.
 
     Vectors and buffers have their values at once: they are small, and a forward pass may look at buffers.
@@ -172,20 +179,20 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
     slots: list[Slot] = []
     slicer = Slicer()
     with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode can never be trained
-        short = [(k, names[0]) for k, (t, names) in uses.items() if t.dim() == 1 and _plain(t.detach())]
+        values = {k: tensor.data for k, (tensor, _) in uses.items()}
+        short = [(k, uses[k][1][0]) for k, dense in values.items() if dense.dim() == 1 and _plain(dense)]
         vectors = {k: plan.cuts[name][0] for k, name in short if name in plan.cuts and name not in plan.rescales}
-        cut = dict(zip(vectors, slicer.cut_vectors([(uses[k][0].detach(), c) for k, c in vectors.items()])))
+        cut = dict(zip(vectors, slicer.cut_vectors([(values[k], c) for k, c in vectors.items()])))
         for k, (tensor, names) in uses.items():
-            cuts, rescales = plan.cuts.get(names[0], ()), plan.rescales.get(names[0], ())
+            cuts, rescales, dense = plan.cuts.get(names[0], ()), plan.rescales.get(names[0], ()), values[k]
             module, key = owners[names[0]]
             parameter = module._parameters.get(key)
             if parameter is None:
-                value = cut[k] if k in cut else slicer.cut(tensor, cuts)
+                value = cut[k] if k in cut else slicer.cut(dense, cuts)
                 for module, key in (owners[name] for name in names):
                     undo.buffers.append((module, key, tensor))
                     module._buffers[key] = value
                 continue
-            dense = parameter.data
             undo.parameters.append((parameter, dense, parameter.grad))
             if k in cut:
                 value = cut[k]
@@ -207,15 +214,16 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> list[Slot]:
     if slots:
         largest = max(range(len(slots)), key=lambda place: slots[place].dense.nbytes)
         slots.insert(0, slots.pop(largest))
-    return slots
+    return Pending(slots, [module for _, module in members.all if module._forward_pre_hooks])
 
 
-def fill(model: nn.Module, slots: list[Slot], count: int | None = None) -> None:
+def fill(pending: Pending, count: int | None = None) -> None:
     """Give parameters (all, or the first `count`) their values, and take them off the list.
 
     Unless an `Undo` holds it, dense memory is then free for the next. The largest stands first: when that one has found
     room, the others will. An interruption waits for the rest: a model of which half is filled would be lost.
     """
+    slots, masked = pending
     left = 0 if count is None else max(0, len(slots) - count)
     try:
         _fill(slots, left)
@@ -223,7 +231,8 @@ def fill(model: nn.Module, slots: list[Slot], count: int | None = None) -> None:
         _fill(slots, left)
         raise
     if not left:
-        _renew_masked(model)
+        _renew(masked)
+        masked.clear()
 
 
 def _fill(slots: list[Slot], left: int) -> None:
@@ -255,9 +264,9 @@ def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(0, dtype=dtype, device=device)
 
 
-def _renew_masked(model: nn.Module) -> None:
+def _renew(masked: list[nn.Module]) -> None:
     """`torch.nn.utils.prune` keeps weight_orig · weight_mask in a plain attribute until the next forward."""
-    for _, module in Members(model).all:
+    for module in masked:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, BasePruningMethod):
                 hook(module, None)

@@ -289,6 +289,9 @@ def axes_in(expr: Expr | None) -> list[Axis]:
 
 def grid_shape(alive: Alive) -> tuple[int, ...] | None:
     """Sizes that remain of a block, or None when its rows no longer have equal counts."""
+    if alive.ndim == 1:
+        count = int(np.count_nonzero(alive))
+        return (count,) if count else None
     shape = []
     for axis in range(alive.ndim):
         present = alive.any(axis=tuple(range(axis + 1, alive.ndim))) if axis + 1 < alive.ndim else alive

@@ -118,6 +118,8 @@ def _place(step: Step) -> str:
 
 
 def _size(left: NDArray[np.bool_], axis: int) -> int:
+    if left.ndim == 1:
+        return int(np.count_nonzero(left))
     others = tuple(k for k in range(left.ndim) if k > axis)
     present = left.any(axis=others) if others else left
     return int(present.sum(axis=axis).max())
