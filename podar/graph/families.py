@@ -7,8 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +31,7 @@ _Item = TypeVar("_Item")
 SEED = 0x9E3779B97F4A7C15
 
 
-@dataclass(frozen=True, eq=False)
-class Family:
+class Family(NamedTuple):
     """Interchangeable units: they occur on the same parameter axes, equally often, in the same part of each.
 
     Attributes:
@@ -47,8 +45,7 @@ class Family:
     role: int
 
 
-@dataclass(frozen=True, eq=False)
-class Cluster:
+class Cluster(NamedTuple):
     """Families that must lose the same share; `steps` is how many equal moves that allows."""
 
     families: tuple[int, ...]
@@ -136,10 +133,13 @@ class Ties:
         family_of = _numbered(kin[:count] * np.uint64(SEED) + row[:count])
         order = np.argsort(family_of, kind="stable")
         ends = np.flatnonzero(np.diff(family_of[order], append=-1)) + 1
-        parts = [order[a:b] for a, b in itertools.pairwise([0, *ends.tolist()])]
-        parts = sorted((p for p in parts if used[p[0]]), key=lambda p: p[0])
+        starts = np.r_[0, ends[:-1]][: len(ends)]
+        first = order[starts]
+        chosen = np.flatnonzero(used[first])
+        chosen = chosen[np.argsort(first[chosen])]
+        numbers = (a[chosen].tolist() for a in (starts, ends, kin_of[first], self.solution.role[first]))
         self._partial = [p for p in partial if len(p)]
-        return [Family(p, int(kin_of[p[0]]), int(self.solution.role[p[0]])) for p in parts]
+        return [Family(order[start:end], kin, role) for start, end, kin, role in zip(*numbers)]
 
     def _draw(self, n: int) -> NDArray[np.uint64]:
         return self.random.integers(1, 2**63, size=n, dtype=np.uint64)
@@ -254,7 +254,7 @@ class Ties:
                 parent[root(r)] = root(roots[0])
 
         for units in self._partial:
-            unite(set(self.family_of[units].tolist()) - {-1})
+            unite(self._families_of(units))
         for tie in self.ties:
             sides = [self.families_in(ids) & active for ids in tie]
             if all(sides):
@@ -298,7 +298,9 @@ class Ties:
         for k in members:
             units = self.families[k].units
             by_size.setdefault(len(units), []).append(units)
-        shuffled = [self.random.permuted(np.stack(rows), axis=1) for rows in by_size.values()]
+        shuffled = [
+            self.random.permuted(np.concatenate(rows).reshape(len(rows), -1), axis=1) for rows in by_size.values()
+        ]
         solver = Solver(relevant, self.dense)
         for step in {1, steps // 2}:
             chosen = [rows[:, : step * (rows.shape[1] // steps)] for rows in shuffled]

@@ -44,7 +44,7 @@ def shortcuts(calls: Calls) -> Callable[[nn.Module, Callable[..., Any]], Callabl
 
     def around(module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
         find, own = LAYERS.get(type(module)), module.__dict__
-        if find is None or hooked or "forward" in own or any([own[key] for key in HOOKS]):
+        if find is None or hooked or "forward" in own or any(map(own.get, HOOKS)):
             return call
         found = find(module)
         if found is None:
@@ -64,8 +64,8 @@ def shortcuts(calls: Calls) -> Callable[[nn.Module, Callable[..., Any]], Callabl
 
 
 def _plain(parameters: dict[str, Any]) -> bool:
-    """Whether weight and bias are where they usually are (some reparametrizations move them), and of torch's own kind."""
-    return all([name in parameters and type(parameters[name]) in KINDS for name in ("weight", "bias")])
+    """Whether weight and bias are where they usually are (weight norm moves them), and of torch's own kind."""
+    return all(name in parameters and type(parameters[name]) in KINDS for name in ("weight", "bias"))
 
 
 def _convolution(function: Any, dims: int) -> Any:
