@@ -52,7 +52,7 @@ class CostModel:
         self.width = np.array([tensors[n][1] for n in names], dtype=np.float64)
         self.is_parameter = np.array([tensors[n][2] for n in names], dtype=bool)
         self.tensor_axes = self._table([list(record.layouts.get(n, {}).values()) for n in names])
-        self.macs_dense = np.array([p.count for p in record.products], dtype=np.float64)
+        self.macs_dense = np.array([p.macs for p in record.products], dtype=np.float64)
         self.product_axes = self._table([list(p.axes) for p in record.products])
         self.modules = [p.module for p in record.products]
         self._memory(record)

@@ -7,7 +7,7 @@ from podar_native.program import FORMAT, build, describe, with_tile
 from podar_native.runner import Runner
 from podar_native.weights import square_sums, take
 
-__version__ = "0.3.0"
+__version__ = "0.3.1"
 
 __all__ = [
     "FORMAT",

@@ -184,7 +184,8 @@ def convolution(
     cin = tracer.axis(x, channel)
     inner, outer = (0, 1) if transposed else (1, 0)  # which weight axis lists inputs, which outputs
     per_in, per_out = x.shape[channel] // groups, out.shape[channel] // groups
-    fresh = tracer.mark(w).fresh
+    mark = tracer.mark(w)
+    fresh = mark.fresh
     grouped = groups > 1 and per_in > 1 and not transposed
     if fresh and name is not None:
         # Kernel positions are no candidates: only rows and columns get atoms.
@@ -195,9 +196,9 @@ def convolution(
             layout.setdefault(inner, cin)
         elif per_in == per_out == 1 and cin is not None:
             layout.setdefault(0, cin)
-        rows = [d for d in range(1 if grouped and cin is not None else 2) if w.shape[d] > 1]
-        tracer.put(w, tuple(((d,), tracer.layout(name, d, w.shape[d])) for d in rows), zero=True)
-        tracer.mark(w).hollow = True
+        rows = [(d, n) for d, n in enumerate(w.shape[: 1 if grouped and cin is not None else 2]) if n > 1]
+        mark.blocks = tuple([((d,), tracer.layout(name, d, n)) for d, n in rows])
+        mark.zero, mark.fresh, mark.hollow = True, False, True
     if groups == 1:
         tracer.equal(cin, tracer.axis(w, inner))
         cout = tracer.axis(w, outer)

@@ -17,7 +17,8 @@ Arguments = tuple[Any, ...]
 Shortcut = tuple[Any, Callable[[Tensor], Arguments | None]]
 """What a layer calls, and its arguments for an input; None where its forward does more."""
 
-LAYERS: dict[type[nn.Module], Callable[[Any], Shortcut | None]] = {}
+LAYERS: dict[type[nn.Module], tuple[Any, Callable[[Any], Shortcut | None]]] = {}
+"""By type its own forward (somebody may put another one in its place) and how to find the shortcut."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -27,11 +28,11 @@ plainly = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage, r
 """Within it torch's own functions do not come to `Calls`, as while that handles a call."""
 
 
-def layer(kind: type[nn.Module]) -> Callable[..., Any]:
+def shortcut_of(kind: type[nn.Module]) -> Callable[..., Any]:
     """Register how to find what a layer of exactly this type calls."""
 
     def register(function: Any) -> Any:
-        LAYERS[kind] = function
+        LAYERS[kind] = kind.forward, function
         return function
 
     return register
@@ -40,11 +41,12 @@ def layer(kind: type[nn.Module]) -> Callable[..., Any]:
 def shortcuts(calls: Calls) -> Callable[[nn.Module, Callable[..., Any]], Callable[..., Any]]:
     """What to call instead of a module in eval mode, given the module and its own call."""
     hooked = torch_module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
+    known = {} if hooked else {kind: find for kind, (forward, find) in LAYERS.items() if kind.forward is forward}
     seen = calls.__torch_function__
 
     def around(module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
-        find, own = LAYERS.get(type(module)), module.__dict__
-        if find is None or hooked or "forward" in own or any(map(own.get, HOOKS)):
+        find, own = known.get(type(module)), module.__dict__
+        if find is None or "forward" in own or any(map(own.get, HOOKS)):
             return call
         found = find(module)
         if found is None:
@@ -52,11 +54,12 @@ def shortcuts(calls: Calls) -> Callable[[nn.Module, Callable[..., Any]], Callabl
         function, arguments = found
 
         def straight(*args: Any, **kwargs: Any) -> Any:
-            given = arguments(args[0]) if len(args) == 1 and not kwargs and type(args[0]) is Tensor else None
-            if given is None:
-                return call(*args, **kwargs)
-            with plainly():
-                return seen(function, (), given)
+            if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+                with plainly():
+                    given = arguments(args[0])
+                    if given is not None:
+                        return seen(function, (), given)
+            return call(*args, **kwargs)
 
         return straight
 
@@ -86,9 +89,9 @@ def _convolution(function: Any, dims: int) -> Any:
     return find
 
 
-layer(nn.Conv1d)(_convolution(torch.conv1d, 3))
-layer(nn.Conv2d)(_convolution(torch.conv2d, 4))
-layer(nn.Conv3d)(_convolution(torch.conv3d, 5))
+shortcut_of(nn.Conv1d)(_convolution(torch.conv1d, 3))
+shortcut_of(nn.Conv2d)(_convolution(torch.conv2d, 4))
+shortcut_of(nn.Conv3d)(_convolution(torch.conv3d, 5))
 
 
 def _batch_norm(*dims: int) -> Any:
@@ -110,12 +113,12 @@ def _batch_norm(*dims: int) -> Any:
     return find
 
 
-layer(nn.BatchNorm1d)(_batch_norm(2, 3))
-layer(nn.BatchNorm2d)(_batch_norm(4))
-layer(nn.BatchNorm3d)(_batch_norm(5))
+shortcut_of(nn.BatchNorm1d)(_batch_norm(2, 3))
+shortcut_of(nn.BatchNorm2d)(_batch_norm(4))
+shortcut_of(nn.BatchNorm3d)(_batch_norm(5))
 
 
-@layer(nn.Linear)
+@shortcut_of(nn.Linear)
 def linear(layer: Any) -> Shortcut | None:
     parameters = layer._parameters
     if not _plain(parameters) or parameters["weight"] is None:
@@ -124,8 +127,15 @@ def linear(layer: Any) -> Shortcut | None:
 
 
 def _activation(function: Any, in_place: Any) -> Any:
-    return lambda layer: (in_place if layer.inplace else function, lambda x: (x,))
+    def find(layer: Any) -> Shortcut:
+        return in_place if layer.inplace else function, _alone
+
+    return find
 
 
-layer(nn.ReLU)(_activation(torch.relu, torch.relu_))
-layer(nn.SiLU)(_activation(torch._C._nn.silu, torch._C._nn.silu_))  # pyright: ignore
+def _alone(x: Tensor) -> Arguments:
+    return (x,)
+
+
+shortcut_of(nn.ReLU)(_activation(torch.relu, torch.relu_))
+shortcut_of(nn.SiLU)(_activation(torch._C._nn.silu, torch._C._nn.silu_))  # pyright: ignore

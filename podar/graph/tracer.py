@@ -63,10 +63,10 @@ class Step(NamedTuple):
 
 
 class Product(NamedTuple):
-    """Multiply-accumulates of one operator: `count` in the dense model, in proportion to each axis in `axes`."""
+    """Multiply-accumulates of one operator: `macs` in the dense model, in proportion to each axis in `axes`."""
 
     module: str
-    count: int
+    macs: int
     axes: tuple[Ids, ...]
 
 
@@ -289,7 +289,7 @@ class Tracer(TorchDispatchMode):
 
     def freeze_from(self, tensor: Tensor, first: int, why: str) -> None:
         """Freeze dimension `first` and those after it."""
-        if any(max(dims) >= first for dims, _ in self.blocks(tensor)):
+        if max([max(dims) for dims, _ in self.blocks(tensor)], default=-1) >= first:
             for d in range(first, tensor.dim()):
                 self.freeze(self.axis(tensor, d), why)
 
