@@ -20,6 +20,7 @@ from podar.graph.graph import Graph, Group
 TOLERANCE = 0.03
 """A target is met when |reached − target| is at most this share of dense."""
 
+_NOTHING = np.zeros(0, dtype=np.int64)
 SCOPES = ("global", "local", "isomorphic")
 KINDS = ("channels", "params", "macs", "bytes", "memory")
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
@@ -261,9 +262,6 @@ class _Moves:
             )
             found.append(known.setdefault((cluster.steps, members), len(known)))
         return found
-
-
-_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def _ordered(families: list[NDArray[np.int64]], scores: NDArray[np.float64]) -> list[NDArray[np.int64]]:
