@@ -100,7 +100,7 @@ def slice_sums(
     """
     values = values.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    if values.dim() > 1 and all(d < 2 for d in layout):
+    if values.dim() > 1 and max(layout) < 2:
         groups = layout[1][0] if len(layout.get(1, ())) > 1 else 1
         cube = values.reshape(groups, values.shape[0] // groups, -1)
         both = square_sums(cube) if compute is squared else None

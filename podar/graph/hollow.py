@@ -104,13 +104,16 @@ def copied(x: Tensor, *, memory_format: Any = None, dtype: Any = None, device: A
     return torch.empty_like(x, memory_format=memory_format or torch.preserve_format, dtype=dtype, device=device)
 
 
-def _layout(x: Tensor) -> torch.memory_format:
+def _made(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """A tensor of another shape, otherwise like x, in its memory format."""
     if x.is_contiguous() or x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
-        return torch.contiguous_format
-    return torch.channels_last
+        return x.new_empty(shape)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _spread(values: Sequence[int], rank: int) -> list[int]:
+def _spread(values: Sequence[int], rank: int) -> Sequence[int]:
+    if len(values) == rank and type(values[0]) is int:
+        return values
     return [int(values[0])] * rank if len(values) == 1 else [int(v) for v in values]
 
 
@@ -122,19 +125,20 @@ def convolution(
     rank = len(filters) - 2
     *lead, channels = before[:-rank]
     stride, padding, dilation = _spread(stride, rank), _spread(padding, rank), _spread(dilation, rank)
-    spans = [d * (k - 1) + 1 for d, k in zip(dilation, filters[2:])]
     if transposed:
+        spans = [d * (k - 1) + 1 for d, k in zip(dilation, filters[2:])]
         extra = _spread(extra, rank)
         sizes = [
             (n - 1) * s - 2 * p + span + e for n, s, p, span, e in zip(before[-rank:], stride, padding, spans, extra)
         ]
         wanted, made = filters[0], filters[1] * groups
     else:
-        sizes = [(n + 2 * p - span) // s + 1 for n, s, p, span in zip(before[-rank:], stride, padding, spans)]
+        windows = zip(before[-rank:], filters[2:], stride, padding, dilation)
+        sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows]
         wanted, made = filters[1] * groups, filters[0]
     if channels != wanted:
         raise RuntimeError(f"convolution of weight {tuple(filters)} in {groups} groups got input {tuple(before)}")
-    return torch.empty((*lead, made, *sizes), dtype=x.dtype, device=x.device, memory_format=_layout(x))
+    return _made(x, (*lead, made, *sizes))
 
 
 @shaper("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "_native_batch_norm_legit")
@@ -236,16 +240,14 @@ def _pool(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil
         if ceil and steps * stride[i] >= size + padding[i]:
             steps -= 1
         spatial.append(steps + 1)
-    shape = (*x.shape[:-2], *spatial)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+    return _made(x, (*x.shape[:-2], *spatial))
 
 
 @shaper("_adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d")
 def resized(x: Tensor, size: Sequence[int] | None, *_: Any, **__: Any) -> Any:
     if size is None:
         return NotImplemented
-    shape = (*x.shape[:-2], *(int(s) for s in size))
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+    return _made(x, (*x.shape[:-2], *(int(s) for s in size)))
 
 
 @shaper("mean")
@@ -267,7 +269,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
         if any(a != b for d, (a, b) in enumerate(zip(t.shape, first.shape)) if d != dim % first.dim()):
             raise RuntimeError(f"tensors of shape {tuple(t.shape)} and {tuple(first.shape)} do not join along {dim}")
     shape[dim] = sum(t.shape[dim] for t in tensors)
-    return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=_layout(first))
+    return _made(first, shape)
 
 
 @shaper("stack")
@@ -282,4 +284,4 @@ def pad(x: Tensor, amounts: Sequence[int], *_: Any) -> Tensor:
     shape = list(x.shape)
     for k in range(len(amounts) // 2):
         shape[-1 - k] += int(amounts[2 * k]) + int(amounts[2 * k + 1])
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_layout(x))
+    return _made(x, shape)

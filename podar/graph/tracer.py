@@ -436,7 +436,7 @@ class Tracer(TorchDispatchMode):
                 known.makers, known.needs = made, needs
                 continue
             bases = bases or {storage(t): m for t, m in zip(tensors, inputs)}
-            base = bases.get(storage(o))
+            base = bases.get(storage(o)) if bases else None
             if base is None:
                 self.storages += 1
                 writes.append((self.storages, o.numel() * o.element_size()))
