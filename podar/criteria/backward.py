@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from podar.errors import PodarError
+from podar.modes import modes_put_back
 
 Batch = tuple[Any, Tensor]
 
@@ -126,21 +127,19 @@ def scoring(model: nn.Module, grad: bool = True) -> Iterator[dict[str, nn.Parame
     """
     parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     before = {n: (p.requires_grad, p.grad) for n, p in parameters.items()}
-    modes = [(m, m.training) for m in model.modules()]
-    try:
-        for module, _ in modes:
+    with modes_put_back(model):
+        for module in model.modules():
             module.training = False
-        for parameter in parameters.values():
-            parameter.requires_grad_(grad)
-            parameter.grad = None
-        with torch.set_grad_enabled(grad):
-            yield parameters
-    finally:
-        for n, parameter in parameters.items():
-            parameter.requires_grad_(before[n][0])
-            parameter.grad = before[n][1]
-        for module, mode in modes:
-            module.training = mode
+        try:
+            for parameter in parameters.values():
+                parameter.requires_grad_(grad)
+                parameter.grad = None
+            with torch.set_grad_enabled(grad):
+                yield parameters
+        finally:
+            for n, parameter in parameters.items():
+                parameter.requires_grad_(before[n][0])
+                parameter.grad = before[n][1]
 
 
 def loss_of(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor] | None, name: str) -> Tensor:
