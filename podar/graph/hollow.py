@@ -1,7 +1,8 @@
 """Runs operators without computing them: right shapes, types and strides, no values. A forward pass costs milliseconds.
 
 Labels need shapes, not numbers, so tensors that depend on parameters or on the floating-point inputs are *hollow*:
-allocated, never filled. Whatever depends on constants only (index tables, masks, positions) is computed for real.
+allocated, never filled (whole numbers are: an index must lie within bounds). Whatever depends on constants only
+(index tables, masks, positions) is computed for real.
 An operator that asks a hollow tensor for its values raises `NeedsValues`, and the trace starts again with real ones.
 """
 
@@ -46,6 +47,15 @@ selu_ mish_ sigmoid_ tanh_ clamp_ clamp_min_ clamp_max_ neg_ exp_ sqrt_ rsqrt_ p
 addcmul_ addcdiv_ threshold_ softplus_ erf_ square_ reciprocal_ lerp_ abs_ log_ floor_ round_
 """.split()
 _BROADCAST = "add sub rsub mul div maximum minimum where atan2 addcmul addcdiv lerp".split()
+
+
+def may_be_empty(first: Any, tensors: Sequence[Tensor]) -> bool:
+    """Whether an operator of these tensors may give anything. Whole numbers are computed: they may become indices.
+
+    `first` is its first argument: shapers know those that begin with a tensor or tensors.
+    """
+    floats = tensors[0].is_floating_point() or any(t.is_floating_point() or t.is_complex() for t in tensors)
+    return floats and isinstance(first, (Tensor, list, tuple))
 
 
 def shaper(*names: str) -> Callable[[Shaper], Shaper]:
@@ -101,7 +111,8 @@ def broadcast(*args: Any, **_: Any) -> Tensor:
 
 @shaper("clone", "_to_copy")
 def copied(x: Tensor, *, memory_format: Any = None, dtype: Any = None, device: Any = None, **_: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=memory_format or torch.preserve_format, dtype=dtype, device=device)
+    make = torch.empty_like if dtype is None or dtype.is_floating_point or dtype.is_complex else torch.zeros_like
+    return make(x, memory_format=memory_format or torch.preserve_format, dtype=dtype, device=device)
 
 
 def _made(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -221,7 +232,7 @@ def _meet(a: Tensor, b: Tensor) -> None:
 @shaper("max_pool2d_with_indices")
 def max_pool(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Any:
     out = _pool(x, kernel, stride, padding, dilation, ceil)
-    return out, torch.empty_like(out, dtype=torch.int64)
+    return out, torch.zeros_like(out, dtype=torch.int64)
 
 
 @shaper("avg_pool2d")

@@ -112,13 +112,17 @@ def index_select(tracer: Tracer, out: Tensor, x: Tensor, dim: int, _: Tensor) ->
 
 @rule("gather")
 def gather(tracer: Tracer, out: Tensor, x: Tensor, dim: int, where: Tensor, **_: Any) -> None:
+    """Along `dim` there are as many results as positions are given; elsewhere both sides meet."""
     dim %= x.dim()
     tracer.freeze(tracer.axis(x, dim), "looked up by position at")
     for d in range(x.dim()):
         a, b = tracer.axis(x, d), tracer.axis(where, d)
         if d != dim and (a is not None or b is not None):
             tracer.equal(a, b)
-    tracer.put(out, tuple(b for b in tracer.blocks(x) if dim not in b[0]), tracer.mark(x).zero)
+    blocks, picked = [b for b in tracer.blocks(x) if dim not in b[0]], tracer.axis(where, dim)
+    if picked is not None:
+        blocks.append(((dim,), picked))
+    tracer.put(out, tuple(sorted(blocks, key=lambda b: b[0])), tracer.mark(x).zero and picked is None)
 
 
 @rule("as_strided", "as_strided_")

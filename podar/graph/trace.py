@@ -49,10 +49,10 @@ def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = N
     return record
 
 
-def replay(model: nn.Module, inputs: ExampleInputs, like: Record) -> list[Step]:
+def replay(model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False) -> list[Step]:
     """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`."""
     record = Record(decisions=list(like.decisions))
-    _run(model, Members(model), inputs, record, train=False, real=like.real, labels=False)
+    _run(model, Members(model), inputs, record, train=False, real=real, labels=False)
     return record.steps
 
 

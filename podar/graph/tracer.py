@@ -341,7 +341,7 @@ class Tracer(TorchDispatchMode):
             if not self.real:
                 raise hollow.NeedsValues(name)
             out = self._decided(func, name, tensors, args, kwargs)
-        elif is_hollow and not self.real and shape is not None and isinstance(args[0], (Tensor, list, tuple)):
+        elif is_hollow and not self.real and shape is not None and hollow.may_be_empty(args[0], tensors):
             if self.inside:
                 with no_dispatch():
                     out = shape(*args, **kwargs)

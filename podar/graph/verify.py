@@ -47,15 +47,15 @@ class Expectation:
     removed: NDArray[np.bool_]
 
 
-def verify_trace(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation) -> None:
-    """Run the pruned model and compare its operators with those of the dense one.
+def verify_trace(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation, real: bool = False) -> None:
+    """Run the pruned model (for `real` with values) and compare its operators with those of the dense one.
 
     Raises:
         PodarError: the model no longer runs, runs other operators, or some shape or constant is not as planned.
     """
     graph = expected.graph
     try:
-        steps = replay(model, example_inputs, graph.record)
+        steps = replay(model, example_inputs, graph.record, real)
     except Exception as error:
         line = str(error).strip().split("\n")[0][:200]
         raise PodarError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import podar
 from podar.graph.hollow import broadcast_shape
 from podar.graph.inputs import named_tensors
 from podar.graph.trace import observe
@@ -88,3 +89,58 @@ def test_a_model_that_looks_at_values_is_run_for_real() -> None:
             return self.b(y if y.sum() > -1e9 else -y)
 
     assert observe(Looks(), torch.randn(2, 4)).real
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Memory that nobody wrote to holds NaN, and the largest whole numbers."""
+    torch.use_deterministic_algorithms(True)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    yield monkeypatch
+    torch.use_deterministic_algorithms(False)
+
+
+class Picks(nn.Module):
+    """Goes on with the best rows, as detectors do with their best boxes."""
+
+    def __init__(self, rows: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.features, self.score, self.out = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 3)
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x).relu()
+        rows = self.rows(self.score(y))
+        return self.out(y.gather(1, rows.unsqueeze(-1).expand(-1, -1, y.shape[-1])))
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda s: s.flatten(1).topk(5).indices // 4,
+        lambda s: s.flatten(1).topk(5).indices.div(4, rounding_mode="floor").add_(0),
+        lambda s: s.argmax(1).clone().clamp_(0, 6),
+        lambda s: s.amax(2).long().clamp(0, 6),
+        lambda s: F.max_pool1d(s.amax(2, keepdim=True).transpose(1, 2), 2, return_indices=True)[1][:, 0],
+    ],
+)
+def test_indices_stay_within_bounds_whatever_is_in_memory(rows: Callable[[Tensor], Tensor]) -> None:
+    model, x = Picks(rows).eval(), torch.rand(2, 7, 6)
+    result = podar.prune(model, x, "channels=0.5", scope="local")
+    assert not result.graph.record.real and model.features.out_features == 4
+    assert torch.isfinite(model(x)).all()
+
+
+def test_what_fails_over_unwritten_memory_is_looked_at_again_with_values(poisoned: pytest.MonkeyPatch) -> None:
+    bounds = torch.linspace(-1e30, 1e30, 6)
+    model, x = Picks(lambda s: torch.searchsorted(bounds, s.amax(2))).eval(), torch.rand(2, 6, 6)  # 6 where it is NaN
+
+    def run(model: nn.Module) -> Tensor:
+        assert isinstance(model, Picks)
+        pruned = model.features.out_features < 8
+        poisoned.setattr(torch.utils.deterministic, "fill_uninitialized_memory", pruned)
+        return model(x)
+
+    podar.prune(model, run, "channels=0.5", scope="local")
+    assert model.features.out_features == 4 and torch.isfinite(model(x)).all()
