@@ -104,8 +104,8 @@ def _all(marks: Sequence[Made], tensors: list[Tensor]) -> Makers:
 
 def _of_one(tensors: list[Tensor], marks: Sequence[Made], bits: Bits, both: bool) -> Makers:
     """The makers of one factor that the other one does not hang on: a parameter along the last axis before others."""
-    if len(marks) == 1:
-        return marks[0].makers
+    if len(marks) < 2:  # numbers alone: torch.div(x.size(1), 2)
+        return marks[0].makers if marks else ()
     sides = [(0, 1), (1, 0)] if both else [(0, 1)]
     free = [one for one, other in sides if marks[one].makers and not bits.meet(marks[one].makers, marks[other].needs)]
     own = [one for one in free if marks[one].storage < 0]

@@ -110,3 +110,13 @@ def test_the_factor_goes_to_columns_where_outputs_are_columns() -> None:
     assert worst < 1e-9
     assert result.model.w.shape == (8, 24)
     assert podar.Plan.from_json(result.plan.to_json()) == result.plan
+
+
+def test_sizes_are_divided_among_themselves() -> None:
+    class Halves(Inputs):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[:, : torch.div(x.size(1), 2, rounding_mode="trunc") * 2])
+
+    worst, result = halved(lambda: Halves().eval(), torch.zeros(2, 6, 8))
+    assert worst < 1e-9
+    assert result.model.w.shape == (8, 24)
