@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podar.errors import PodarError, UsageError, nearest
-from podar.graph.families import Cluster
+from podar.graph.families import Cluster, by_size
 from podar.graph.graph import Graph, Group
 
 TOLERANCE = 0.03
@@ -265,13 +265,9 @@ class _Moves:
 
 
 def _ordered(families: list[NDArray[np.int64]], scores: NDArray[np.float64]) -> list[NDArray[np.int64]]:
-    """The units of each family, least important first: there may be thousands, so those of one size in one go."""
+    """The units of each family, least important first."""
     ordered = list(families)
-    by_size: dict[int, list[int]] = {}
-    for k, units in enumerate(families):
-        by_size.setdefault(len(units), []).append(k)
-    for places in by_size.values():
-        units = np.concatenate([families[k] for k in places]).reshape(len(places), -1)  # np.stack is slower
+    for places, units in by_size(families):
         for k, own in zip(places, np.take_along_axis(units, _argsort(scores[units]), axis=1)):
             ordered[k] = own
     return ordered

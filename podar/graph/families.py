@@ -294,13 +294,8 @@ class Ties:
         relevant = self.relevant(members)
         if not relevant:
             return None
-        by_size: dict[int, list[Ids]] = {}
-        for k in members:
-            units = self.families[k].units
-            by_size.setdefault(len(units), []).append(units)
-        shuffled = [
-            self.random.permuted(np.concatenate(rows).reshape(len(rows), -1), axis=1) for rows in by_size.values()
-        ]
+        units = by_size([self.families[k].units for k in members])
+        shuffled = [self.random.permuted(rows, axis=1) for _, rows in units]
         solver = Solver(relevant, self.dense)
         for step in {1, steps // 2}:
             chosen = [rows[:, : step * (rows.shape[1] // steps)] for rows in shuffled]
@@ -328,6 +323,15 @@ class Ties:
     def _names(constraint: Constraint) -> set[Attribute]:
         exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
         return set().union(*(attributes_of(e) for e in exprs))
+
+
+def by_size(families: Sequence[Ids]) -> list[tuple[list[int], Ids]]:
+    """Families of one size as the rows of one matrix, with their places: there may be thousands."""
+    places: dict[int, list[int]] = {}
+    for k, units in enumerate(families):
+        places.setdefault(len(units), []).append(k)
+    # np.stack takes several times as long.
+    return [(own, np.concatenate([families[k] for k in own]).reshape(len(own), -1)) for own in places.values()]
 
 
 def _places(sets: Sequence[Set[_Item]]) -> dict[_Item, list[int]]:

@@ -197,8 +197,8 @@ def convolution(
         elif per_in == per_out == 1 and cin is not None:
             layout.setdefault(0, cin)
         rows = [(d, n) for d, n in enumerate(w.shape[: 1 if grouped and cin is not None else 2]) if n > 1]
-        mark.blocks = tuple([((d,), tracer.layout(name, d, n)) for d, n in rows])
-        mark.zero, mark.fresh, mark.hollow = True, False, True
+        tracer.put(w, tuple([((d,), tracer.layout(name, d, n)) for d, n in rows]), zero=True)
+        mark.hollow = True
     if groups == 1:
         tracer.equal(cin, tracer.axis(w, inner))
         cout = tracer.axis(w, outer)
