@@ -20,6 +20,8 @@ WRAPPERS: list[Callable[[nn.Module], nn.Module]] = [nn.DataParallel, torch.compi
 @pytest.mark.parametrize("outer", WRAPPERS)
 @pytest.mark.parametrize("inner", WRAPPERS)
 def test_the_model_under_two_wrappers(outer: Callable[..., nn.Module], inner: Callable[..., nn.Module]) -> None:
+    if outer is inner is torch.compile:
+        pytest.skip("torch itself makes no module of that")
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     wrapped = outer(inner(model))
     found = unwrapped(wrapped)

@@ -70,17 +70,28 @@ class Keeper:
                 _forget(self.weights, grown, optimizer)
         self.apply()
 
-    def attach(self, optimizer: torch.optim.Optimizer, share: Callable[[], float]) -> Any:
+    def attach(self, optimizer: torch.optim.Optimizer, share: Callable[[], float] | None = None) -> Any:
         """Have every step of an optimizer followed by `step`: right under accumulation and gradient scaling too.
 
         Args:
-            share: gives the share of the training that is done.
+            share: gives the share of the training that is done. Masks that stay as they are (`keep`) need none.
 
         Returns:
             A handle; `handle.remove()` ends it.
+
+        Raises:
+            UsageError: masks that change in the course of the training, and no `share`.
+
+        Example:
+            >>> podar.sparse.keep(model).attach(optimizer)
         """
+        if share is None and self._update is not None:
+            raise UsageError(
+                "these masks change in the course of the training: attach(optimizer, share) needs a function that "
+                "gives the share of it that is done, such as lambda: steps_done / steps"
+            )
         plain = getattr(optimizer, "optimizer", optimizer)  # Accelerate and Lightning wrap it
-        return plain.register_step_post_hook(lambda o, args, kwargs: self.step(share(), o))
+        return plain.register_step_post_hook(lambda o, args, kwargs: self.step(1.0 if share is None else share(), o))
 
     @torch.no_grad()
     def apply(self, model: nn.Module | None = None) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import podar
+from podar.errors import UsageError
 from podar.sparse import SCHEDULES, gradual, keep, rigl
 from podar.sparse.training import Keeper
 
@@ -117,3 +118,19 @@ def test_zeros_hold_in_training_and_the_rest_learns() -> None:
     after: Tensor = model.get_parameter("2.weight").detach()
     assert podar.sparsity(model).zeros == zeros and not torch.equal(before, after)
     assert bool(((before == 0) == (after == 0)).all())
+
+
+def test_held_zeros_need_no_share_of_the_training_and_changing_masks_do() -> None:
+    model = nn.Linear(6, 4)
+    podar.sparsify(model, 0.5)
+    keeper = keep(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    handle = keeper.attach(optimizer)
+    for _ in range(3):
+        model(torch.randn(8, 6)).square().sum().backward()
+        optimizer.step()
+    assert float(podar.sparsity(model)) == 0.5
+    handle.remove()
+    for changing in (gradual(model, 0.9), rigl(model, 0.9)):
+        with pytest.raises(UsageError, match="attach\\(optimizer, share\\)"):
+            changing.attach(optimizer)
