@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import json
+import pathlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +21,33 @@ _WRAPPERS = (
     "model_ema",
     "ema_state_dict",
     "state_dict_ema",
+    "model_ema_state_dict",
+    "ema_model_state_dict",
+    "params_ema",
+    "ema_model",
+    "ema",
+    "averaged_model",
     "state_dict",
     "model_state_dict",
+    "model_state",
     "model",
+    "module",
     "net",
+    "network",
     "params",
     "weights",
 )
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
+_OTHERS = ("optim", "sched", "scaler", "rng", "callbacks", "loops")  # what a training keeps beside its weights
+_DEPTH = 4  # of wrappers within wrappers
+_PREFIXES = ("", "module.", "_orig_mod.", "model.")  # plain, DataParallel, torch.compile, Lightning
+_FOLDERS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+_EXTRA = "_extra_state"
+
+# Plain values that training scripts keep in a checkpoint. To make one of them runs nothing.
+_HARMLESS = [
+    *(argparse.Namespace, collections.defaultdict, pathlib.PosixPath, pathlib.PurePosixPath),
+    *(bool, bytes, complex, dict, float, int, list, set, str, tuple),
+]
 
 
 def read_state(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
@@ -32,22 +55,43 @@ def read_state(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
 
     **Arguments:**
 
-    - `path`: a .safetensors file, or a .pt, .pth, .bin or .ckpt file that `torch.save` wrote.
+    - `path`: a .safetensors file, a .pt, .pth, .bin or .ckpt file that `torch.save` wrote, or the folder (or the index
+      of a checkpoint in several files) that Accelerate and transformers write.
     - `trust`: unpickle the file even where it holds more than tensors. That can run any program.
 
     **Raises:** `PodarError` for a missing file, a damaged one, one without tensors, or a pickle that needs trust.
     """
     path = Path(path)
     if path.is_dir():
-        raise PodarError(f"{path} is a folder, and weights are a file: podar reads safetensors and state dicts.")
+        inside = next((path / name for name in _FOLDERS if (path / name).is_file()), None)
+        if inside is None:
+            raise PodarError(
+                f"{path} is a folder, and weights are a file: podar reads safetensors and state dicts, and folders "
+                f"that hold one of {', '.join(_FOLDERS)}."
+            )
+        path = inside
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
         raise PodarError(
             f"there is no weights file {path}" + (f"; did you mean {path.with_name(near)}?" if near else ".")
         )
+    if path.name.endswith(".index.json"):
+        return {name: t for part in _parts(path) for name, t in read_state(part, trust).items()}
     if is_pickle(path):
         return _tensors(_unpickle(path, trust), path)
     return read_safetensors(path)
+
+
+def _parts(index: Path) -> list[Path]:
+    """The files of a checkpoint in several parts, which lie beside their index."""
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PodarError(f"{index} is no index of a checkpoint in several files: save the checkpoint again.") from error
+    strange = next((n for n in names if Path(n).name != n or not n.endswith((".safetensors", ".bin"))), None)
+    if strange is not None:
+        raise PodarError(f"{index} names {strange!r}, which is no file beside it: save the checkpoint again.")
+    return [index.with_name(name) for name in names]
 
 
 def is_pickle(path: Path) -> bool:
@@ -75,7 +119,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _unpickle(path: Path, trust: bool) -> Any:
     try:
-        with path.open("rb") as file:  # given a path, torch would go by its suffix
+        # Given a path, torch would go by its suffix.
+        with path.open("rb") as file, torch.serialization.safe_globals([*_HARMLESS, *_numpy_scalars()]):
             return torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
         needs = _what_it_needs(path, error)
@@ -106,34 +151,82 @@ def _what_it_needs(path: Path, error: Exception) -> str:
     return "torch cannot tell which" if "weights_only" in first else first  # torch goes on about its arguments
 
 
+def _numpy_scalars() -> Iterator[Any]:
+    """What numpy's numbers are pickled with: scripts keep the best accuracy so."""
+    import numpy as np
+
+    make = np.float64(0).__reduce__()[0]
+    yield from (np.dtype, make, (make, "numpy.core.multiarray.scalar"), (make, "numpy._core.multiarray.scalar"))
+    yield from {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+
+
 def _tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(loaded, Tensor):
+        raise PodarError(f"{path} holds one tensor without a name, and no state dict: save model.state_dict().")
+    found = _state_in(loaded, path, least=1) or _state_in(loaded, path, least=0)
+    if found is None:
+        raise PodarError(
+            f"{path} holds no state dict: podar looked for tensors by name, also under {', '.join(_WRAPPERS)}."
+        )
+    return found
+
+
+def _state_in(loaded: Any, path: Path, least: int, depth: int = 0) -> dict[str, Tensor] | None:
+    """The state dict in something that was saved: under a known name, else right there, else under the only other.
+
+    One tensor at least has `least` dimensions: single numbers are no weights.
+    """
     if isinstance(loaded, nn.Module):
         loaded = loaded.state_dict()
-    while isinstance(loaded, Mapping):
-        found = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
-        if found:
-            return found
-        inner = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), (Mapping, nn.Module))), None)
-        loaded = inner.state_dict() if isinstance(inner, nn.Module) else inner
-    raise PodarError(
-        f"{path} holds no state dict: podar looked for tensors by name, also under {', '.join(_WRAPPERS)}."
-    )
+    if not isinstance(loaded, Mapping) or depth > _DEPTH:
+        return None
+    for name in _WRAPPERS:
+        if (inner := _state_in(loaded.get(name), path, least, depth + 1)) is not None:
+            return inner
+    found: dict[str, Any] = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor) or str(k).endswith(_EXTRA)}
+    if any(isinstance(v, Tensor) and v.dim() >= least for v in found.values()):
+        return found
+    others = {
+        str(name): inner
+        for name, value in loaded.items()
+        if name not in _WRAPPERS
+        and not any(word in str(name).lower() for word in _OTHERS)
+        and (inner := _state_in(value, path, least, depth + 1)) is not None
+    }
+    if len(others) > 1:
+        raise PodarError(
+            f"{path} holds several state dicts ({', '.join(others)}), and podar does not know which is meant: "
+            "save that one alone."
+        )
+    return next(iter(others.values()), None)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], of: str) -> None:
     """Copy a checkpoint into a model; all of it must fit.
 
-    **Arguments:** `state`: tensors by name (prefixes of DataParallel, torch.compile and Lightning may stand before
-    them); `of`: the file, for messages.
+    What a training script keeps in the same state dict counts as no part of it: single numbers such as `best_acc1`,
+    and where the model's tensors stand under a prefix (DataParallel, torch.compile, Lightning) what has another.
+
+    **Arguments:** `state`: tensors by name; `of`: the file, for messages.
 
     **Raises:** `PodarError` that names the first tensor whose shape differs, with both shapes, or which is missing.
     """
     own = model.state_dict()
-    state = _without_prefix(state, own)
+    state = _own_part(state, own, of)
     for name, mine in own.items():  # in the model's order: safetensors sorts by name
-        if name in state and mine.shape != state[name].shape:
-            raise PodarError(_shapes_clash(name, own, state[name], of))
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+        given = state.get(name)
+        if not isinstance(mine, Tensor) or given is None:
+            continue
+        if mine.shape != given.shape:
+            raise PodarError(_shapes_clash(name, own, given, of))
+        if given.is_complex() and not mine.is_complex():
+            raise PodarError(f"{name} is complex in {of} and {mine.dtype} in the model: it belongs to another model.")
+    twins = _twins(model)
+    missing = [
+        name
+        for name in own
+        if not (name in state or name.endswith(("num_batches_tracked", _EXTRA)) or state.keys() & twins.get(name, ()))
+    ]
     unknown = [name for name in state if name not in own]
     if missing or unknown:
         first = missing[0] if missing else unknown[0]
@@ -146,17 +239,44 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], of: str) -> None
             + (f" (it has {near})" if near and missing else "")
             + ": it belongs to another model."
         )
-    tied = {name for name in own if name not in state}
-    model.load_state_dict({**{name: own[name] for name in tied}, **state})
+    model.load_state_dict({**{name: own[name] for name in own if name not in state}, **state})
 
 
-def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    state = dict(state)
-    for _ in _PREFIXES:
-        for prefix in _PREFIXES:
-            if not any(name in own for name in state) and all(name.startswith(prefix) for name in state):
-                state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+def _twins(model: nn.Module) -> dict[str, set[str]]:
+    """For every name of a tensor that has several all of them: a file may hold it under one alone."""
+    names: dict[int, set[str]] = {}
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in tensors:
+        names.setdefault(id(tensor), set()).add(name)
+    return {name: names[id(tensor)] for name, tensor in tensors}
+
+
+def _own_part(state: Mapping[str, Tensor], own: Mapping[str, Any], of: str) -> dict[str, Tensor]:
+    """The part of a checkpoint that is this model's, under the model's names."""
+    prefix = _prefix(state, own, of)
+    found = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+    return {n: t for n, t in found.items() if n in own or "." in n or not isinstance(t, Tensor) or t.dim()}
+
+
+def _prefix(state: Mapping[str, Tensor], own: Mapping[str, Any], of: str) -> str:
+    """What stands before the model's names in a checkpoint: that under which most of them are found."""
+    counts: dict[str, int] = {}
+    for name in state:
+        parts = name.split(".")
+        for k in range(len(parts)):
+            if ".".join(parts[k:]) in own:
+                prefix = "".join(part + "." for part in parts[:k])
+                counts[prefix] = counts.get(prefix, 0) + 1
+    best = [prefix for prefix, count in counts.items() if count == max(counts.values())]
+    if len(best) <= 1 or "" in best:
+        return best[0] if len(best) == 1 else ""
+    averaged = [prefix for prefix in best if "ema" in prefix.replace(".", "_").split("_")]
+    known = [prefix for prefix in _PREFIXES if prefix in best]
+    if len(averaged) != 1 and not known:
+        raise PodarError(
+            f"{of} holds the tensors of this model several times, under {', '.join(best)}: save one of them alone."
+        )
+    return averaged[0] if len(averaged) == 1 else known[0]
 
 
 def _shapes_clash(name: str, own: Mapping[str, Tensor], tensor: Tensor, of: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import pickle
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -34,6 +38,131 @@ def test_state_dicts_as_training_scripts_save_them(tmp_path: Path, wrapper: str 
     model = network()
     load_weights(model, read_state(tmp_path / "w.pth"), of="w.pth")
     assert_equal(model, saved)
+
+
+def renamed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+Trees = dict[str, Any]
+GOOD, BAD = network(), network()  # what is to be read, and other weights of the same shapes that may lie beside it
+good, bad = GOOD.state_dict(), BAD.state_dict()
+
+CHECKPOINTS: dict[str, Trees] = {
+    "PyTorch's ImageNet example": {
+        "epoch": 3,
+        "arch": "resnet18",
+        "state_dict": renamed(good, "module."),
+        "best_acc1": torch.tensor(71.3),
+        "optimizer": torch.optim.SGD(GOOD.parameters(), momentum=0.9).state_dict(),
+    },
+    "Lightning": {
+        "epoch": 3,
+        "state_dict": renamed(good, "model.") | {"criterion.weight": torch.ones(10)},
+        "hyper_parameters": {"lr": 0.1, "kind": "cnn"},
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "optimizer_states": [{}],
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.9)}},
+    },
+    "Lightning, its own name for the network": {"state_dict": renamed(good, "net.body.")},
+    "Lightning with a moving average": {"state_dict": renamed(good, "ema_model.module.") | renamed(bad, "model.")},
+    "timm": {
+        "arch": "x",
+        "state_dict": bad,
+        "state_dict_ema": good,
+        "args": argparse.Namespace(lr=0.1, size=(3, 32, 32)),
+        "amp_scaler": {"scale": 65536.0},
+        "metric": np.float64(71.3),
+    },
+    "nested average": {"model": bad, "ema": {"module": renamed(good, "module."), "updates": torch.tensor(7)}},
+    "an average that is none": {"model": good, "ema": {"decay": torch.tensor(0.99), "shadow_params": []}},
+    "no average yet": {"model": good, "ema": None},
+    "model_state_dict": {"model_state_dict": good, "loss": torch.tensor(0.2), "history": defaultdict(list)},
+    "net": {"net": renamed(good, "module."), "acc": 93.1},
+    "params_ema": {"params": bad, "params_ema": good},
+    "DeepSpeed": {"module": good, "buffer_names": ["a"], "dp_world_size": 1},
+    "two deep": {"model": {"state_dict": good, "epoch": torch.tensor(1)}},
+    "averaged by torch": {**renamed(good, "module."), "n_averaged": torch.tensor(5)},
+    "beside numbers": {**good, "epoch": torch.tensor(3), "best": 0.9},
+    "of an unknown name": {"my_resnet": good, "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}}},
+    "compiled and parallel": {"state_dict": renamed(good, "_orig_mod.module.model.")},
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_checkpoints_as_people_write_them(tmp_path: Path, name: str) -> None:
+    torch.save(CHECKPOINTS[name], tmp_path / "w.ckpt")
+    model = network()
+    load_weights(model, read_state(tmp_path / "w.ckpt"), of="w.ckpt")
+    assert_equal(model, GOOD)
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"generator": good, "discriminator": bad}, r"several state dicts \(generator, discriminator\).*save that one"),
+        ({"state_dict": {**renamed(good, "student."), **renamed(bad, "teacher.")}}, r"under student\., teacher\."),
+        ({"state_dict": renamed(good, "model.") | {"model.more.weight": torch.ones(2)}}, r"no place .* more\.weight"),
+        (torch.ones(3), "one tensor without a name"),
+        ([good], "holds no state dict"),
+    ],
+)
+def test_checkpoints_that_could_mean_several_things_are_refused(tmp_path: Path, tree: Any, said: str) -> None:
+    torch.save(tree, tmp_path / "w.pt")
+    with pytest.raises(PodarError, match=said):
+        load_weights(network(), read_state(tmp_path / "w.pt"), of="w.pt")
+
+
+def test_a_checkpoint_that_holds_itself_ends(tmp_path: Path) -> None:
+    tree: Trees = {"epoch": 1}
+    tree.update(model=tree, net=tree, other=tree)
+    torch.save(tree, tmp_path / "w.pt")
+    with pytest.raises(PodarError, match="holds no state dict"):
+        read_state(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin", "parts"])
+def test_folders_as_accelerate_writes_them(tmp_path: Path, kind: str) -> None:
+    if kind == "parts":
+        names = list(good)
+        whole = {n: f"model-0000{1 + k % 2}-of-00002.safetensors" for k, n in enumerate(names)}
+        for part in set(whole.values()):
+            save_file({n: good[n] for n in names if whole[n] == part}, tmp_path / part)
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": whole}))
+    elif kind.endswith("bin"):
+        torch.save(good, tmp_path / kind)
+    else:
+        save_file(good, tmp_path / kind)
+    model = network()
+    load_weights(model, read_state(tmp_path), of="folder")
+    assert_equal(model, GOOD)
+
+
+@pytest.mark.parametrize("named", ["../w.safetensors", "/etc/passwd", "model.safetensors.index.json", "", ".."])
+def test_an_index_names_files_beside_it_and_nothing_else(tmp_path: Path, named: str) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": named}}))
+    with pytest.raises(PodarError, match="is no file beside it"):
+        read_state(index)
+
+
+def test_a_tied_weight_may_stand_under_one_of_its_names() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.out = nn.Embedding(11, 8), nn.Linear(8, 11, bias=False)
+            self.out.weight = self.embed.weight
+
+    saved = Tied().state_dict()
+    for name in saved:
+        model = Tied()
+        load_weights(model, {name: saved[name]}, of="w")
+        assert torch.equal(model.out.weight, saved[name]) and model.out.weight is model.embed.weight
+
+
+def test_complex_weights_do_not_become_real_ones() -> None:
+    with pytest.raises(PodarError, match=r"fc\.bias is complex in w\.pt"):
+        load_weights(network(), {**good, "fc.bias": good["fc.bias"].to(torch.complex64)}, of="w.pt")
 
 
 def test_safetensors(tmp_path: Path) -> None:
