@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,17 +13,21 @@ from pathlib import Path
 from podar.errors import PodarError
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_PART = ".part"  # how the name of an unfinished file's folder ends
+_ATTEMPTS = 20
+_PROBE = 1 << 20  # bytes; where not even these can be written, the disk is full
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Lend a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails.
 
-    The temporary name ends in the same suffix, for libraries that choose a format by it. Folders on the way are made.
+    The temporary file bears the same name, in a hidden folder of its own. Folders on the way are made. The file gets
+    the mode that `open` would have given it, whatever the library that wrote it thinks best.
 
     **Arguments:** `path`: the file to write.
 
-    **Returns:** a context manager that yields the temporary path (an empty file is there already).
+    **Returns:** a context manager that yields the temporary path; the block makes the file.
 
     **Raises:** `PodarError` when the folder cannot be written to or the disk is full. Any other error of the
     block passes through; in every case, Ctrl-C too, `path` keeps what it held.
@@ -33,29 +38,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ```
     """
     target = Path(path)
-    if target.is_dir():
-        raise PodarError(f"cannot write {target}: it is a folder; name a file.")
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}{target.suffix}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise PodarError(f"cannot write {target}: {error.strerror or error}.") from error
-    try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
-    except Exception as error:
-        # Compiled writers (safetensors, ONNX) wrap the system's error in one of their own and keep only its words.
-        full = os.strerror(errno.ENOSPC)
-        if (isinstance(error, OSError) and error.errno in _DISK) or full in str(error):
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else full
-            raise PodarError(f"cannot write {target}: {reason}.") from error
-        raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with staged(target) as folder:
+        yield folder / target.name
+        put_in_place(folder / target.name, target)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -65,3 +50,145 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Lend a hidden folder beside `target`, for the file and what travels with it; `put_in_place` takes them out.
+
+    What is left in the folder goes with it, at the end of the block or, where the process was killed, when the same
+    target is written again.
+
+    **Raises:** `PodarError` when the folder cannot be made or the disk is full; other errors of the block pass through.
+    """
+    if target.is_dir():
+        raise PodarError(f"cannot write {target}: it is a folder; name a file.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder, held = _claimed(target)
+    except OSError as error:
+        raise PodarError(f"cannot write {target}: {error.strerror or error}.") from error
+    try:
+        yield folder
+    except Exception as error:
+        reason = disk_full(error, folder)
+        if reason is not None:
+            raise PodarError(f"cannot write {target}: {reason}.") from error
+        if isinstance(error, OSError) and str(error.filename or "").startswith(str(folder)):
+            raise PodarError(f"cannot write {target}: {error.strerror}.") from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def put_in_place(written: Path, target: Path) -> None:
+    """Give a finished file of a `staged` folder the mode that `open` gives, and the name `target`."""
+    mode = written.parent.stat().st_mode & 0o666  # a folder's mode tells the umask, which cannot be asked for
+    if written.stat().st_mode & 0o777 != mode:
+        written.chmod(mode)
+    with written.open("rb+") as file:
+        os.fsync(file.fileno())
+    try:
+        os.replace(written, target)
+    except OSError as error:
+        raise PodarError(f"cannot write {target}: {error.strerror}.") from error
+
+
+def lock(folder: Path) -> int | None:
+    """Keep other processes out of a folder until the descriptor that comes back is closed, or the process ends.
+
+    **Returns:** a descriptor; None where this system, or the folder's file system, knows no locks.
+
+    **Raises:** `BlockingIOError` where another process holds the folder; `FileNotFoundError` where it is gone.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(folder)):  # removed and made anew since it was opened
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, (BlockingIOError, FileNotFoundError)):
+            raise
+        return None
+    return descriptor
+
+
+def disk_full(error: BaseException, folder: Path) -> str | None:
+    """The system's words for a full disk, where that is what an error says or what broke the writing in `folder`.
+
+    Compiled writers wrap the system's error in one of their own, keep only its words, or say nothing of it at all
+    (torch.save: "unexpected pos 576"). So where an error says nothing, something more is written to see whether it can
+    be.
+    """
+    words = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK:
+            return seen.strerror or os.strerror(seen.errno)
+        said = str(seen)
+        if (found := next((reason for reason in words if reason in said), None)) is not None:
+            return found
+        seen = seen.__cause__ or seen.__context__
+    return _cannot_grow(folder)
+
+
+def _cannot_grow(folder: Path) -> str | None:
+    """What the system says to a little more at the end of the largest unfinished file in a folder, or in a new one."""
+    largest = max(
+        (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()), key=_size, default=folder / "more"
+    )
+    unfinished = any(part.endswith(_PART) for part in (folder.name, *largest.relative_to(folder).parts[:-1]))
+    probed = largest if unfinished else folder / f".more{_PART}"
+    try:
+        with probed.open("ab") as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror if error.errno in _DISK else None
+    finally:
+        if not unfinished:
+            with suppress(OSError):
+                probed.unlink()
+    return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _claimed(target: Path) -> tuple[Path, int | None]:
+    """An empty hidden folder that is ours alone, and what holds it.
+
+    Its name is always the same, so that what a killed process left there is found and removed by the next; only while
+    another process writes the same target, and where there are no locks, it gets a name of its own.
+    """
+    folder = target.with_name(f".{target.name}{_PART}")
+    for _ in range(_ATTEMPTS):
+        folder.mkdir(exist_ok=True)
+        try:
+            held = lock(folder)
+        except FileNotFoundError:
+            continue  # whoever held it has just removed it
+        except BlockingIOError:
+            break
+        if held is None:
+            with suppress(OSError):
+                folder.rmdir()
+            break
+        for left in folder.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        return folder, held
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_PART}")
+    folder.mkdir()
+    return folder, None

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json  # a quarter of the time that json takes
 
+from podar.files import write_atomic
+
 VERSION = 1
 
 
@@ -143,14 +145,8 @@ class Plan:
         return Plan(last.cuts, last.attributes, last.rescales, last.shapes, tuple(steps[:-1]), last.skips)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan as JSON, under a temporary name first."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            temporary.write_text(self.to_json())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write the plan as JSON, whole or not at all."""
+        write_atomic(path, self.to_json())
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Plan:

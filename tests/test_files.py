@@ -5,11 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from podar.errors import PodarError
-from podar.files import atomic_path, write_atomic
+from podar.files import atomic_path, put_in_place, staged, write_atomic
 
 
 def test_text_and_bytes_and_new_folders(tmp_path) -> None:
@@ -33,7 +38,7 @@ def test_a_broken_write_leaves_the_old_file_and_no_other(tmp_path, broken: BaseE
     write_atomic(path, "old")
     with pytest.raises(type(broken)), atomic_path(path) as temporary:
         assert temporary.suffix == ".onnx"
-        assert temporary.parent == tmp_path
+        assert temporary.parent.parent == tmp_path and temporary.parent.name.startswith(".")
         temporary.write_text("half of the n")
         raise broken
     assert path.read_text() == "old"
@@ -57,7 +62,6 @@ def test_a_full_disk_is_one_sentence(tmp_path, error: Exception) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_a_really_full_device(tmp_path) -> None:
     with pytest.raises(PodarError, match="No space left on device"), atomic_path(tmp_path / "model.bin") as temporary:
-        temporary.unlink()
         temporary.symlink_to("/dev/full")
         temporary.write_bytes(b"x")
     assert os.listdir(tmp_path) == []
@@ -74,3 +78,78 @@ def test_unwritable_places_are_named(tmp_path) -> None:
         write_atomic(tmp_path / "file" / "x.json", "{}")
     with pytest.raises(PodarError, match=r"is a folder; name a file"):
         write_atomic(tmp_path, "{}")
+
+
+WRITERS = {
+    "safetensors": lambda path: save_file({"a": torch.randn(300_000)}, str(path)),
+    "torch": lambda path: torch.save({"a": torch.randn(300_000)}, path),
+    "torch, old": lambda path: torch.save({"a": torch.randn(300_000)}, path, _use_new_zipfile_serialization=False),
+    "bytes": lambda path: path.write_bytes(bytes(1_200_000)),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_whoever_writes_a_file_it_gets_the_ordinary_mode(tmp_path, writer: str) -> None:
+    (tmp_path / "plain").write_text("x")
+    for _ in range(2):  # a new file, and one that is replaced
+        with atomic_path(tmp_path / "a") as temporary:
+            WRITERS[writer](temporary)
+        assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a thing of Unix")
+@pytest.mark.parametrize("writer", WRITERS)
+def test_compiled_writers_on_a_full_disk_are_one_sentence(tmp_path, writer: str) -> None:
+    code = f"""
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+import torch
+from safetensors.torch import save_file
+from podar.files import atomic_path
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+path = Path(sys.argv[1])
+try:
+    with atomic_path(path) as temporary:
+        {{
+            "safetensors": lambda: save_file({{"a": torch.randn(300_000)}}, str(temporary)),
+            "torch": lambda: torch.save({{"a": torch.randn(300_000)}}, temporary),
+            "torch, old": lambda: torch.save([torch.randn(300_000)], temporary, _use_new_zipfile_serialization=False),
+            "bytes": lambda: temporary.write_bytes(bytes(1_200_000)),
+        }}[sys.argv[2]]()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    (tmp_path / "a").write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a"), writer], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.startswith(f"PodarError cannot write {tmp_path / 'a'}: File too large."), done
+    assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path) -> None:
+    code = "import os, sys; from podar.files import atomic_path\n"
+    code += "with atomic_path(sys.argv[1]) as part: part.write_text('half'); (part.parent / 'm').mkdir(); os._exit(9)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], env=environment, timeout=60)
+    assert len(os.listdir(tmp_path)) == 1
+    write_atomic(tmp_path / "a.txt", "whole")
+    assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path) -> None:
+    with atomic_path(tmp_path / "a.txt") as first, atomic_path(tmp_path / "a.txt") as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first != second
+    assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "first"
+
+
+def test_only_what_was_put_in_place_stays(tmp_path) -> None:
+    with staged(tmp_path / "model.xml") as folder:
+        for name in ("model.xml", "model.bin", "step.onnx"):
+            (folder / name).write_text(name)
+        for name in ("model.bin", "model.xml"):
+            put_in_place(folder / name, tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["model.bin", "model.xml"]

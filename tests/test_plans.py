@@ -42,8 +42,8 @@ def test_a_plan_is_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
-    with pytest.raises(FileNotFoundError):
-        plan.save(tmp_path / "missing" / "plan.json")
+    plan.save(tmp_path / "new" / "plan.json")
+    assert Plan.load(tmp_path / "new" / "plan.json") == plan
 
 
 @pytest.mark.parametrize(

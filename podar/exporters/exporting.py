@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +14,7 @@ from podar.errors import PodarError, UsageError, first_line
 from podar.exporters.flat import Flat, flatten
 from podar.exporters.formats import Format, Options, Reloaded, choose
 from podar.exporters.parity import Difference, largest, noisy, tolerance_for
+from podar.files import put_in_place, staged
 from podar.graph.inputs import ExampleInputs
 
 
@@ -95,19 +92,19 @@ def export(
     flat = flatten(model, example_inputs)
     checks = _checks(flat, check_inputs)
     allowed = tolerance_for([*flat.inputs, *flat.run(flat.inputs)]) if tolerance is None else tolerance
-    with _staged(target) as folder:
-        staged = folder / target.name
+    with staged(target) as folder:
+        written = folder / target.name
         options = Options(dynamic_batch, opset, verbose)
-        reloaded, parity = _first_that_agrees(chosen, flat, staged, options, checks, allowed)
+        reloaded, parity = _first_that_agrees(chosen, flat, written, options, checks, allowed)
         beside = _sidecar(chosen, target)
         files = [target]
         if beside is not None:
             if (folder / beside.name).exists():
-                os.replace(folder / beside.name, beside)
+                put_in_place(folder / beside.name, beside)
                 files.append(beside)
             else:
                 beside.unlink(missing_ok=True)  # of the file that is replaced now
-        os.replace(staged, target)
+        put_in_place(written, target)
     return Exported(
         path=target,
         format=chosen.name,
@@ -219,26 +216,3 @@ def _sidecar(chosen: Format, target: Path) -> Path | None:
     if chosen.sidecar.startswith("+"):
         return target.with_name(target.name + chosen.sidecar[1:])
     return target.with_suffix(chosen.sidecar)
-
-
-@contextlib.contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A temporary folder beside the target, where the file and what travels with it bear their final names."""
-    if target.is_dir():
-        raise PodarError(f"cannot write {target}: it is a folder; name a file.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.stem}.", dir=target.parent))
-    except OSError as error:
-        raise PodarError(f"cannot write {target}: {error.strerror or error}.") from error
-    full = os.strerror(errno.ENOSPC)
-    try:
-        yield folder
-    except OSError as error:
-        raise PodarError(f"cannot write {target}: {error.strerror or error}.") from error
-    except Exception as error:
-        if full in str(error):  # compiled writers keep only the words of the system's error
-            raise PodarError(f"cannot write {target}: {full}.") from error
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
