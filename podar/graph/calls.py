@@ -18,12 +18,9 @@ from torch.overrides import TorchFunctionMode
 from podar.graph.sizes import Axis, Size
 from podar.graph.tracer import Tracer
 
-WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "einsum"} | {
-    "lstm",
-    "gru",
-    "rnn_tanh",
-    "rnn_relu",
-}
+_RECURRENT = """lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell _pack_padded_sequence
+_pad_packed_sequence""".split()
+WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "einsum", *_RECURRENT}
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
 
 _SAME = "relu leaky_relu elu sigmoid tanh silu gelu mish hardswish hardsigmoid add mul".split()

@@ -1,4 +1,4 @@
-"""Rules for calls that are traced whole, as Python makes them: linear, attention, einsum, recurrent layers."""
+"""Rules for calls that are traced whole, as Python makes them: linear, attention, einsum."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +15,6 @@ from podar.graph.hollow import shaper
 from podar.graph.labels import INNER, Ids
 from podar.graph.rules import axes_of, contract
 from podar.graph.tracer import Tracer, rule
-
-GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 @rule("linear")
@@ -171,70 +168,3 @@ def einsum_shape(equation: str, *given: Any) -> Any:
                 raise RuntimeError(f"einsum {equation} got sizes {sizes[c]} and {n} for {c}")
             sizes[c] = max(sizes.get(c, 1), n)
     return operands[0].new_empty([sizes[c] for c in result])
-
-
-@rule(*GATES)
-def recurrent(tracer: Tracer, out: Any, x: Tensor, *given: Any) -> None:
-    """Unit h of a layer is row h of every gate, in both weights and both biases, and column h of what reads it.
-
-    Rows of zeros keep a state that starts at zero there: sigmoid and tanh of nothing add nothing to it.
-    """
-    states, weights, layers, both = _recurrent_arguments(given)
-    directions, gates = (2 if both else 1), GATES[tracer.operator]
-    each = len(weights) // (layers * directions)
-    hidden = weights[1].shape[1]
-    reads = tracer.axis(x, x.dim() - 1)
-    shared: Ids | None = None
-    for layer in range(layers):
-        made: list[Ids] = []
-        width = weights[layer * directions * each].shape[1]
-        for direction in range(directions):
-            at = (layer * directions + direction) * each
-            own = weights[at : at + each]
-            if each in (3, 5):
-                for w in own:
-                    for d in range(w.dim()):
-                        tracer.freeze(tracer.axis(w, d), "a projected state at")
-                continue
-            units = tracer.axis(own[1], 1)
-            if units is None:
-                continue
-            for w in own:
-                rows = tracer.axis(w, 0)
-                if rows is not None:
-                    tracer.labels.equal(rows, np.tile(units, gates))
-            tracer.equal(reads, tracer.axis(own[0], 1))
-            shared = units if shared is None else shared
-            tracer.equal(shared, units)  # the states of all layers and directions are one tensor
-            made.append(units)
-            steps = math.prod(x.shape[:-1])
-            tracer.macs(steps * gates * hidden * width, units, reads)
-            tracer.macs(steps * gates * hidden * hidden, units, units)
-        reads = np.concatenate(made) if len(made) == directions else None
-    for state in states:
-        ids = tracer.axis(state, state.dim() - 1)
-        if shared is not None:
-            tracer.equal(shared, ids)
-    y, *ends = out
-    for dims, ids in tracer.blocks(x):
-        if x.dim() - 1 not in dims:
-            tracer.freeze(ids, "steps and sequences of")
-    tracer.put(y, axes_of({y.dim() - 1: reads}), zero=True)
-    for end in ends:
-        tracer.put(end, axes_of({end.dim() - 1: shared}), zero=True)
-
-
-def _recurrent_arguments(given: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor], int, bool]:
-    """States, weights, layers, whether both directions; packed sequences bring lengths."""
-    packed = isinstance(given[0], Tensor) and given[0].dtype == torch.int64
-    states, weights, _, layers, _, _, both = given[1:8] if packed else given[:7]
-    return ([states] if isinstance(states, Tensor) else list(states)), list(weights), layers, both
-
-
-@shaper(*GATES)
-def recurrent_shape(x: Tensor, *given: Any) -> Any:
-    states, weights, _, both = _recurrent_arguments(given)
-    if x.shape[-1] != weights[0].shape[1]:
-        raise RuntimeError(f"a recurrent layer for {weights[0].shape[1]} inputs got {tuple(x.shape)}")
-    width = states[0].shape[-1] * (2 if both else 1)
-    return (x.new_empty(*x.shape[:-1], width), *(torch.empty_like(s) for s in states))

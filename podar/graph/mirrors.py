@@ -45,4 +45,13 @@ def mirrors(modules: Named) -> list[Mirror]:
             found.append(Mirror(name, "num_features", prefix + source, 0))
         elif isinstance(module, nn.GroupNorm):
             found.append(Mirror(name, "num_channels", prefix + "weight", 0))
+        elif isinstance(module, nn.RNNBase):
+            projected = bool(module.proj_size)
+            found.append(Mirror(name, "input_size", prefix + "weight_ih_l0", 1))
+            found.append(Mirror(name, "hidden_size", prefix + ("weight_hr_l0" if projected else "weight_hh_l0"), 1))
+            if projected:
+                found.append(Mirror(name, "proj_size", prefix + "weight_hr_l0", 0))
+        elif isinstance(module, nn.RNNCellBase):
+            found.append(Mirror(name, "input_size", prefix + "weight_ih", 1))
+            found.append(Mirror(name, "hidden_size", prefix + "weight_hh", 1))
     return found

@@ -33,19 +33,22 @@ def written_sizes(tracer: Tracer, rank: int) -> list[Expr | None]:
         return nothing[:start] + _exprs(tracer, sizes) + nothing[start + len(sizes) :]
     if name not in SIZED | CREATED:
         return nothing
-    written = [a for a in args if not isinstance(a, Tensor)]
+    written = args[1:] if name in SIZED or name.startswith("new_") else args
     if name in ("full", "new_full"):
         written = written[:1]
-    shape = kwargs.get(
-        "shape", kwargs.get("size", written[0] if written and not isinstance(written[0], int) else written)
-    )
-    if not isinstance(shape, (tuple, list)) or len(shape) != rank or not all(isinstance(v, int) for v in shape):
+    shape = kwargs.get("shape", kwargs.get("size", written[0] if written and _is_list(written[0]) else written))
+    if not isinstance(shape, (tuple, list)) or len(shape) != rank:
         return nothing
-    return _exprs(tracer, shape)
+    # A size may be a number in a tensor, as that of a packed batch is.
+    return _exprs(tracer, shape) if all(isinstance(v, (int, Tensor)) for v in shape) else nothing
 
 
-def _exprs(tracer: Tracer, sizes: Sequence[int]) -> list[Expr | None]:
-    return [None if int(v) == -1 else tracer.sizes.expr(v) for v in sizes]
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
+
+
+def _exprs(tracer: Tracer, sizes: Sequence[Any]) -> list[Expr | None]:
+    return [None if isinstance(v, Tensor) or int(v) == -1 else tracer.sizes.expr(v) for v in sizes]
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy")

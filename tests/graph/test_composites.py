@@ -1,4 +1,4 @@
-"""Attention, einsum and recurrent layers: what is traced whole is cut right, and by its attributes too."""
+"""Attention and einsum: what is traced whole is cut right, and by its attributes too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import podar
-from tests.graph.oracle import difference, halved
+from tests.graph.oracle import difference
 
 EXACT = 1e-9
 TOKENS = torch.zeros(2, 5, 12)
@@ -74,25 +74,6 @@ def test_both_paths_of_a_pruned_attention_agree() -> None:
         fused = model(x)
         model.way = "by hand"
         assert torch.allclose(fused, model(x), atol=1e-5)
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind: type[Any], **options: Any) -> None:
-        super().__init__()
-        self.before, self.layer = nn.Linear(6, 12), kind(12, 10, batch_first=True, **options)
-        self.after = nn.Linear(20 if options.get("bidirectional") else 10, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.after(self.layer(self.before(x))[0])
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "bias": False}])
-def test_recurrent_layers(kind: type[Any], options: dict[str, Any]) -> None:
-    worst, result = halved(lambda: Recurrent(kind, **options).eval(), torch.zeros(2, 7, 6))
-    assert worst < EXACT
-    assert (result.model.layer.hidden_size, result.model.layer.input_size) == (5, 6)
-    result.model(torch.zeros(2, 7, 6, dtype=torch.float64)).sum().backward()
 
 
 def test_macs_of_attention_by_hand() -> None:
