@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
 import operator
 from collections import OrderedDict
@@ -96,11 +97,13 @@ class Size(int):
 
     expr: Expr
     owner: Provenance
+    weight: int  # how many sizes and literals its expression has
 
-    def __new__(cls, value: int, expr: Expr, owner: Provenance) -> Size:
+    def __new__(cls, value: int, expr: Expr, owner: Provenance, weight: int = 1) -> Size:
         self = super().__new__(cls, value)
         self.expr = expr
         self.owner = owner
+        self.weight = weight
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -144,19 +147,38 @@ class Size(int):
         return int, (int.__int__(self),)
 
 
+LONGEST = 200
+"""Sizes and literals in one expression: a loop can double one in each round, and every reader walks through it."""
+
+
 def _arithmetic(symbol: str, name: str) -> None:
-    plain, compute = getattr(int, f"__{name}__"), _OPERATORS[symbol]
+    compute = _OPERATORS[symbol]
+
+    def joined(left: Any, right: Any) -> int:
+        one = left if isinstance(left, Size) else right
+        value = compute(int.__int__(left), int.__int__(right))
+        exprs, weight = [], 0
+        for side in (left, right):
+            known = isinstance(side, Size)
+            exprs.append(side.expr if known else int.__int__(side))
+            weight += side.weight if known else 1
+        if weight > LONGEST:
+            for side in (left, right):
+                if isinstance(side, Size):
+                    side.owner.formula(side)
+            return value
+        return Size(value, Term(symbol, *exprs), one.owner, weight)
 
     def forward(self: Size, other: object) -> Any:
-        if not isinstance(other, int):
-            return plain(self, other)
-        right = other.expr if isinstance(other, Size) else int(other)
-        return Size(plain(self, other), Term(symbol, self.expr, right), self.owner)
+        if isinstance(other, int):
+            return joined(self, other)
+        if isinstance(other, (float, complex, np.floating)):
+            self.owner.formula(self)
+            return compute(int.__int__(self), other)
+        return NotImplemented
 
     def reflected(self: Size, other: object) -> Any:
-        if not isinstance(other, int):
-            return getattr(int, f"__r{name}__")(self, other)
-        return Size(compute(int(other), int.__int__(self)), Term(symbol, int(other), self.expr), self.owner)
+        return joined(other, self) if isinstance(other, int) else NotImplemented
 
     setattr(Size, f"__{name}__", forward)
     setattr(Size, f"__r{name}__", reflected)
@@ -303,6 +325,10 @@ def grid_shape(alive: Alive) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
+SCANNED = 1024
+"""Up to this size all values of an unknown are tried one by one."""
+
+
 class Solver:
     """Finds attribute values that make every constraint true for the labels that remain."""
 
@@ -330,27 +356,36 @@ class Solver:
         values: dict[Attribute, int] = {}
         # An attribute that names a size outright comes before one inside a formula, which floors can leave ambiguous.
         waiting = sorted(equations, key=lambda e: not (isinstance(e[0], Attribute) or isinstance(e[1], Attribute)))
-        while waiting:
-            later = []
-            for left, right, constraint in waiting:
-                unknown = (attributes_of(left) | attributes_of(right)) - values.keys()
-                if len(unknown) == 1:
-                    attribute = next(iter(unknown))
-                    found = self.invert(left, right, values, attribute)
-                    if found is None:
-                        raise SizeConflict(constraint, self.complaint(left, right, constraint, values))
-                    values[attribute] = found
-                elif unknown:
-                    later.append((left, right, constraint))
-                elif self.value(left, values) != self.value(right, values):
-                    raise SizeConflict(constraint, self.complaint(left, right, constraint, values))
-            if len(later) == len(waiting):
-                # Nothing names these attributes alone: keep one as it is and go on.
-                left, right, _ = later[0]
-                keep = min(attributes_of(left) | attributes_of(right) - values.keys(), key=str)
-                values[keep] = self.dense[keep]
-            waiting = later
+        names = set[Attribute]().union(*(attributes_of(left) | attributes_of(right) for left, right, _ in equations))
+        for _ in range(len(equations) + len(names)):  # each round settles an equation or an attribute
+            waiting = self.round(waiting, values)
+            if not waiting:
+                break
         return {a: v for a, v in values.items() if v != self.dense[a]}
+
+    def round(
+        self, waiting: list[tuple[Expr, Expr, Constraint]], values: dict[Attribute, int]
+    ) -> list[tuple[Expr, Expr, Constraint]]:
+        """Check the equations that have no unknown, solve those that have one, and return the others."""
+        later: list[tuple[Expr, Expr, Constraint]] = []
+        for left, right, constraint in waiting:
+            unknown = (attributes_of(left) | attributes_of(right)) - values.keys()
+            if len(unknown) == 1:
+                attribute = next(iter(unknown))
+                found = self.invert(left, right, values, attribute)
+                if found is None:
+                    raise SizeConflict(constraint, self.complaint(left, right, constraint, values))
+                values[attribute] = found
+            elif unknown:
+                later.append((left, right, constraint))
+            elif self.value(left, values) != self.value(right, values):
+                raise SizeConflict(constraint, self.complaint(left, right, constraint, values))
+        if later and len(later) == len(waiting):
+            # Nothing names these attributes alone: keep one as it is and go on.
+            left, right, _ = later[0]
+            keep = min((attributes_of(left) | attributes_of(right)) - values.keys(), key=str)
+            values[keep] = self.dense[keep]
+        return later
 
     def apart(self, solved: dict[Attribute, int], differences: Iterable[tuple[Size, Size]]) -> dict[Attribute, int]:
         """What the model compared and found different must stay different: a branch of its code hangs on it.
@@ -401,11 +436,19 @@ class Solver:
         if right is unknown or right == unknown:
             return self.value(left, values)
         dense = self.dense[unknown]
-        for candidate in (dense, *range(1, dense)):
+
+        def excess(candidate: int) -> int:
             trial = values | {unknown: candidate}
-            if self.value(left, trial) == self.value(right, trial):
-                return candidate
-        return None
+            return self.value(left, trial) - self.value(right, trial)
+
+        if excess(dense) == 0:
+            return dense
+        if dense > SCANNED:  # formulas of sizes mostly grow with them, or shrink
+            for sign in (1, -1):
+                found = bisect.bisect_left(range(1, dense), 0, key=lambda c: sign * excess(c)) + 1
+                if found < dense and excess(found) == 0:
+                    return found
+        return next((c for c in range(1, min(dense, SCANNED + 1)) if excess(c) == 0), None)
 
     def complaint(self, left: Expr, right: Expr, constraint: Constraint, values: dict[Attribute, int]) -> str:
         wanted, got = self.value(right, values), self.value(left, values)

@@ -125,3 +125,53 @@ def test_the_shape_that_remains() -> None:
     assert grid_shape(alive) == (3, 6)
     alive[0, 0] = False
     assert grid_shape(alive) is None
+
+
+A, B, C, D = (Attribute("", name) for name in ("a_width", "b_left", "c_right", "depth"))
+LEAVES = st.one_of(st.integers(1, 9), st.sampled_from([A, B, C, D]))
+EXPRESSIONS = st.recursive(
+    LEAVES, lambda inner: st.builds(Term, st.sampled_from(["+", "-", "*", "//", "%"]), inner, inner), max_leaves=5
+)
+
+
+def test_sizes_that_only_name_each_other_are_solved() -> None:
+    ids = np.arange(1, 17)
+    found = solve([Equality(A, Term("+", B, C), "a comparison"), Grid(ids, (A,), "view")], [1, 2], {A: 16, B: 8, C: 8})
+    assert found[A] == 14 and found.get(B, 8) + found.get(C, 8) == 14
+    assert solve([Equality(A, Term("+", B, C), "a comparison")], [], {A: 16, B: 8, C: 8}) == {}
+
+
+@settings(max_examples=200, deadline=2000)
+@given(
+    st.lists(st.builds(Equality, EXPRESSIONS, EXPRESSIONS, st.just("x")), max_size=6),
+    st.lists(st.builds(lambda e, n: Grid(np.arange(1, n + 1), (e,), "x"), EXPRESSIONS, st.integers(1, 9)), max_size=3),
+    st.lists(st.integers(1, 3), max_size=2, unique=True),
+    st.integers(1, 10**9),
+)
+def test_the_solver_always_comes_to_an_end(
+    equalities: list[Any], grids: list[Any], gone: list[int], large: int
+) -> None:
+    dense = {A: 16, B: 8, C: 8, D: large}
+    try:
+        solved = solve(equalities + grids, gone, dense)
+    except SizeConflict as conflict:
+        assert conflict.why
+        return
+    solver = Solver([], dense)
+    assert all(solver.value(e.left, solved) == solver.value(e.right, solved) for e in equalities)
+
+
+def test_a_huge_attribute_in_a_formula_is_found_without_trying_all() -> None:
+    ids = np.arange(1, 25)
+    half = Term("//", D, 10**11)
+    assert solve([Grid(ids, (half,), "view")], [1, 2], {D: 24 * 10**11}) == {D: 22 * 10**11}
+
+
+def test_a_formula_that_grows_without_end_becomes_a_number() -> None:
+    owner = Provenance()
+    width = owner.size(8, WIDTH)
+    for _ in range(100):
+        width = width + width
+    assert width == 8 << 100
+    owner.finish()
+    assert any(isinstance(c, Equality) and isinstance(c.right, int) for c in owner.constraints)
