@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +10,6 @@ from podar.errors import PodarError, UsageError, nearest
 from podar.integrations import Blueprint, model_source
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from torch import nn
 
 
@@ -52,6 +48,7 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     """
     from podar.integrations._builders import call_builder
     from podar.integrations._inputs import own_inputs
+    from podar.integrations._modules import run_file
 
     if model.endswith(".py"):
         names = _functions(Path(model))
@@ -62,7 +59,7 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else None
         raise PodarError(f"there is no file {file}" + (f"; did you mean {near}?" if near else "."))
-    module = _run(path)
+    module = run_file(path, f"podar_user_{path.stem}_{abs(hash(path)):x}")
     builder = getattr(module, function, None)
     if not callable(builder):
         near = nearest(function, [name for name in vars(module) if callable(getattr(module, name))])
@@ -76,21 +73,3 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
 
     spec = {"model": f"{path}:{function}", "model_args": model_args}
     return Blueprint(lambda: call_builder(builder, model_args, of=model), inputs, spec)
-
-
-def _run(path: Path) -> ModuleType:
-    """Import a file by its path; files beside it can be imported by it, as when Python runs it."""
-    name = f"podar_user_{path.stem}_{abs(hash(path)):x}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, path  # the name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look modules up there
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise PodarError(f"{path.name}{line} cannot be run: {type(error).__name__}: {error}") from error
-    return module

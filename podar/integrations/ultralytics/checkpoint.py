@@ -15,6 +15,12 @@ from torch import nn
 
 from podar.compat.torchvision import import_torchvision
 from podar.errors import PodarError, require
+from podar.integrations._modules import file_that_defines, own_layer
+from podar.integrations.ultralytics.building import know_own_layers
+from podar.integrations.ultralytics.configuration import checked
+from podar.integrations.ultralytics.sealing import unsealed
+
+_OF_LAYERS = ("torch.nn.modules.", "ultralytics.nn.modules.", "ultralytics.nn.tasks.")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -72,6 +78,15 @@ def read_checkpoint(path: Path, trust: bool = False) -> nn.Module:
             f"{path} holds a {type(model).__name__}, which is no model of Ultralytics: give the function that "
             "builds it as MODEL (FILE.py:FUNCTION), and its weights as --weights."
         )
+    config: Any = model.yaml
+    try:
+        plain = checked(unsealed(config), of=str(path), trust=trust)
+    except PodarError:
+        if not trust:
+            raise
+    else:
+        know_own_layers(plain)
+        model.yaml = {**config, **{key: plain[key] for key in plain if key == "activation"}}  # type: ignore[assignment]
     if not hasattr(model, "task"):  # only Ultralytics' own loader writes it on a trained model
         from ultralytics.nn.tasks import guess_model_task
 
@@ -88,6 +103,12 @@ def _allow_list(path: Path) -> list[Any]:
     allowed: list[Any] = []
     for name in needed:
         known = _known(name)
+        file = file_that_defines(name.rpartition(".")[2]) if known is None else None
+        if file is not None:
+            raise PodarError(
+                f"{path} needs {name}, and {file} defines a class of this name: add --module {file} if that file may "
+                "be run."
+            )
         if known is None and name.startswith("ultralytics."):
             import ultralytics
 
@@ -115,14 +136,14 @@ def _known(name: str) -> Any:
         return _PLAIN[name]()
     module, _, attribute = name.rpartition(".")
     of_a_loss = module in ("ultralytics.utils.loss", "ultralytics.utils.tal")
-    if not of_a_loss and not module.startswith(("torch.nn.modules.", "ultralytics.nn.")):
-        return None
+    if not of_a_loss and not f"{module}.".startswith(_OF_LAYERS):
+        return own_layer(attribute)
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ImportError:
-        return None
+        found = None
     if not isinstance(found, type):
-        return None
+        return own_layer(attribute)
     return found if issubclass(found, nn.Module) or (of_a_loss and found.__module__ == module) else None
 
 

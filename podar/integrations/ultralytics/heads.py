@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import nn
 
 from podar.errors import PodarError
+from podar.integrations.ultralytics.building import build
 from podar.integrations.ultralytics.sealing import is_pruned
 
 
@@ -37,7 +37,7 @@ def with_head(model: Any, **wanted: Any) -> Any:
             f"the pruned model's head is made for {_told(own)} and the data have {_told(asked)}: prune the dense model "
             "with these data, which gives it its new head first."
         )
-    built = type(model)(copy.deepcopy(model.yaml), verbose=False, **asked)
+    built: Any = build(type(model), model.yaml, of=f"the configuration of this {type(model).__name__}", **asked)
     _copy_weights(model, built)
     built.task = model.task
     if hasattr(model, "args"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import os
-import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,11 @@ from podar.errors import PodarError, nearest, require
 from podar.integrations import Blueprint
 from podar.integrations._builders import call_builder
 from podar.integrations._inputs import random_images
+from podar.integrations.ultralytics.building import build
 from podar.integrations.ultralytics.checkpoint import is_checkpoint, read_checkpoint
+from podar.integrations.ultralytics.configuration import checked
 from podar.integrations.yolo import architectures, blueprint
+from podar.plain import read_yaml
 from podar.weights import read_state
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["SIDE", "architectures", "blueprint", "from_checkpoint", "from_yaml", "make_ready"]
 
 SIDE = 320  # pixels; every stride of every family divides it
-# `nn.SiLU()`, `torch.nn.LeakyReLU(0.1)`: Ultralytics evaluates this field of a model's YAML as Python.
-_ACTIVATION = re.compile(r"(torch\.)?nn\.\w+\([\w\s=.,+-]*\)")
 
 
 def make_ready() -> None:
@@ -55,21 +54,24 @@ def from_yaml(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
             f"there is neither a file {model} nor an Ultralytics architecture of this name"
             + (f"; did you mean {near}?" if near else ".")
         )
-    config = _asked(tasks.yaml_model_load, model)
+    config = _read(path) if path.is_file() else _asked(tasks.yaml_model_load, model)
     return _from_config(config, model, model_args, trust)
 
 
-def _from_config(config: Any, model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a YAML file, with the scale that its name says, as Ultralytics reads it."""
+    from ultralytics.nn.tasks import guess_model_scale
+
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise PodarError(f"{path} describes no Ultralytics model: it needs the sections backbone and head.")
+    return {**content, "scale": guess_model_scale(str(path)), "yaml_file": str(path)}
+
+
+def _from_config(raw: Any, model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     from ultralytics.nn import tasks
 
-    if not isinstance(config, dict) or not {"backbone", "head"} <= set(config):
-        raise PodarError(f"{model} describes no Ultralytics model: it needs the sections backbone and head.")
-    activation = str(config.get("activation", ""))
-    if activation and not trust and not _ACTIVATION.fullmatch(activation):
-        raise PodarError(
-            f"{model}: its activation {activation!r} is more than a torch.nn module with plain arguments, "
-            "and Ultralytics would run it as Python: add --trust if you know where the file comes from."
-        )
+    config = checked(raw, of=model, trust=trust)
     task = tasks.guess_model_task(config) or "detect"  # RT-DETR's head is not in the guesser's list
     kwargs = dict(model_args)
     if "num_classes" in kwargs:
@@ -79,7 +81,7 @@ def _from_config(config: Any, model: str, model_args: dict[str, Any], trust: boo
         raise PodarError(f"{model}: podar does not know how Ultralytics builds a model of the task {task!r}.")
 
     def make() -> nn.Module:
-        built = call_builder(partial(_build, builder, config), kwargs, of=model)
+        built = call_builder(partial(build, builder, config, model), kwargs, of=model)
         built.task = task  # type: ignore[assignment]  # Ultralytics' own loader sets it too
         return built
 
@@ -95,10 +97,6 @@ def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
     if path.suffix == ".pt" and is_checkpoint(path):
         return read_checkpoint(path, trust).state_dict()
     return read_state(path, trust)
-
-
-def _build(builder: type[nn.Module], config: dict[str, Any], **kwargs: Any) -> nn.Module:
-    return builder(copy.deepcopy(config), verbose=False, **kwargs)  # the builder writes into its configuration
 
 
 def _model_class(config: dict[str, Any], task: str) -> type[nn.Module] | None:
@@ -165,7 +163,8 @@ def _build_dense(pruned: Any) -> nn.Module:
     from podar.integrations.ultralytics.heads import head_of
     from podar.integrations.ultralytics.sealing import unsealed
 
-    built = type(pruned)(copy.deepcopy(unsealed(pruned.yaml)), verbose=False, **head_of(pruned))
+    of = f"the configuration of this {type(pruned).__name__}"
+    built: Any = build(type(pruned), unsealed(pruned.yaml), of, **head_of(pruned))
     built.task = pruned.task
     return built.eval()
 

@@ -56,4 +56,7 @@ def unsealed(config: dict[str, Any]) -> dict[str, Any]:
     if not is_sealed(config):
         return config
     plain = {key: value for key, value in config.items() if key != KEY}
-    return {**plain, "backbone": [list(config[KEY]["first"]), *config["backbone"][1:]]}
+    try:
+        return {**plain, "backbone": [list(config[KEY]["first"]), *config["backbone"][1:]]}
+    except (KeyError, TypeError) as error:
+        raise PodarError("the seal of this pruned model's configuration is damaged: prune the model again.") from error

@@ -140,15 +140,6 @@ def test_getattr_reaches_no_functions(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "evil.pt")
 
 
-def test_a_yaml_cannot_run_python_either(tmp_path: Path) -> None:
-    (tmp_path / "evil.yaml").write_text(
-        "nc: 1\nactivation: __import__('os').getpid()\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n"
-        "head:\n  - [[0], 1, Detect, [nc]]\n"
-    )
-    with pytest.raises(PodarError, match=r"would run it as Python: add --trust"):
-        blueprint(str(tmp_path / "evil.yaml"), {}, False)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
