@@ -152,12 +152,15 @@ class _Moves:
             self.clusters = graph.clusters
         self.order = _ordered([f.units for f in families], scores)
         self.steps = np.array([c.steps for c in self.clusters], dtype=np.int64)
+        self.least = np.array([_least(graph, c) for c in self.clusters], dtype=np.int64)
         self.scores = scores
         self.fixed: dict[int, int] = {}
         for k, cluster in enumerate(self.clusters if asked else ()):
             wanted = [asked[f] for f in cluster.families if f in asked]
             if wanted:
-                self.fixed[k] = min(cluster.steps, max(1, math.ceil(min(wanted) * cluster.steps - 1e-9)))
+                self.fixed[k] = min(
+                    cluster.steps, max(int(self.least[k]), math.ceil(min(wanted) * cluster.steps - 1e-9))
+                )
 
     @cached_property
     def ranks(self) -> list[NDArray[np.float64]]:
@@ -182,12 +185,12 @@ class _Moves:
     @cached_property
     def allowed(self) -> list[NDArray[np.bool_]]:
         """For each cluster which numbers of kept steps do."""
-        return [self._allowed(c) for c in self.clusters]
+        return [self._allowed(c, least) for c, least in zip(self.clusters, self.least.tolist())]
 
-    def _allowed(self, cluster: Cluster) -> NDArray[np.bool_]:
+    def _allowed(self, cluster: Cluster, least: int) -> NDArray[np.bool_]:
         """Which numbers of kept steps (0 … steps) give widths that are multiples of what the runtime likes."""
         kept = np.arange(cluster.steps + 1)
-        good = kept > 0
+        good = kept >= least
         if self.multiple_of > 1:
             for group in self.groups:
                 if group.families[0] in cluster.families and group.kind != "inner":
@@ -202,7 +205,7 @@ class _Moves:
 
     def settle(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
         """The nearest allowed number of steps for every cluster, with what the user fixed."""
-        result = np.maximum(kept, 1)
+        result = np.maximum(kept, self.least)
         if self.multiple_of == 1:  # any number but none does
             result[list(self.fixed)] = list(self.fixed.values())
             return result
@@ -375,6 +378,17 @@ def _mend(
             break
         kept, now = best[1], best[2]
     return kept
+
+
+def _least(graph: Graph, cluster: Cluster) -> int:
+    """How many of its steps a cluster keeps at least: one, or as many as a variance over it needs."""
+    least = 1
+    for ids, count in graph.record.least:
+        for k in graph.ties.families_in(ids) & set(cluster.families):
+            units = len(graph.ties.families[k].units)
+            each = max(1, ids.size // units)  # indices that one unit has on the axis
+            least = max(least, math.ceil(math.ceil(count / each) * cluster.steps / units))
+    return min(cluster.steps, least)
 
 
 def _asked(graph: Graph, ratios: dict[str, float]) -> tuple[set[int], dict[int, float]]:

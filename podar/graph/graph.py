@@ -22,6 +22,7 @@ from podar.graph.members import Members
 from podar.graph.mirrors import Mirror, mirrors
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
+from podar.graph.statistics import check
 from podar.graph.trace import no_collection, observe
 from podar.graph.tracer import Record
 from podar.graph.unreached import freeze_beside_unreached
@@ -87,6 +88,7 @@ class Graph:
             record.labels, self.solution, record.layouts, record.sizes.constraints, record.ties, self.dense
         )
         self.scalings = scalings(record, self.ties)
+        check(record.norms, self.ties)
         self.clusters: list[Cluster] = self._pruned_with_parameters(self.ties.clusters())
 
     def _freeze_outputs(self, outputs: Outputs) -> None:

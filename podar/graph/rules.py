@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from podar.graph import statistics
 from podar.graph.labels import Ids
 from podar.graph.tracer import Block, Blocks, Tracer, rule
 
@@ -65,12 +66,11 @@ def prelu(tracer: Tracer, out: Tensor, x: Tensor, slope: Tensor) -> None:
 
 @rule(*_both(["pow"]))
 def power(tracer: Tracer, out: Tensor, x: Any, exponent: Any) -> None:
-    """x² is remembered: its mean is the statistic of an RMS norm."""
+    """Keeps zero where the exponent is above it."""
     if not isinstance(x, Tensor) or isinstance(exponent, Tensor):
         elementwise(tracer, out, x, exponent)
         return
     tracer.put(out, tracer.blocks(x), tracer.mark(x).zero and exponent > 0)
-    tracer.mark(out).squared = exponent == 2
 
 
 @rule(*_both(SUMS), *_both(PRODUCTS), *_both(COMPARISONS))
@@ -96,8 +96,6 @@ def elementwise(tracer: Tracer, out: Tensor, *args: Any, **_: Any) -> None:
     else:
         zero = False
     tracer.put(out, blocks, bool(zero))
-    if name == "mul" and len(tensors) == 2 and tensors[0] is tensors[1]:
-        tracer.mark(out).squared = True
 
 
 def join(tracer: Tracer, out: Tensor, tensors: Sequence[Tensor]) -> Blocks:
@@ -410,21 +408,26 @@ def glu(tracer: Tracer, out: Tensor, x: Tensor, dim: int = -1) -> None:
 @rule("mean", "sum", "amax", "amin", "var", "var_mean", "std", "linalg_vector_norm", "max", "min", "argmax", "argmin",
       "any", "all", "prod", "logsumexp", "norm", "median", "nanmean", "std_mean", "count_nonzero")  # fmt: skip
 def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
-    """Axes that stay keep their labels. A sum over zeros may lose them; other statistics over channels may not."""
+    """Axes that stay keep their labels. A sum over zeros may lose them; of norms a statistic is over what remains."""
     outs = [o for o in (out if isinstance(out, tuple) else (out,)) if isinstance(o, Tensor)]
-    place = 1 if tracer.operator in ("linalg_vector_norm", "norm") else 0
+    name = tracer.operator
+    place = 1 if name in ("linalg_vector_norm", "norm") else 0
     dims = kwargs.get("dim", args[place] if len(args) > place else None)
     if isinstance(dims, bool) or dims is None or (isinstance(dims, (list, tuple)) and not dims):
         dims = range(x.dim())
     gone = {d % x.dim() for d in ([dims] if isinstance(dims, int) else dims)} if x.dim() else set()
     mark = tracer.mark(x)
-    for d in sorted(gone):
-        ids = tracer.axis(x, d)
-        if ids is None:
+    for own, _ in tracer.blocks(x):
+        if len(own) > 1 and gone & set(own) and not gone.issuperset(own):
+            tracer.split(x, own)
+    for own, ids in tracer.blocks(x):
+        if not gone.issuperset(own) or (mark.zero and name in ("sum", "linalg_vector_norm", "norm")):
             continue
-        by_hand = mark.squared and tracer.operator == "mean" and tracer.owns_vector(len(ids))  # an RMS norm
-        if not by_hand and not (mark.zero and tracer.operator in ("sum", "linalg_vector_norm", "norm")):
+        if name not in statistics.NORMS or tracer.is_computed_weight(mark):
             tracer.freeze(ids, "a statistic over this axis at")
+            continue
+        beside = math.prod(x.shape[d] for d in gone.difference(own))
+        statistics.take(tracer, outs, ids, _correction(name, args, kwargs), beside)
     for o in outs:
         if o.dim() == x.dim():
             kept = tuple(b for b in tracer.blocks(x) if not gone & set(b[0]))
@@ -434,6 +437,14 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
                 (tuple(place_of[d] for d in dims), ids) for dims, ids in tracer.blocks(x) if not gone & set(dims)
             )
         tracer.put(o, kept, mark.zero and tracer.operator in ("mean", "sum", "amax", "max"))
+
+
+def _correction(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> float:
+    """What a variance takes off the number of its values before it divides by it."""
+    if "var" not in name and "std" not in name:
+        return 0
+    given = kwargs.get("correction", kwargs.get("unbiased", args[1] if len(args) > 1 else args[0] if args else None))
+    return 1 if given is None or isinstance(given, (list, tuple)) else float(given)
 
 
 @rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d", "avg_pool1d", "max_pool2d",

@@ -18,6 +18,7 @@ from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tenso
 from podar.graph.members import Members
 from podar.graph.protect import protected
 from podar.graph.shortcuts import shortcuts
+from podar.graph.statistics import refuse
 from podar.graph.tracer import Mark, Record, Step, Tracer
 
 Call = Callable[..., Any]
@@ -81,6 +82,7 @@ def _run(
         with calls, tracer:
             output = call(model, inputs)
         record.outputs = [(path, tracer.blocks(t)) for path, t in named_tensors(output)]
+        refuse(tracer, [s for _, t in named_tensors(output) if (s := tracer.mark(t).statistic) is not None])
         record.spilled += [(tracer.mark(t).makers, tracer.blocks(t)) for _, t in named_tensors(output)]
 
 
@@ -100,7 +102,8 @@ def watching(
         tracer.begin()
         for tensor in example_tensors(inputs):
             # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
-            tracer.attach(tensor, Mark(hollow=tensor.is_floating_point()))
+            tracer.attach(tensor, Mark(hollow=tensor.is_floating_point(), needs=tracer.given))
+            tracer.knows_inputs = True
         try:
             yield
         finally:

@@ -13,22 +13,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from podar.graph import hollow
+from podar.graph import hollow, statistics
 from podar.graph.labels import Ids, Labels
 from podar.graph.makers import Bits, Makers, makers
 from podar.graph.members import Members
 from podar.graph.sizes import Provenance
+from podar.graph.statistics import Norm, Statistic
 
 Block = tuple[tuple[int, ...], Ids]
 """Tensor dimensions, in nesting order, and the labels over them: shape = the sizes of those dimensions."""
 
 Blocks = tuple[Block, ...]
 
+NOTHING: frozenset[int] = frozenset()
+
 
 class Mark:
     """What a trace knows of one tensor: its labels, and whether a removed index is exactly zero in it."""
 
-    __slots__ = ("blocks", "fresh", "hollow", "makers", "needs", "squared", "storage", "trace", "zero")
+    __slots__ = ("blocks", "fresh", "hollow", "makers", "needs", "normal", "statistic", "storage", "trace", "zero")
 
     def __init__(
         self,
@@ -45,7 +48,8 @@ class Mark:
         self.storage = storage
         self.makers = makers
         self.needs = needs
-        self.squared = False
+        self.statistic: Statistic | None = None
+        self.normal: frozenset[int] = NOTHING  # by `id`: labels of the axes that it was divided by a statistic over
         self.fresh = False  # a parameter or buffer that no rule has looked at yet
         self.trace: object = None  # which trace made it
 
@@ -85,6 +89,8 @@ class Record:
     outputs: list[tuple[str, Blocks]] = field(default_factory=list)
     real: bool = False  # whether operators had to be computed
     decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] = field(default_factory=list)  # values it looked at
+    norms: list[Norm] = field(default_factory=list)  # statistics over axes that can go
+    least: list[tuple[Ids, int]] = field(default_factory=list)  # axes of which more than one index must stay
 
 
 no_dispatch = torch._C._DisableTorchDispatch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -108,6 +114,9 @@ def rule(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
     return register
 
+
+INPUTS = "the inputs of the model"
+"""Beside the names of parameters: what a value may hang on."""
 
 CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn"} | {
     "expand",
@@ -135,7 +144,9 @@ class Tracer(TorchDispatchMode):
         self.named: dict[int, str] = {}
         self.tensors = members.tensors
         self.bits = Bits()
-        self.vectors: set[tuple[str, int]] = set()
+        self.given = self.bits.add(INPUTS)
+        self.knows_inputs = False
+        self.statistics = False  # whether there was one yet
         self.decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] | None = None
         self.operator = ""
         self.inside = False  # an operator that is traced as a whole
@@ -253,12 +264,9 @@ class Tracer(TorchDispatchMode):
             self.factored[id(ids)] = (ids, self.labels.factor(ids, self.fixed.get(id(ids))))
         return [((d,), a) for d, a in zip(dims, self.factored[id(ids)][1]) if a.any()]
 
-    def owns_vector(self, size: int) -> bool:
-        """Whether the module that runs has a vector of this length: the scale of a norm that is written by hand."""
-        if not self.vectors:
-            own = [(n, t) for n, t in self.tensors.items() if t.dim() == 1 and isinstance(t, nn.Parameter)]
-            self.vectors = {(n.rpartition(".")[0], len(t)) for n, t in own}
-        return (self.stack[-1], size) in self.vectors
+    def is_computed_weight(self, mark: Mark) -> bool:
+        """Whether a value hangs on parameters alone, as a standardised weight does. Of a callable nothing is known."""
+        return not mark.needs & self.given if self.knows_inputs else mark.storage < 0
 
     # What rules write
 
@@ -370,6 +378,8 @@ class Tracer(TorchDispatchMode):
                 self.record.spilled.append((mark.makers, mark.blocks))
         writes = self._settle([] if new else tensors, inputs, outs, is_hollow, made)
         self._apply(apply, tensors, inputs, out, args, kwargs)
+        if self.statistics:
+            statistics.follow(self, name, args, tensors, inputs, outs)
         reads = tuple({m.storage for m in inputs if m.storage >= 0})
         blocks = tuple([self.blocks(o) for o in outs])
         self.record.steps.append(Step(name, self.stack[-1], shapes, blocks, constants, reads, tuple(writes)))

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from podar.graph.labels import Ids
-from podar.graph.sizes import Expr
+from podar.graph.sizes import Axis, Expr
 from podar.graph.tracer import Block, Blocks, Tracer, rule
 
 SIZED = {"view", "reshape", "expand", "repeat", "_unsafe_view", "broadcast_to"}
@@ -31,6 +31,8 @@ def written_sizes(tracer: Tracer, rank: int) -> list[Expr | None]:
         sizes: Sequence[int] = kwargs.get("sizes", args[2] if len(args) > 2 else ())
         start = dim % (rank - len(sizes) + 1)
         return nothing[:start] + _exprs(tracer, sizes) + nothing[start + len(sizes) :]
+    if name == "expand_as" and isinstance(args[1], Tensor):
+        return sizes_of(tracer, args[1])
     if name not in SIZED | CREATED:
         return nothing
     written = args[1:] if name in SIZED or name.startswith("new_") else args
@@ -41,6 +43,15 @@ def written_sizes(tracer: Tracer, rank: int) -> list[Expr | None]:
         return nothing
     # A size may be a number in a tensor, as that of a packed batch is.
     return _exprs(tracer, shape) if all(isinstance(v, (int, Tensor)) for v in shape) else nothing
+
+
+def sizes_of(tracer: Tracer, tensor: Tensor) -> list[Expr | None]:
+    """The sizes of a tensor, as what takes its shape follows them."""
+    exprs: list[Expr | None] = list(tensor.shape)
+    for dims, ids in tracer.blocks(tensor):
+        for k, d in enumerate(dims):
+            exprs[d] = Axis(ids, k)
+    return exprs
 
 
 def _is_list(value: Any) -> bool:

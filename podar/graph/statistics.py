@@ -1,0 +1,209 @@
+"""Norms that are written by hand: a statistic over an axis that can go is taken over what remains.
+
+A mean, a variance, a length or a sum over channels changes when channels go. A norm may change so, as a layer norm
+does, and nothing else may: so a statistic is followed from where it is taken until it meets values of its own axis
+again. Where they have it subtracted, or are divided by it, it was a norm. Used in any other way (as a gate, as a
+feature that a layer reads, as an output of the model), it freezes the axis that it was taken over.
+"""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from podar.graph.labels import Ids
+from podar.graph.sizes import Axis, Equality, Term
+
+NORMS = {"mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "amax", "amin", "nanmean",
+         "logsumexp"}  # fmt: skip
+"""Reductions that norms are made of; others over an axis freeze it."""
+
+_CARRIED = """abs alias_copy ceil celu clone copy detach elu exp expm1 floor gelu hardtanh leaky_relu log1p log log2
+log10 mish neg relu relu6 round selu sigmoid sign silu sqrt square tanh _to_copy lift_fresh positive contiguous frac
+trunc nan_to_num hardsigmoid softplus reciprocal rsqrt pow clamp clamp_min clamp_max isnan isinf isfinite view
+_unsafe_view reshape _reshape_alias permute t transpose unsqueeze squeeze expand repeat alias select slice narrow split
+split_with_sizes unbind""".split()
+CARRIED = {*_CARRIED, *NORMS}
+"""What makes of a statistic another one."""
+
+MEETINGS = """add sub rsub mul div true_divide maximum minimum where addcmul addcdiv eq ne lt le gt ge masked_fill
+fmax fmin logical_and logical_or logical_not""".split()
+"""Operators of several tensors, index by index."""
+
+TURNED = {"reciprocal", "rsqrt"}
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is known of a tensor that is made of statistics.
+
+    Attributes:
+        over: labels of the axes that they were taken over, with the reason for freezing each.
+        divides: it is one over a statistic: values are divided by being multiplied with it.
+        negative: it is minus a statistic: adding it subtracts.
+        spread: it was expanded along its axis again, and has labels there.
+        scaled: it was multiplied with a factor that has the axis (scale · mean), and is to be subtracted yet.
+    """
+
+    over: tuple[tuple[Ids, str], ...]
+    divides: bool = False
+    negative: bool = False
+    spread: bool = False
+    scaled: bool = False
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A statistic that was subtracted, or divided by, from values with these labels."""
+
+    over: Ids
+    met: tuple[Ids, ...]
+    why: str
+
+
+def take(tracer: Any, outs: Iterable[Tensor], ids: Ids, correction: float = 0, beside: int = 1) -> None:
+    """Results of a reduction over an axis with these labels become statistics.
+
+    A variance that divides by n − `correction` needs more values than that, where `beside` more axes do not bring them.
+    """
+    why = f"a statistic over this axis at {tracer.where}"
+    if correction > 0 and beside <= correction:
+        few = int(correction) + 1
+        if ids.size <= few:
+            tracer.labels.freeze(ids, f"a variance needs more values than one at {tracer.where}")
+            return
+        flat = np.ascontiguousarray(ids.ravel())
+        bound = Equality(Term("//", int(correction), Axis(flat)), 0, tracer.where)
+        tracer.sizes.constraints.append(bound)
+        tracer.record.least.append((flat, few))
+    for out in outs:
+        mark = tracer.mark(out)
+        before = () if mark.statistic is None else mark.statistic.over
+        mark.statistic = Statistic((*before, (ids, why)))
+    tracer.statistics = True
+
+
+def follow(
+    tracer: Any, name: str, args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Any], outs: Sequence[Tensor]
+) -> None:
+    """Let the results of an operator be what its statistics make of them."""
+    own: list[Statistic] = [m.statistic for m in marks if m.statistic is not None]
+    if not own:
+        return
+    name = name.rstrip("_") if name not in CARRIED else name
+    if name in CARRIED:
+        made = _carried(tracer, name, args, own[0], outs[0])
+        for out in outs:
+            before = tracer.mark(out).statistic  # a reduction over more axes
+            fresh = () if before is None or before in own else before.over
+            tracer.mark(out).statistic = replace(made, over=(*made.over, *fresh))
+    elif name in MEETINGS:
+        tracer.mark(outs[0]).statistic = _met(tracer, name, args, tensors, marks, outs[0])
+    else:
+        refuse(tracer, own)
+
+
+def refuse(tracer: Any, statistics: Iterable[Statistic]) -> None:
+    """Freeze the axes that these were taken over."""
+    for statistic in statistics:
+        for ids, why in statistic.over:
+            tracer.labels.freeze(ids, why)
+
+
+def check(norms: Iterable[Norm], ties: Any) -> None:
+    """Once labels are solved: what a statistic was subtracted from or divided must have the axis that it was over."""
+    for norm in norms:
+        units = np.unique(ties.units(norm.over))
+        units = units[units < ties.solution.units]
+        if not any(np.isin(ties.units(ids), units).any() for ids in norm.met):
+            for family in ties.families_in(norm.over):
+                ties.reason.setdefault(family, norm.why)
+
+
+def _carried(tracer: Any, name: str, args: Sequence[Any], one: Statistic, out: Tensor) -> Statistic:
+    if name in TURNED or (name == "pow" and isinstance(args[1], (int, float)) and args[1] < 0):
+        return replace(one, divides=not one.divides)
+    if name == "neg":
+        return replace(one, negative=not one.negative)
+    if name in ("expand", "repeat") and len(tracer.blocks(out)) > len(tracer.blocks(args[0])):
+        return replace(one, spread=True)
+    return one
+
+
+def _met(
+    tracer: Any, name: str, args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Any], out: Tensor
+) -> Statistic | None:
+    """What comes of statistics that meet other tensors; None where they have done their work."""
+    own = [m.statistic for m in marks if m.statistic is not None]
+    others = [(t, m) for t, m in zip(tensors, marks) if m.statistic is None]
+    covered = {d for t, m in zip(tensors, marks) if m.statistic is not None for d in _dims(tracer, t, out)}
+    back = any(s.spread or s.scaled for s in own)
+    met = [ids for t, _ in others for d, ids in _labels(tracer, t, out) if back or d not in covered]
+    over = tuple({id(ids): (ids, why) for s in own for ids, why in s.over}.values())
+    joined = Statistic(
+        over,
+        all(s.divides for s in own) and name not in ("add", "sub"),
+        all(s.negative for s in own),
+        any(s.spread for s in own),
+        any(s.scaled for s in own),
+    )
+    if not met:
+        return _among_themselves(name, args, joined, tensors, marks)
+    roles = _roles(args, tensors, marks)
+    if _is_norm(name, roles, joined):
+        tracer.record.norms += [Norm(ids, tuple(met), why) for ids, why in over]
+        if name not in ("sub", "rsub", "add"):
+            tracer.mark(out).normal = frozenset(id(ids) for ids, _ in over)
+        return None
+    if name == "mul" and not joined.scaled and any({id(ids) for ids, _ in over} <= m.normal for _, m in others):
+        return replace(joined, scaled=True)
+    refuse(tracer, own)
+    return None
+
+
+def _among_themselves(
+    name: str, args: Sequence[Any], joined: Statistic, tensors: Sequence[Tensor], marks: Sequence[Any]
+) -> Statistic:
+    """Statistics with each other, and with values that do not have their axis (an epsilon, a temperature)."""
+    first, *rest = _roles(args, tensors, marks)
+    if name in ("div", "true_divide"):
+        upside = joined.divides if first and True not in rest else not joined.divides and not first
+        return replace(joined, divides=upside)
+    if name == "rsub" or (name == "sub" and not first):
+        return replace(joined, negative=not joined.negative, divides=False)
+    return joined
+
+
+def _is_norm(name: str, roles: list[bool], joined: Statistic) -> bool:
+    """Whether values have statistics of their axis taken off, or are divided by them."""
+    if name in ("sub", "rsub"):
+        return True
+    if name == "add":
+        return joined.negative
+    if joined.scaled or roles[0]:
+        return name == "mul" and joined.divides and not joined.scaled
+    if name in ("mul", "addcmul"):
+        return joined.divides
+    return not joined.divides and (name in ("div", "true_divide") or (name == "addcdiv" and not roles[1]))
+
+
+def _roles(args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Any]) -> list[bool]:
+    """For each argument whether it is a statistic."""
+    statistics = {id(t) for t, m in zip(tensors, marks) if m.statistic is not None}
+    return [id(a) in statistics for a in args]
+
+
+def _labels(tracer: Any, tensor: Tensor, out: Tensor) -> list[tuple[int, Ids]]:
+    """Labels of a tensor, with a dimension of the result that each lies over."""
+    shift = out.dim() - tensor.dim()
+    return [(d + shift, ids) for dims, ids in tracer.blocks(tensor) for d in dims]
+
+
+def _dims(tracer: Any, tensor: Tensor, out: Tensor) -> list[int]:
+    return [d for d, _ in _labels(tracer, tensor, out)]
