@@ -1,4 +1,4 @@
-"""The train or eval mode of every part of a model, put back as it was."""
+"""What a model is lent out with and comes back with: the train or eval mode of every part, its tensors' layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -22,3 +22,24 @@ def modes_put_back(model: nn.Module) -> Iterator[None]:
             model.train(modes[model])
         for part, mode in modes.items():
             part.training = mode
+
+
+@contextlib.contextmanager
+def layout_put_back(model: nn.Module) -> Iterator[None]:
+    """Whatever layout in memory the model's tensors are given within (channels last), they have their own afterwards.
+
+    The same numbers in another layout are summed in another order, so a model would compute other last digits than the
+    one that is loaded from its file.
+    """
+    strides = {name: t.stride() for name, t in _tensors(model).items()}
+    try:
+        yield
+    finally:
+        for name, tensor in _tensors(model).items():
+            stride = strides.get(name)
+            if stride is not None and len(stride) == tensor.dim() and stride != tensor.stride():
+                tensor.data = tensor.data.new_empty_strided(tensor.shape, stride).copy_(tensor.data)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -98,7 +98,9 @@ class Ticket(Stage):
 class Finetune(Stage):
     """Train the cut model: the options of `podar.finetune`. `distill`: the unpruned model is the teacher.
 
-    `settings`: further arguments of the model's own trainer (Ultralytics), where it has one.
+    `precision`: "fp32" or "bf16", with ", channels_last" where that layout is wanted; None, or "auto": the fastest of a
+    few timed steps, decided once for the run. `settings`: further arguments of the model's own trainer (Ultralytics),
+    where it has one.
     """
 
     title = "finetune"
@@ -108,7 +110,13 @@ class Finetune(Stage):
     seconds: float | None = Field(default=None, gt=0)
     distill: bool = True
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    precision: str | None = None
     settings: dict[str, Any] = {}
+
+    @field_validator("precision")
+    @classmethod
+    def _auto_is_none(cls, value: str | None) -> str | None:
+        return None if value == "auto" else value
 
 
 class Export(Stage):
@@ -135,6 +143,8 @@ _CHANGING = {"prune", "sparsify", "ticket", "finetune"}
 class Recipe(BaseModel):
     """A model, its data, and the stages it goes through.
 
+    `deterministic`: nothing that makes the model depends on the clock, so that the same seed gives the same model.
+
     In YAML each stage is a mapping of one key, its title:
 
     ```yaml
@@ -158,6 +168,7 @@ class Recipe(BaseModel):
     data: str | None = None
     image_size: int | None = Field(default=None, ge=1)
     seed: int = 0
+    deterministic: bool = False
     stages: tuple[Prune | Sparsify | Ticket | Finetune | Export | Measure, ...] = Field(min_length=1)
 
     @field_validator("stages", mode="before")
@@ -186,6 +197,11 @@ class Recipe(BaseModel):
                 raise ValueError(
                     f"the {stage.schedule} schedule works while a model trains; add a finetune stage after sparsify "
                     "(--data and --epochs on the command line)"
+                )
+            if self.deterministic and isinstance(stage, Finetune) and (stage.seconds or "time" in stage.settings):
+                raise ValueError(
+                    "finetune stops after a time, which is another step each time it runs, and the recipe is to be "
+                    "deterministic; leave seconds away (--seconds, time=) or deterministic"
                 )
         if "ticket" in titles[1:]:
             raise ValueError("ticket trains from the beginning, so it comes first; move it there")

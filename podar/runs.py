@@ -1,20 +1,17 @@
 """The run folder: a recipe is carried out step by step in a hidden folder inside it, and appears whole or not at all.
 
-While a run is under way, everything lies in `OUT/.work`: `state.json` (the recipe, the steps done and what they found),
-the model after each step that changed it, checkpoints, and `files/`, which become the run. When the last step is done
-the files move to OUT, summary.json last. A run that was broken off goes on from the step that it was in.
+While a run is under way, everything lies in `OUT/.work`: `state.json` (the recipe with absolute paths, fingerprints of
+what it reads, the steps done and what they found), the model after each step that changed it, checkpoints, and
+`files/`, which become the run. When the last step is done the files move to OUT, summary.json last.
+A run that was broken off, wherever it was, goes on from the step that it was in.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.metadata
 import itertools
-import json
-import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,17 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar import recipes
-from podar.errors import PodarError
-from podar.files import write_atomic
+from podar import fingerprints, recipes, run_folder
+from podar.errors import PodarError, first_line
+from podar.files import disk_full, write_atomic
+from podar.run_folder import FILES, STATE, SUMMARY, WORK
 
 if TYPE_CHECKING:
-    from podar.stages import Job, Progress
+    import os
 
-WORK, SUMMARY, REPORT = ".work", "summary.json", "report.html"
+    from podar.sources import Source
+    from podar.stages import Job, Progress, Step
+
+REPORT = "report.html"
 _OF_A_RUN = (SUMMARY, "model.safetensors", "plan.json")
 _TOLD = ("torch", "numpy", "torchvision", "timm", "transformers", "ultralytics", "accelerate")
 _TOLD += ("onnx", "onnxscript", "onnxruntime", "openvino", "executorch")
+DESPITE = "--despite-changes"
 
 
 @dataclass(frozen=True)
@@ -70,31 +72,53 @@ def start(
     `resume`; otherwise the folder is left as it was.
     """
     from podar import stages
+    from podar.run_paths import absolute
 
     stages.check(recipe)
     folder = Path(out)
-    _refuse_taken(folder, recipe.name if replace else None)
-    made = _make(folder / WORK)
+    name = recipe.name if replace else None
+    if not (folder / WORK).exists():
+        _refuse_taken(folder, name)
+    missing = [path for path in (folder / WORK, *(folder / WORK).parents) if not path.exists()]
     try:
-        with _lock(folder):
-            _write_state(folder, {"recipe": recipe.model_dump(mode="json"), "command": command, "done": []})
-            return _carry_on(folder, trust=trust, progress=progress)
+        with run_folder.held(folder, make=True):
+            _make_room(folder, name)
+            asked = {key: getattr(recipe, key) for key in ("model", "data", "weights")}
+            state = {"recipe": absolute(recipe).model_dump(mode="json"), "asked": asked, "command": command, "done": []}
+            run_folder.write_state(folder, state)
+            return _carry_on(folder, trust=trust, progress=progress, resuming=False)
     finally:
-        _remove_empty(folder, made)
+        _remove_empty(missing)
 
 
-def resume(out: str | os.PathLike[str], *, trust: bool = False, progress: Progress | None = None) -> dict[str, Any]:
-    """Go on with a run that was broken off.
+def resume(
+    out: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    despite_changes: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Go on with a run that was broken off. Nothing is ever removed, whatever goes wrong.
 
-    **Raises:** `PodarError` where there is none, another process is at work on it, or as `start`.
+    **Arguments:** `despite_changes`: go on although data, code or weights are no longer what the run began with.
+
+    **Raises:** `PodarError` where there is none, another process is at work on it, what it reads has changed, or as
+    `start`.
     """
     folder = Path(out)
-    if not (folder / WORK / "state.json").is_file():
-        if (folder / SUMMARY).is_file():
+    finished = (folder / SUMMARY).is_file()
+    if not (folder / WORK).is_dir():
+        if finished:
             raise PodarError(f"the run in {folder} is finished: there is nothing to resume.")
         raise PodarError(f"{folder} holds no run that was broken off.")
-    with _lock(folder):
-        return _carry_on(folder, trust=trust, progress=progress)
+    with run_folder.held(folder):
+        if run_folder.is_begun(folder):
+            return _carry_on(folder, trust=trust, progress=progress, resuming=True, despite_changes=despite_changes)
+        if finished:  # broken off when only the empty folder was left to remove
+            run_folder.clear(folder)
+            run_folder.remove(folder)
+            return run_folder.read_json(folder / SUMMARY)
+    raise PodarError(f"{folder} holds no run that was broken off: this one had not begun; start it again.")
 
 
 def summary(out: str | os.PathLike[str]) -> dict[str, Any]:
@@ -106,11 +130,11 @@ def summary(out: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         unfinished = (Path(out) / WORK).is_dir()
         raise PodarError(
-            f"the run in {out} is not finished: podar resume {out} goes on with it."
+            f"the run in {out} is not finished: {run_folder.command(Path(out))} goes on with it."
             if unfinished
             else f"{out} holds no finished run: there is no {SUMMARY} in it."
         )
-    return _read_json(path)
+    return run_folder.read_json(path)
 
 
 def free_folder(recipe: recipes.Recipe) -> Path:
@@ -123,85 +147,153 @@ def free_folder(recipe: recipes.Recipe) -> Path:
     raise AssertionError  # count() does not end
 
 
-def _carry_on(folder: Path, *, trust: bool, progress: Progress | None) -> dict[str, Any]:
+def _carry_on(
+    folder: Path, *, trust: bool, progress: Progress | None, resuming: bool, despite_changes: bool = False
+) -> dict[str, Any]:
     """Do the steps that are not done yet, then publish. What goes wrong is said in one sentence."""
-    state = _read_json(folder / WORK / "state.json")
+    state = run_folder.read_state(folder)
     at = ["load"]
+    again = run_folder.command(folder, *(["--trust"] if trust else []))
     try:
-        _do_steps(folder, state, trust, progress or _silent, at)
-        return _publish(folder)
+        if "publish" not in state:
+            _refuse_changes(folder, state, despite_changes, again)
+            _do_steps(folder, state, trust, progress or _silent, at)
+        at[0] = "report"
+        run_folder.publish(folder, state["publish"])
+        return run_folder.read_json(folder / SUMMARY)
     except KeyboardInterrupt as error:
-        trusting = " --trust" if trust else ""
-        raise PodarError(
-            f"interrupted in the stage {at[0]!r}: podar resume {folder}{trusting} goes on from there."
-        ) from error
+        raise PodarError(f"interrupted in the stage {at[0]!r}: {again} goes on from there.") from error
     except BaseException as error:
-        kept = _worth_keeping(folder)
+        trained = run_folder.has_training(folder, state)
+        kept = resuming or trained or "publish" in state
+        said, kind = None, PodarError
+        if isinstance(error, PodarError):
+            said, kind = _as_typed(str(error), state).rstrip("."), type(error)
+        elif (reason := disk_full(error, folder / WORK)) is not None:
+            said = f"cannot write in {folder}: {reason}"
         if not kept:
-            shutil.rmtree(folder / WORK, ignore_errors=True)
-        if isinstance(error, PodarError) and kept:
-            message = str(error).rstrip(".")
-            raise type(error)(
-                f"{message}; what was trained is kept: podar resume {folder} goes on from there."
-            ) from error
-        reason = _disk_full(error)
-        if reason and not isinstance(error, PodarError):
-            raise PodarError(f"cannot write in {folder}: {reason}; free some space and run again.") from error
-        raise
+            run_folder.remove(folder, state_first=True)
+        if said is None:
+            raise
+        if kept and again not in said:
+            said += f"; what was {'trained' if trained else 'done'} is kept: {again} goes on from there"
+        raise kind(f"{said}.") from error
 
 
-def _disk_full(error: BaseException) -> str | None:
-    """The system's words for a full disk, if that is what an error says; compiled writers wrap it in their own."""
-    words = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
-    return next((reason for reason in words if reason in str(error)), None)
+def _refuse_changes(folder: Path, state: dict[str, Any], allowed: bool, again: str) -> None:
+    """See that what the run reads is what it began with.
+
+    **Raises:** `PodarError` where something changed, unless that is allowed; it then stands in the state.
+    """
+    changed = fingerprints.differing(state.get("read", {}), folder)
+    if not changed:
+        return
+    told = ", ".join(f"{path} {how}" for path, how in changed.items())
+    if not allowed:
+        raise PodarError(
+            f"{told} since the run in {folder} was broken off: put back what was there, or {again} {DESPITE} goes on "
+            "with what is there now."
+        )
+    state["changes"] = [*state.get("changes", []), *(f"{path} {how}" for path, how in changed.items())]
+    state["read"] = fingerprints.take(state["read"], folder)
+    run_folder.write_state(folder, state)
 
 
 def _do_steps(folder: Path, state: dict[str, Any], trust: bool, progress: Progress, at: list[str]) -> None:
-    import torch
-
+    """Carry out what is left of a recipe, up to the list of files that are to be published."""
     from podar import stages
+    from podar.run_paths import files_of
     from podar.saving import load, save
 
-    work, files = folder / WORK, folder / WORK / "files"
-    recipe = recipes.make(state["recipe"], of=str(work / "state.json"))
+    work, files = folder / WORK, folder / WORK / FILES
+    recipe = recipes.make(state["recipe"], of=str(work / STATE))
     done = [Done(**entry) for entry in state["done"]]
     pending = [s for s in stages.steps(recipe) if s.name not in {d.name for d in done}]
-    if (files / SUMMARY).is_file():
-        return  # broken off while publishing
     progress("load", 0, 0, {})
     began = time.perf_counter()
     source = _open(recipe, trust)
     saved = next((d.model for d in reversed(done) if d.model), None)
     model = source.build() if saved is None else load(work / saved, source.dense)
     files.mkdir(exist_ok=True)
-    found = merged(d.found for d in done)
     if not done:
-        done.append(Done("load", time.perf_counter() - began, _facts(recipe, source), None))
-        found = merged([found, done[0].found])
-    job = stages.Job(recipe, source, model, files, work, found, progress)
+        state["read"] = fingerprints.take(files_of(recipe, source), folder)
+        done.append(Done("load", time.perf_counter() - began, _facts(recipe, source, state), None))
+        _note(folder, state, done)
+
+    def settle(what: str, value: Any) -> None:
+        state["settled"] = {**state.get("settled", {}), what: value}
+        run_folder.write_state(folder, state)
+
+    found = merged(d.found for d in done)
+    job = stages.Job(recipe, source, model, files, work, found, progress, state.get("settled", {}), settle)
     for step in pending:
         at[0] = step.name
-        job.progress = lambda _, count, total, info, name=step.name: progress(name, count, total, info)
-        job.progress("", 0, 0, {})
-        began = time.perf_counter()
-        torch.manual_seed(recipe.seed)
-        found = step.do(job)
-        job.found = merged([job.found, found])
-        kept = None
-        if step.changes_model:
-            kept = f"model-{len(done):02d}"
-            save(job.model, work / kept)
-        done.append(Done(step.name, time.perf_counter() - began, found, kept))
+        done.append(_do(step, job, folder, state["files"], len(done)))
         # What this step ran on; a process that goes on after it may not load the same libraries.
         state["versions"] = {**state.get("versions", {}), **versions()}
-        _write_state(folder, {**state, "done": [vars(d) for d in done]})
+        _note(folder, state, done)
+        job.checkpoint.unlink(missing_ok=True)
     at[0] = "report"
     progress("report", 0, 0, {})
+    run_folder.drop_unknown(folder, state["files"])
     save(job.model, files)
     source.save(job.model, files)
-    write_atomic(files / "source.json", _json(source.spec))
+    write_atomic(files / "source.json", run_folder.to_json(source.spec))
     _report(files, job, state, done)
+    state["publish"] = run_folder.files_in(folder)
+    run_folder.write_state(folder, state)
     progress("", 0, 0, {})
+
+
+def _do(step: Step, job: Job, folder: Path, known: list[str], number: int) -> Done:
+    """Carry out one step, always from the same beginning; the model that it changed is saved."""
+    import torch
+
+    from podar.saving import save
+
+    progress = job.progress
+    run_folder.drop_unknown(folder, run_folder.files_in(folder) if step.goes_on else known)
+    job.step = step.name
+    job.checkpoint = job.scratch / f"{step.name.replace(' ', '-')}{run_folder.CHECKPOINT}"
+    job.progress = lambda _, count, total, info: progress(step.name, count, total, info)
+    job.progress("", 0, 0, {})
+    began = time.perf_counter()
+    with _repeatable(job.recipe, step):
+        torch.manual_seed(job.recipe.seed)
+        found = step.do(job)
+    job.progress = progress
+    job.found = merged([job.found, found])
+    kept = None
+    if step.changes_model:
+        kept = f"model-{number:02d}"
+        save(job.model, job.scratch / kept)
+    return Done(step.name, time.perf_counter() - began, found, kept)
+
+
+@contextlib.contextmanager
+def _repeatable(recipe: recipes.Recipe, step: Step) -> Iterator[None]:
+    """Where a recipe is to be deterministic, let torch refuse operators that are not, while the model is changed."""
+    import torch
+
+    if not (recipe.deterministic and step.changes_model):
+        yield
+        return
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise PodarError(f"this model cannot be trained deterministically here ({first_line(error)}).") from error
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+def _note(folder: Path, state: dict[str, Any], done: list[Done]) -> None:
+    """Write down what is done, and the files that belong to it."""
+    state["done"], state["files"] = [vars(d) for d in done], run_folder.files_in(folder)
+    run_folder.write_state(folder, state)
 
 
 def _report(files: Path, job: Job, state: dict[str, Any], done: list[Done]) -> None:
@@ -214,25 +306,15 @@ def _report(files: Path, job: Job, state: dict[str, Any], done: list[Done]) -> N
         "versions": {**state.get("versions", {}), **versions()},
         **job.found,
         "stages": {d.name: round(d.seconds, 3) for d in done},
-        "recipe": state["recipe"],
+        "recipe": {**state["recipe"], **state.get("asked", {})},
     }
+    if state.get("changes"):
+        complete["notes"] = job.noted(*(f"{change} while the run was broken off" for change in state["changes"]))
     write(RunRecord.from_summary(complete, files), files / REPORT)
-    write_atomic(files / SUMMARY, _json(complete))
+    write_atomic(files / SUMMARY, run_folder.to_json(complete))
 
 
-def _publish(folder: Path) -> dict[str, Any]:
-    """Move the finished files into the run folder, the summary last: where it is, everything is."""
-    files = folder / WORK / "files"
-    for path in sorted(files.iterdir(), key=lambda path: path.name == SUMMARY):
-        target = folder / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(path, target)
-    shutil.rmtree(folder / WORK, ignore_errors=True)
-    return _read_json(folder / SUMMARY)
-
-
-def _open(recipe: recipes.Recipe, trust: bool) -> Any:
+def _open(recipe: recipes.Recipe, trust: bool) -> Source:
     from podar.sources import open_source
 
     return open_source(
@@ -245,9 +327,19 @@ def _open(recipe: recipes.Recipe, trust: bool) -> Any:
     )
 
 
-def _facts(recipe: recipes.Recipe, source: Any) -> dict[str, Any]:
+def _as_typed(text: str, state: dict[str, Any]) -> str:
+    """A text with the model, data and weights as the user named them: their absolute paths are for another folder."""
+    for key, asked in state.get("asked", {}).items():
+        absolute = state["recipe"].get(key)
+        if asked and absolute and asked != absolute:
+            text = text.replace(absolute, asked)
+    return text
+
+
+def _facts(recipe: recipes.Recipe, source: Source, state: dict[str, Any]) -> dict[str, Any]:
     """What the report says above everything else."""
     from podar.measuring import processor
+    from podar.stages import sentence
 
     facts = {"model": recipe.model}
     title = source.name
@@ -267,7 +359,8 @@ def _facts(recipe: recipes.Recipe, source: Any) -> dict[str, Any]:
         if isinstance(stage, (recipes.Sparsify, recipes.Ticket)):
             facts[stage.title] = str(stage)
     facts["processor"] = str(processor())
-    return {"title": title, "facts": facts}
+    facts = {name: _as_typed(fact, state) for name, fact in facts.items()}
+    return {"title": title, "facts": facts, "notes": [sentence(_as_typed(note, state)) for note in source.notes]}
 
 
 def merged(parts: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> dict[str, Any]:
@@ -297,97 +390,39 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _make_room(folder: Path, replaceable: str | None) -> None:
+    """See that the held folder is free for a run, or has one that may be replaced."""
+    if run_folder.is_begun(folder):
+        name = run_folder.read_state(folder).get("recipe", {}).get("name")
+        if replaceable is None or name != replaceable:
+            raise PodarError(
+                f"{folder} holds a run that was broken off: {run_folder.command(folder)} goes on with it, or name "
+                "another folder with --out."
+            )
+        (folder / WORK / STATE).unlink()
+    run_folder.clear(folder)
+    _refuse_taken(folder, replaceable)
+
+
 def _refuse_taken(folder: Path, replaceable: str | None) -> None:
     """Say so where a folder already holds a run; a run of the recipe named `replaceable` may be replaced."""
     if folder.exists() and not folder.is_dir():
         raise PodarError(f"{folder} is a file: name a folder for the run with --out.")
-    if (folder / WORK).exists():
-        state = folder / WORK / "state.json"
-        name = _read_json(state)["recipe"].get("name") if state.is_file() else None
-        if replaceable is None or name != replaceable:
-            raise PodarError(
-                f"{folder} holds a run that was broken off: podar resume {folder} goes on with it, or name another "
-                "folder with --out."
-            )
-        with _lock(folder):
-            shutil.rmtree(folder / WORK)
     taken = next((name for name in _OF_A_RUN if (folder / name).exists()), None)
     if taken is None:
         return
     if replaceable is not None and (folder / SUMMARY).is_file():
-        made_by = _read_json(folder / SUMMARY).get("recipe", {}).get("name")
+        made_by = run_folder.read_json(folder / SUMMARY).get("recipe", {}).get("name")
         if made_by == replaceable:
             return
     raise PodarError(f"{folder} already holds a run ({taken}): name another folder with --out, or remove it.")
 
 
-def _make(work: Path) -> list[Path]:
-    """Make a folder and what is missing above it; returns the folders made, innermost first."""
-    missing = [p for p in (work, *work.parents) if not p.exists()]
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise PodarError(f"cannot make the folder {work.parent}: {error.strerror}; name another with --out.") from error
-    return missing
-
-
-def _remove_empty(folder: Path, made: list[Path]) -> None:
-    """Remove the folders that this run made, where it left nothing in them."""
+def _remove_empty(made: list[Path]) -> None:
+    """Remove the folders that this run made, innermost first, where it left nothing in them."""
     for path in made:
         with contextlib.suppress(OSError):
             path.rmdir()
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a run that is under way; the lock ends with the process that holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock
-        yield
-        return
-    descriptor = os.open(folder / WORK, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise PodarError(
-            f"another podar is at work in {folder}: wait for it, or name another folder with --out."
-        ) from error
-    finally:
-        os.close(descriptor)
-
-
-def _worth_keeping(folder: Path) -> bool:
-    """Whether a run that failed has training behind it, which takes long to repeat."""
-    if (folder / WORK / "tickets" / "tickets.json").is_file():
-        return True
-    try:
-        done = _read_json(folder / WORK / "state.json")["done"]
-    except (PodarError, OSError, KeyError):
-        return False
-    unfinished = folder / WORK / "files" / "weights" / "last.pt"  # a library's trainer that broke off itself
-    return unfinished.is_file() or any(entry["name"].startswith("fine-tune") for entry in done)
-
-
-def _write_state(folder: Path, state: dict[str, Any]) -> None:
-    write_atomic(folder / WORK / "state.json", _json(state))
-
-
-def _json(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PodarError(f"{path} is missing.") from error
-    except (OSError, ValueError) as error:
-        raise PodarError(f"{path} is damaged ({error}): remove {path.parent} and run again.") from error
-    if not isinstance(data, dict):
-        raise PodarError(f"{path} is damaged (no JSON object): remove {path.parent} and run again.")
-    return data
 
 
 def _silent(stage: str, done: int, total: int, info: dict[str, float]) -> None:

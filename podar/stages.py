@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,9 @@ class Job:
 
     - `files`: the folder of finished files, which become the run folder; `scratch`: a folder for checkpoints.
     - `found`: the summary so far.
+    - `step`: the name of the step under way; `checkpoint`: a file where its training may keep its place.
+    - `settled`, `settle(what, value)`: what was decided by trying, written down before anything was made with it, so
+      that a run that goes on goes on with the same.
     """
 
     recipe: Recipe
@@ -50,6 +53,10 @@ class Job:
     scratch: Path
     found: dict[str, Any]
     progress: Progress
+    settled: dict[str, Any] = field(default_factory=dict)
+    settle: Callable[[str, Any], None] = lambda what, value: None
+    step: str = ""
+    checkpoint: Path = Path("step.checkpoint")
     _dense: list[nn.Module] = field(default_factory=list)
 
     @property
@@ -63,7 +70,7 @@ class Job:
 
     def noted(self, *notes: str) -> list[str]:
         """What earlier stages had to say, and then this, in whole sentences."""
-        return [*self.found.get("notes", []), *map(_sentence, notes)]
+        return [*self.found.get("notes", []), *map(sentence, notes)]
 
     def keep_dense(self, model: nn.Module) -> None:
         """Take another model for the dense one: a ticket search trains its own. It outlives a broken-off run."""
@@ -74,11 +81,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage as a run carries it out. `name` is what the user sees; `changes_model`: the model is saved after it."""
+    """A stage as a run carries it out. `name` is what the user sees; `changes_model`: the model is saved after it;
+    `goes_on`: broken off, it goes on from files that it left among the finished ones."""
 
     name: str
     do: Callable[[Job], dict[str, Any]]
     changes_model: bool = False
+    goes_on: bool = False
 
 
 def check(recipe: Recipe) -> None:
@@ -88,6 +97,7 @@ def check(recipe: Recipe) -> None:
     """
     from podar.allocate import SCOPES, parse_target
     from podar.criteria import CRITERIA
+    from podar.recover.precision import check_precision
 
     for stage in recipe.stages:
         if isinstance(stage, Prune):
@@ -108,6 +118,12 @@ def check(recipe: Recipe) -> None:
                 check_format(name, recipe.model)
         elif isinstance(stage, Finetune):
             kind = integrations.find(recipe.model)
+            check_precision(stage.precision)
+            if stage.precision and kind is not None and kind.check_settings is not None and _its_own(recipe.data):
+                raise UsageError(
+                    f"--precision {stage.precision}: Ultralytics' own trainer decides this by its argument amp, so "
+                    "leave --precision away (precision: in a recipe)."
+                )
             if not stage.distill and kind is not None and kind.check_settings is not None and _its_own(recipe.data):
                 raise UsageError(
                     "--no-distill: nothing distils a YOLO unless distill_model=FILE asks for it, so leave --no-distill "
@@ -157,7 +173,7 @@ def steps(recipe: Recipe) -> list[Step]:
         elif isinstance(stage, Ticket):
             found.append(Step("ticket", _bound(sparse_stages.ticket, stage), changes_model=True))
         elif isinstance(stage, Finetune):
-            found.append(Step("fine-tune", _bound(fine_tune, stage), changes_model=True))
+            found.append(Step("fine-tune", _bound(fine_tune, stage), changes_model=True, goes_on=True))
     found.append(Step("evaluate", evaluate))
     if sparse_stages.leaves_zeros(recipe):
         found.append(Step("count zeros", sparse_stages.count))
@@ -177,7 +193,6 @@ def evaluate_dense(job: Job) -> dict[str, Any]:
         "before": before,
         "frozen": [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen],
         "points": _point("dense", "dense", before),
-        "notes": [_sentence(note) for note in job.source.notes],
     }
 
 
@@ -255,6 +270,7 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
     came_sparse = 0.0 if made_sparse else sparse_stages.share_of_zeros(job.model)
     sparse = made_sparse or came_sparse >= sparse_stages.SPARSE
     keeper = sparse_stages.keeper(job, *_samples(job)) if sparse else None
+    settled = f"{job.step}: precision"
     history = job.source.train(
         job.model,
         epochs=options.epochs,
@@ -263,7 +279,9 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
         seconds=options.seconds,
         label_smoothing=options.label_smoothing,
         teacher=job.dense if options.distill and was_cut else None,
-        checkpoint=job.scratch / "fine-tune.checkpoint",
+        checkpoint=job.checkpoint,
+        precision=job.settled.get(settled) or options.precision or ("fp32" if job.recipe.deterministic else None),
+        chosen=lambda precision: job.settle(settled, precision),
         files=job.files,
         settings=options.settings,
         seed=job.recipe.seed,
@@ -454,7 +472,7 @@ def _numbered(found: list[Step]) -> list[Step]:
     for step in found:
         seen[step.name] = seen.get(step.name, 0) + 1
         again = f" {seen[step.name]}" if seen[step.name] > 1 else ""
-        numbered.append(Step(step.name + again, step.do, step.changes_model))
+        numbered.append(replace(step, name=step.name + again))
     return numbered
 
 
@@ -466,7 +484,8 @@ def _known(what: str, name: str, choices: Any) -> None:
         )
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A remark as a sentence of its own."""
     text = text.strip()
     if text.partition(" ")[0].replace("-", "").isalpha():  # a name such as timm:resnet18 keeps its letters
         text = text[:1].upper() + text[1:]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from podar import recipes, runs, stages
 from podar.errors import PodarError, UsageError
@@ -287,6 +291,182 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(model, tmp_path: Path) -
     said = " ".join(done.stderr.split())
     assert "cannot write" in said and "File too large" in said and "Traceback" not in said
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """Sixty labelled pictures that the network can tell apart."""
+    labels = np.arange(60) % 3
+    images = np.random.default_rng(0).integers(0, 60, (60, 12, 12), dtype=np.uint8)
+    images[labels == 1, :6] += 150
+    images[labels == 2, 6:] += 150
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    return str(tmp_path / "data.npz")
+
+
+TRAINED = [*CUT, {"finetune": {"epochs": 3, "batch_size": 16}}]
+
+
+def _in_epoch(number: int, error: BaseException) -> Any:
+    def progress(stage: str, done: int, total: int, info: dict[str, float]) -> None:
+        if info.get("epoch") == number:
+            raise error
+
+    return progress
+
+
+def test_a_failed_resume_removes_nothing(model, data, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "x"
+    monkeypatch.chdir(tmp_path)
+    planned = recipe("network.py:make", data="data.npz", stages=TRAINED, deterministic=True)
+    with pytest.raises(PodarError, match="interrupted in the stage 'fine-tune'"):
+        runs.start(planned, "x", command="", progress=_in_epoch(2, KeyboardInterrupt()))
+    begun = {path: (out / path).read_bytes() for path in listing(out)}
+    monkeypatch.chdir("/")  # paths as they were typed lead nowhere from here
+    os.rename(data, data + ".away")
+    with pytest.raises(PodarError, match=r"data\.npz is no longer there.*--despite-changes goes on"):
+        runs.resume(out)
+    with pytest.raises(PodarError, match=r"what was trained is kept: podar resume .*x goes on"):
+        runs.resume(out, despite_changes=True)  # which cannot do without the file
+    os.rename(data + ".away", data)
+    for error in (RuntimeError("boom"), PodarError("boom."), MemoryError(), SystemExit(1)):
+        with pytest.raises(type(error)):
+            runs.resume(out, progress=_in_epoch(2, error), despite_changes=True)
+        assert begun.keys() <= listing(out), error
+    summary = runs.resume(out)
+    monkeypatch.chdir(tmp_path)
+    whole = runs.start(planned, tmp_path / "whole", command="")
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert summary["recipe"]["model"] == "network.py:make" == summary["facts"]["model"]
+    assert summary["facts"] == whole["facts"] and summary["title"] == whole["title"]
+    assert [epoch["epoch"] for epoch in summary["history"]] == [1, 2, 3]
+    assert sum("changed" in n or "no longer" in n for n in summary["notes"]) == 1, "it says that it went on despite"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), PodarError("boom."), OSError(28, os.strerror(28))])
+def test_a_start_that_fails_keeps_any_checkpoint(model, data, tmp_path: Path, error: Exception) -> None:
+    planned = recipe(model, data=data, stages=TRAINED, deterministic=True)
+    with pytest.raises(type(error) if not isinstance(error, OSError) else PodarError) as caught:
+        runs.start(planned, tmp_path / "x", command="", progress=_in_epoch(2, error))
+    if isinstance(caught.value, PodarError):
+        assert re.search(r"what was trained is kept: podar resume \S+ goes on from there\.$", str(caught.value))
+    assert [epoch["epoch"] for epoch in runs.resume(tmp_path / "x")["history"]] == [1, 2, 3]
+
+
+def _edit_data(folder: Path) -> None:
+    with np.load(folder / "data.npz") as kept:
+        images, labels = kept["images"], kept["labels"].copy()
+    labels[0] = 1
+    np.savez(folder / "data.npz", images=images, labels=labels)
+
+
+def _edit_code(folder: Path) -> None:
+    (folder / "network.py").write_text(NETWORK.replace("nn.ReLU()", "nn.SiLU()"))
+
+
+def _edit_helper(folder: Path) -> None:
+    (folder / "beside_network.py").write_text("WIDTH = 9\n")
+
+
+def _edit_weights(folder: Path) -> None:
+    kept = load_file(folder / "w.safetensors")
+    save_file({name: tensor + 0.01 for name, tensor in kept.items()}, folder / "w.safetensors")
+
+
+@pytest.mark.parametrize("edit", [_edit_data, _edit_code, _edit_helper, _edit_weights])
+def test_what_changed_while_a_run_was_broken_off_is_noticed(model, data, tmp_path: Path, edit) -> None:
+    (tmp_path / "beside_network.py").write_text("WIDTH = 8\n")
+    (tmp_path / "network.py").write_text("import beside_network\n" + NETWORK)
+    namespace: dict[str, Any] = {}
+    exec(NETWORK, namespace)
+    save_file(namespace["make"]().state_dict(), tmp_path / "w.safetensors")
+    out = tmp_path / "x"
+    planned = recipe(model, data=data, weights=str(tmp_path / "w.safetensors"), stages=TRAINED)
+    with pytest.raises(PodarError, match="interrupted"):
+        runs.start(planned, out, command="", progress=_in_epoch(2, KeyboardInterrupt()))
+    sys.modules.pop("beside_network", None)
+    edit(tmp_path)
+    before = listing(out)
+    with pytest.raises(PodarError, match=r"changed since the run in .*x was broken off: .*--despite-changes goes on"):
+        runs.resume(out)
+    assert listing(out) == before
+    notes = runs.resume(out, despite_changes=True)["notes"]
+    assert any("changed while the run was broken off" in note for note in notes)
+
+
+def test_the_second_of_two_processes_is_told_of_the_first(model, tmp_path: Path) -> None:
+    out, said = tmp_path / "x", []
+
+    def look(stage: str, *_: Any) -> None:
+        if stage == "prune" and not said:
+            for attempt in (
+                lambda: runs.start(recipe(model, stages=CUT), out, command=""),
+                lambda: runs.resume(out),
+            ):
+                with pytest.raises(PodarError) as caught:
+                    attempt()
+                said.append(str(caught.value))
+
+    runs.start(recipe(model, stages=CUT), out, command="", progress=look)
+    assert len(said) == 2 and all("another podar is at work in" in sentence for sentence in said)
+
+
+def test_a_hidden_folder_without_a_state_is_no_run(model, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+    (out / ".work" / "files").mkdir(parents=True)
+    (out / ".work" / ".state.json.part").mkdir()
+    with pytest.raises(PodarError, match=r"had not begun; start it again"):
+        runs.resume(out)
+    runs.start(recipe(model, stages=CUT), out, command="")
+    assert listing(out) == FILES - {"model.onnx", "dense.onnx"}
+    (tmp_path / "y" / ".work" / "thesis").mkdir(parents=True)
+    with pytest.raises(PodarError, match=r"holds thesis, which is not podar's"):
+        runs.start(recipe(model, stages=CUT), tmp_path / "y", command="")
+    assert (tmp_path / "y" / ".work" / "thesis").is_dir()
+
+
+def test_only_files_of_the_run_are_published(model, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+
+    def litter(stage: str, *_: Any) -> None:
+        for name in (".model.onnx.1234.part", "weights.tmp") if stage == "measure" else ():
+            (out / ".work" / "files" / name).write_text("left by a killed process")
+        if stage == "measure":
+            raise KeyboardInterrupt
+
+    with pytest.raises(PodarError, match="interrupted"):
+        runs.start(recipe(model), out, command="", progress=litter)
+    runs.resume(out)
+    assert listing(out) == FILES
+
+
+def test_two_trainings_of_one_recipe_keep_their_places_apart(model, data, tmp_path: Path) -> None:
+    again = [*TRAINED, {"finetune": {"epochs": 3, "batch_size": 16}}]
+    summary = runs.start(recipe(model, data=data, stages=again), tmp_path / "x", command="")
+    assert [epoch["epoch"] for epoch in summary["history"]] == [1, 2, 3, 4, 5, 6]
+    assert len({epoch["loss"] for epoch in summary["history"]}) == 6
+
+
+def test_the_precision_is_chosen_once(model, data, tmp_path: Path, monkeypatch) -> None:
+    from podar.recover import training
+    from podar.recover.precision import Precision
+
+    monkeypatch.setattr(training, "fastest", lambda *_: Precision(bf16=True))
+    planned = recipe(model, data=data, stages=TRAINED)
+    for error in (KeyboardInterrupt(), KeyboardInterrupt()):
+        verb = runs.resume if (tmp_path / "x").exists() else partial(runs.start, planned, command="")
+        with pytest.raises(PodarError, match="interrupted"):
+            verb(out=tmp_path / "x", progress=_in_epoch(1, error))
+        monkeypatch.setattr(training, "fastest", lambda *_: pytest.fail("timed again"))
+    assert runs.resume(tmp_path / "x")["precision"] == "bf16"
+    for change in ({"deterministic": True}, {"stages": [*CUT, {"finetune": {"epochs": 1, "precision": "fp32"}}]}):
+        name = next(iter(change))
+        assert (
+            runs.start(recipe(model, **{"data": data, "stages": TRAINED, **change}), tmp_path / name, command="")[
+                "precision"
+            ]
+            == "fp32"
+        )
 
 
 def test_a_folder_that_cannot_be_made_is_said(model, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 from podar.cli.app import app, common, end, working
 from podar.cli.options import (
     Data,
+    Deterministic,
     Epochs,
     Exports,
     ImageSize,
@@ -17,6 +18,7 @@ from podar.cli.options import (
     ModelArg,
     NoDistill,
     Out,
+    Precision,
     Protect,
     Rate,
     Seed,
@@ -102,7 +104,9 @@ def prune(
     no_distill: NoDistill = False,
     image_size: ImageSize = None,
     threads: Threads = 1,
+    precision: Precision = None,
     seed: Seed = 0,
+    deterministic: Deterministic = False,
 ) -> None:
     """Prune a model, recover its accuracy, export it, measure it before and after, and report."""
     from podar.sources import parse_model_args
@@ -126,11 +130,11 @@ def prune(
         )
     stages += _finetuning(
         data, epochs=epochs, lr=lr, batch_size=batch_size, seconds=seconds, distill=not no_distill,
-        settings=parse_model_args(settings or (), option=""),
+        precision=precision, settings=parse_model_args(settings or (), option=""),
     )  # fmt: skip
     _start(
         "podar prune", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, export=export, threads=threads, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
     )  # fmt: skip
 
 
@@ -173,7 +177,9 @@ def sparsify(
     no_distill: NoDistill = False,
     image_size: ImageSize = None,
     threads: Threads = 1,
+    precision: Precision = None,
     seed: Seed = 0,
+    deterministic: Deterministic = False,
 ) -> None:
     """Make most weights zero, recover the accuracy, write a small checkpoint, and report."""
     stages: list[dict[str, Any]] = [
@@ -191,10 +197,12 @@ def sparsify(
             }
         }
     ]
-    stages += _finetuning(data, epochs=epochs, lr=lr, batch_size=batch_size, seconds=seconds, distill=not no_distill)
+    stages += _finetuning(
+        data, epochs=epochs, lr=lr, batch_size=batch_size, seconds=seconds, distill=not no_distill, precision=precision
+    )
     _start(
         "podar sparsify", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, export=export, threads=threads, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
     )  # fmt: skip
 
 
@@ -229,6 +237,7 @@ def ticket(
     image_size: ImageSize = None,
     threads: Threads = 1,
     seed: Seed = 0,
+    deterministic: Deterministic = False,
 ) -> None:
     """Search a winning lottery ticket: train, remove, rewind, repeat; with controls and several seeds."""
     stages: list[dict[str, Any]] = [
@@ -252,7 +261,7 @@ def ticket(
     ]
     _start(
         "podar ticket", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, export=export, threads=threads, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
     )  # fmt: skip
 
 
@@ -272,17 +281,28 @@ def run(
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was broken off.")],
     trust: Trust = False,
+    despite_changes: Annotated[
+        bool, typer.Option("--despite-changes", help="Go on although data, code or weights are no longer the same.")
+    ] = False,
 ) -> None:
     """Go on with a run that was broken off."""
     from podar import runs
 
     with working() as progress:
-        summary = runs.resume(folder, trust=trust, progress=progress)
+        summary = runs.resume(folder, trust=trust, despite_changes=despite_changes, progress=progress)
     end(summary, folder)
 
 
 def _finetuning(data: str | None, **options: Any) -> list[dict[str, Any]]:
-    """The stage that trains, where there are data and epochs."""
+    """The stage that trains, where there are data and epochs.
+
+    **Raises:** `UsageError` where a precision is asked for and nothing is trained.
+    """
+    if options["precision"] is not None and not (data is not None and options["epochs"]):
+        raise UsageError(
+            f"--precision {options['precision']} is that of training, and nothing is trained without --data and "
+            "--epochs."
+        )
     return [{"finetune": options}] if data is not None and options["epochs"] else []
 
 

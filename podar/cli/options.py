@@ -44,6 +44,10 @@ def complete_runtimes(incomplete: str) -> list[str]:
     return [name for name in RUNTIMES if name.startswith(incomplete)]
 
 
+def complete_precisions(incomplete: str) -> list[str]:
+    return [name for name in ("auto", "bf16", "fp32") if name.startswith(incomplete)]
+
+
 MODEL_HELP = (
     "timm:NAME, torchvision:NAME, transformers:FOLDER, yolo26n.yaml, yolo26n.pt, FILE.py:FUNCTION, or a run's folder."
 )
@@ -86,6 +90,17 @@ Protect = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="A layer that stays as it is; may be repeated.")
 ]
 Rate = Annotated[float | None, typer.Option(help="Peak learning rate. Default: chosen for the model.")]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Train in fp32 or bf16. Default: auto, the fastest of a few timed steps.",
+        autocompletion=complete_precisions,
+    ),
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="Time nothing that decides: the same seed gives the same model.")
+]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
 WeightImportance = Annotated[
     str, typer.Option(help="What a weight's worth is judged by.", autocompletion=complete_importances)

@@ -250,7 +250,8 @@ class _Search:
             self.train(model, after_step, skipped, seed, checkpoint)
         if dense and not self.store.has(f"seed{seed}-start"):
             raise UsageError(f"rewind={self.rewind} lies beyond the {last[1]} steps of the training")
-        return last[0] / last[1]
+        # Nothing left to do: the checkpoint was that of a whole training, which was killed before it was noted.
+        return last[0] / last[1] if last[0] else 1.0
 
     def _drawn(self, model: nn.Module, weights: list[Weight], number: int) -> dict[str, Tensor]:
         """The mask of a round, from weights as they are trained; what is gone stays gone."""

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from podar.errors import UsageError
+
 STEPS, FEW = 5, 16  # steps, and pictures in each: emulated bf16 can be a hundred times slower
 HOPELESS = 2.0
 
@@ -33,6 +35,21 @@ class Precision:
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context in which forward runs."""
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+CHOICES = tuple(str(Precision(bf16, last)) for bf16 in (False, True) for last in (False, True))
+
+
+def check_precision(asked: str | None) -> None:
+    """Refuse what is no precision.
+
+    **Raises:** `UsageError`.
+    """
+    if asked is not None and asked not in CHOICES:
+        raise UsageError(
+            f"there is no precision={asked!r}: give fp32 or bf16, with ', channels_last' where that layout is wanted, "
+            "or None for the fastest (auto on the command line)."
+        )
 
 
 def fastest(

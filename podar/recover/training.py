@@ -15,13 +15,13 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError
-from podar.modes import modes_put_back
+from podar.modes import layout_put_back, modes_put_back
 from podar.recover import checkpoints
 from podar.recover.evaluation import accuracy, logits_of
 from podar.recover.feeding import Feed, feed
 from podar.recover.history import History
 from podar.recover.losses import classifier_loss
-from podar.recover.precision import Precision, fastest
+from podar.recover.precision import Precision, check_precision, fastest
 
 
 class MaskKeeper(Protocol):
@@ -60,6 +60,7 @@ def finetune(
     teacher: nn.Module | None = None,
     checkpoint: str | Path | None = None,
     precision: str | None = None,
+    chosen: Callable[[str], None] | None = None,
     seed: int = 0,
     skip: int = 0,
     keeper: MaskKeeper | None = None,
@@ -81,7 +82,9 @@ def finetune(
     - `label_smoothing`: share of each label that is spread over all classes.
     - `teacher`: a model whose answers are learned too (Hinton et al. 2015); it is not changed.
     - `checkpoint`: a file, renewed after every epoch; where it exists the training goes on from it.
-    - `precision`: "fp32" or "bf16"; None: the fastest of a few timed steps. Weights stay fp32.
+    - `precision`: "fp32" or "bf16" (with ", channels_last": in that layout); None: the fastest of a few timed steps, so
+      that the same seed may give two models. Weights stay fp32, and come back in the layout that they had.
+    - `chosen`: called with the precision before the first step, so that the caller may ask for the same next time.
     - `skip`: steps to leave out at the beginning, with their pictures and their part of the schedule: for a model that
       has them behind it.
     - `keeper`: keeps the model sparse, or makes it so step by step; the checkpoint holds its masks.
@@ -108,9 +111,9 @@ def finetune(
     if not 0 <= skip < training.total:
         raise UsageError(f"skip={skip} leaves none of the {training.total} steps of this training.")
     training.skip, training.keeper = skip, keeper
-    with torch.random.fork_rng(), modes_put_back(model):
+    with torch.random.fork_rng(), modes_put_back(model), layout_put_back(model):
         training.check_labels()
-        return training.run(file, precision, after_step, progress)
+        return training.run(file, precision, chosen, after_step, progress)
 
 
 def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> History:
@@ -166,6 +169,8 @@ class _Training:
             "batch_size": batch_size,
             "seed": seed,
             "lr": self.lr,
+            "label_smoothing": smoothing,
+            "taught": teacher is not None,
             "shapes": {name: list(t.shape) for name, t in model.state_dict().items()},
         }
 
@@ -192,12 +197,16 @@ class _Training:
     def run(
         self,
         file: Path | None,
-        precision: str | None,
+        asked: str | None,
+        told: Callable[[str], None] | None,
         after_step: Callable[[int, int], None] | None,
         progress: Progress | None,
     ) -> History:
-        state = None if file is None else checkpoints.load(file, self.signature)
-        chosen = self._precision(precision if state is None else state["precision"])
+        signature = self.signature if asked is None else {**self.signature, "precision": asked}
+        state = None if file is None else checkpoints.load(file, signature)
+        chosen = self._precision(asked if state is None else state["signature"]["precision"])
+        if told is not None:
+            told(str(chosen))
         if chosen.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         history = History([], str(chosen))
@@ -235,11 +244,10 @@ class _Training:
                 checkpoints.save(
                     file,
                     {
-                        "signature": self.signature,
+                        "signature": {**self.signature, "precision": str(chosen)},
                         "model": self.model.state_dict(),
                         "optimizer": self.optimizer.state_dict(),
                         "epochs": history.epochs,
-                        "precision": str(chosen),
                         "masks": {} if self.keeper is None else self.keeper.state_dict(),
                     },
                 )
@@ -343,5 +351,4 @@ def _check(
         raise UsageError(f"label_smoothing={smoothing:g} is not between 0 and 1.")
     if lr is not None and lr <= 0:
         raise UsageError(f"lr={lr:g} learns nothing: give more than 0.")
-    if precision is not None and precision not in (str(Precision(b, c)) for b in (False, True) for c in (False, True)):
-        raise UsageError(f"there is no precision={precision!r}: give fp32 or bf16, or None for the fastest.")
+    check_precision(precision)

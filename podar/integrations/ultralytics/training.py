@@ -133,6 +133,7 @@ def train(
     if _unfinished(last):
         yolo, asked = YOLO(str(last)), {"resume": True, "data": data}
     else:
+        (files / "results.csv").unlink(missing_ok=True)  # of a training that broke off before its first checkpoint
         yolo = YOLO(str(write_checkpoint(model, start, {"imgsz": side})))
     if progress is not None:
         _report_to(yolo, progress)
@@ -180,6 +181,8 @@ def history(path: Path) -> list[dict[str, float]]:
         }
         if quality:
             entry["val_accuracy"] = quality[-1]
+        if found and entry["epoch"] <= found[-1]["epoch"]:  # broken off after this line and before its checkpoint
+            del found[next(k for k, earlier in enumerate(found) if earlier["epoch"] >= entry["epoch"]) :]
         found.append(entry)
     return found
 
