@@ -204,7 +204,7 @@ class _Training:
     ) -> History:
         signature = self.signature if asked is None else {**self.signature, "precision": asked}
         state = None if file is None else checkpoints.load(file, signature)
-        chosen = self._precision(asked if state is None else state["signature"]["precision"])
+        chosen = self._precision(asked if state is None else state["precision"])
         if told is not None:
             told(str(chosen))
         if chosen.channels_last:
@@ -248,6 +248,7 @@ class _Training:
                         "model": self.model.state_dict(),
                         "optimizer": self.optimizer.state_dict(),
                         "epochs": history.epochs,
+                        "precision": str(chosen),
                         "masks": {} if self.keeper is None else self.keeper.state_dict(),
                     },
                 )
