@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderHook
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -19,18 +21,73 @@ _VERDICTS = {"better": "green", "worse": "yellow", "same": "dim"}
 _MOST_FROZEN = 12  # reasons listed by inspect; the rest is in --json
 
 
+# What a terminal obeys instead of showing it, or what it cannot show: control characters, marks that turn the direction
+# of text, halves of pairs (bytes of a file's name that are no text).
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    r"""A text of somebody else's, such as a file's name, for a terminal: what it would obey is spelled out.
+
+    ```python
+    >>> harmless("a\x1b[31mb")
+    'a\\x1b[31mb'
+
+    ```
+    """
+    return _UNSHOWN.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}" if _is_byte(found[0]) else _spelled(found), text)
+
+
+def escaped_json(text: str) -> str:
+    """The same for JSON, whose strings may hold any character by its number."""
+    return _UNSHOWN.sub(_spelled, text)
+
+
+def _is_byte(character: str) -> bool:
+    return ord(character) < 0x100 or 0xDC80 <= ord(character) <= 0xDCFF
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+class _Harmless(RenderHook):
+    """Spells out what a terminal would obey in everything that is printed, whoever wrote it."""
+
+    def process_renderables(self, renderables: list[Any]) -> list[Any]:
+        return [_Shown(renderable) for renderable in renderables]
+
+
+class _Shown:
+    def __init__(self, renderable: Any) -> None:
+        self.renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for part in console.render(self.renderable, options):
+            yield part if part.control else Segment(harmless(part.text), part.style)
+
+
+def _console(**options: Any) -> Console:
+    console = Console(highlight=False, markup=False, emoji=False, **options)
+    console.push_render_hook(_Harmless())
+    return console
+
+
 def out() -> Console:
     """The terminal's standard output; in a pipe or a file, lines stay whole."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    console = _console()
+    return console if console.is_terminal else _console(width=200)
+
+
+def sentence(message: str) -> str:
+    """A message on one line, with a full stop."""
+    text = harmless(" ".join(message.split()))
+    return text if text.endswith((".", "!", "?")) else text + "."
 
 
 def fail(message: str) -> None:
     """One sentence on standard error."""
-    text = " ".join(message.split())
-    if not text.endswith((".", "!", "?")):
-        text += "."
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), text))
+    _console(stderr=True, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), sentence(message)))
 
 
 def headline(summary: Mapping[str, Any]) -> Iterator[Any]:
@@ -153,7 +210,7 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int, dict[str, float]]
     if quiet:
         yield None
         return
-    console = Console(stderr=True, highlight=False)
+    console = _console(stderr=True)
     if not console.is_terminal:
         lines = _Lines()
         yield lines.show

@@ -1,11 +1,44 @@
 """The command `podar`: parses, calls, prints. Nothing heavy is imported before a command runs."""
 
-from podar.cli import making, showing
-from podar.cli.app import app
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from podar.cli import signals
+
+if TYPE_CHECKING:
+    from podar.cli import making, showing
+    from podar.cli.app import app
 
 __all__ = ["app", "main", "making", "showing"]
+
+_EARLY = "interrupted before anything was done."
 
 
 def main() -> None:
     """The entry point of the command `podar`."""
-    app(prog_name="podar")
+    signals.listen()
+    try:
+        command = __getattr__("app")
+    except BaseException:
+        if not signals.arrived:
+            raise
+        # Ctrl-C while the command line itself was being imported: its own ways to say something may not be there.
+        if "--json" in sys.argv:
+            sys.stdout.write(json.dumps({"error": {"kind": "Interrupted", "message": _EARLY, "exit_code": 1}}) + "\n")
+        sys.stderr.write(f"Error: {_EARLY}\n")
+        sys.exit(1)
+    command(prog_name="podar")
+
+
+def __getattr__(name: str) -> Any:
+    """The application with all its commands, imported when it is first asked for."""
+    if name not in ("app", "making", "showing"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    making, showing = (importlib.import_module(f"{__name__}.{part}") for part in ("making", "showing"))
+    application = importlib.import_module(f"{__name__}.app").app
+    globals().update(app=application, making=making, showing=showing)
+    return globals()[name]

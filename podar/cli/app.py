@@ -16,8 +16,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from podar import console
+from podar.cli import signals
 from podar.errors import PodarError
 
+_INTERRUPTED = 130  # what shells see of a program that Ctrl-C ended
 _EVERYWHERE = ("--json", "--quiet", "--debug")
 
 
@@ -41,6 +44,7 @@ class _Podar(TyperGroup):
         common.command = shlex.join(["podar", *args])
         end = args.index("--") if "--" in args else len(args)
         hoisted = [arg for arg in args[:end] if arg in _EVERYWHERE]
+        common.json, common.debug = "--json" in hoisted, "--debug" in hoisted  # errors of parsing are told so, too
         rest = [arg for arg in args[:end] if arg not in _EVERYWHERE] + args[end:]
         return super().parse_args(ctx, hoisted + rest)
 
@@ -50,6 +54,8 @@ class _Podar(TyperGroup):
                 if not sys.warnoptions:
                     warnings.simplefilter("ignore")  # libraries warn their programmers; podar's users are others
                 code = super().main(*args, standalone_mode=False, **extra)
+            if code == _INTERRUPTED:  # Typer's answer to Ctrl-C, without a word
+                code = _told(KeyboardInterrupt())
         except BaseException as error:
             code = _told(error)
         if standalone_mode:
@@ -58,28 +64,34 @@ class _Podar(TyperGroup):
 
 
 def _told(error: BaseException) -> int:
-    """Say an error in one sentence; returns the exit code."""
-    from podar import console
-
-    if isinstance(error, SystemExit) and error.code == 130:  # Typer's answer to Ctrl-C, without a word
+    """Say an error in one sentence, with --json also as an object; returns the exit code."""
+    if isinstance(error, SystemExit) and error.code == _INTERRUPTED:
+        error = KeyboardInterrupt()
+    if signals.arrived and "interrupted" not in str(error):  # a library made another error of it
         error = KeyboardInterrupt()
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if common.debug:
-        traceback.print_exception(error)
+        sys.stderr.write(console.harmless("".join(traceback.format_exception(error))))
     if hasattr(error, "format_message"):  # Typer's own: an unknown option, a missing argument
-        console.fail(f"{error.format_message().rstrip('.')}; podar --help lists what there is")  # pyright: ignore[reportAttributeAccessIssue]
-        return 2
+        said = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
+        return _say(f"{said}; podar --help lists what there is", "UsageError", 2)
     if isinstance(error, PodarError):
-        console.fail(str(error))
-        return error.exit_code
+        return _say(str(error), "UsageError" if error.exit_code == 2 else "PodarError", error.exit_code)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        console.fail("interrupted; no file was left half-written")
-        return 1
+        return _say("interrupted; no file was left half-written", "Interrupted", 1)
     where = "" if common.debug else "; run again with --debug for the details, and please report it"
     reason = (str(error).splitlines() or [""])[0]
-    console.fail(f"unexpected {type(error).__name__}{f' ({reason})' if reason else ''}{where}")
-    return 1
+    return _say(f"unexpected {type(error).__name__}{f' ({reason})' if reason else ''}{where}", type(error).__name__, 1)
+
+
+def _say(message: str, kind: str, code: int) -> int:
+    """One sentence on standard error; with --json one object on standard output, too."""
+    sentence = console.sentence(message)
+    if common.json:
+        print_json({"error": {"kind": kind, "message": sentence, "exit_code": code}})
+    console.fail(sentence)
+    return code
 
 
 app = typer.Typer(
@@ -116,8 +128,6 @@ def _everywhere(
 @contextmanager
 def working(first: str = "") -> Generator[Any]:
     """A progress bar to tell (None where nobody looks); `first` is what it says before it is told anything."""
-    from podar import console
-
     with console.progress(common.quiet or common.json) as progress:
         if progress and first:
             progress(first, 0, 0, {})
@@ -126,7 +136,7 @@ def working(first: str = "") -> Generator[Any]:
 
 def end(summary: dict[str, Any], folder: Path, report: Path | None = None) -> None:
     """The end of a run: the table and the report's path, or the summary as JSON."""
-    from podar import console, runs
+    from podar import runs
 
     if common.json:
         print_json(summary)
@@ -138,4 +148,6 @@ def end(summary: dict[str, Any], folder: Path, report: Path | None = None) -> No
 
 
 def print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    """One JSON object on standard output; what a terminal would obey is escaped, as JSON may."""
+    sys.stdout.write(console.escaped_json(json.dumps(data, indent=1, ensure_ascii=False)) + "\n")
+    sys.stdout.flush()

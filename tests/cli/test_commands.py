@@ -197,6 +197,29 @@ def test_debug_shows_where_an_error_comes_from(folder: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
+    ("args", "code", "kind"),
+    [
+        (("inspect", "net.py:maek"), 1, "PodarError"),
+        (("prune", "net.py:make", "--target", "half"), 2, "UsageError"),
+        (("inspect", "net.py:make", "--no-such-option"), 2, "UsageError"),
+        (("no-such-command",), 2, "UsageError"),
+        (("inspect",), 2, "UsageError"),
+        (("resume", "a\x1b[31mb"), 1, "PodarError"),
+        (("inspect", "net.py:failing"), 1, "PodarError"),
+    ],
+)
+def test_every_failure_is_an_object_where_json_is_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], code: int, kind: str
+) -> None:
+    for line in ((*args, "--json"), ("--json", *args)):
+        assert podar(*line) == code
+        captured = capsys.readouterr()
+        error = json.loads(captured.out)["error"]
+        assert (error["kind"], error["exit_code"]) == (kind, code)
+        assert "\x1b" not in captured.out + captured.err and " ".join(captured.err.split()).endswith(error["message"])
+
+
+@pytest.mark.parametrize(
     ("words", "found"),
     [
         ("podar inspect torchvision:resnet1", "torchvision:resnet18"),
@@ -215,7 +238,8 @@ def test_the_shell_completes(words: str, found: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT between processes")
 @pytest.mark.parametrize("stage", ["prune", "fine-tune"])
-def test_ctrl_c_in_the_middle_of_a_stage(folder: Path, stage: str) -> None:
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_in_the_middle_of_a_stage(folder: Path, stage: str, sent: str) -> None:
     args = [*CUT, "--data", "data.npz", "--epochs", "2000", "--out", "runs/x"]
     before = contents(folder)
     # The stage before `stage` prints its line when it ends: then the signal hits the stage itself.
@@ -228,7 +252,7 @@ def test_ctrl_c_in_the_middle_of_a_stage(folder: Path, stage: str) -> None:
         for line in started.stderr:
             if line.startswith(previous):
                 break
-        started.send_signal(signal.SIGINT)
+        started.send_signal(getattr(signal, sent))
         rest = started.stderr.read()
     assert started.returncode == 1, rest
     last = rest.strip().splitlines()[-1]
