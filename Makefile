@@ -5,32 +5,41 @@
 #   make test-native  the sparse engine over thousands of shapes     make check-spills   reads its disassembly
 #   make sanitize, make test-aarch64   its C++ tests, otherwise built
 #   make test-zoo    every model of the zoo, by the oracle        make demo-yolo   YOLO26 on composed scenes
+#   make lock    writes the pinned set anew       make audit   asks for known faults in it (needs the network)
 #   make test-yolo   every task and generation of YOLO            make test-yolo-oldest   with the oldest release
 #
-# Needs Python 3.10 or newer with venv. Another interpreter: make test PYTHON=python3.12
+# Needs Python 3.11 or newer with venv. Another interpreter: make test PYTHON=python3.12
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := $(VENV)/.native
-CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
+CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
-	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && break; done)
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 # One thread that sleeps while it waits: OpenMP threads that spin slow a shared machine a hundredfold.
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: check-spills engine test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
+.PHONY: lock audit check-spills engine test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
 
 install: $(INSTALLED) $(NATIVE)
 
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps
+LOCKED := $(PIP) --require-hashes --requirement
+
+# The pinned set, every file of it by its hash, and then podar itself, built with what the set holds. torch: its CPU build
+# where pip finds one, else the registry's, which may need CUDA's libraries beside it.
 # The stamp is touched last, so an installation that broke off is taken up again.
-$(INSTALLED): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "podar needs Python 3.10 or newer with venv; none found (name one: make PYTHON=...)"; exit 1; }
+$(INSTALLED): pyproject.toml constraints.txt constraints-cpu.txt constraints-cuda.txt
+	@test -n "$(PYTHON)" || { echo "podar needs Python 3.11 or newer with venv; none found (name one: make PYTHON=...)"; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "installing podar and the pinned set into $(VENV): a few minutes"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	@$(LOCKED) constraints-cpu.txt 2>/dev/null || true
+	@$(LOCKED) constraints.txt
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(LOCKED) constraints-cuda.txt
+	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 # The sparse engine needs a C++ compiler and Python's headers; podar works without it, and its tests are skipped.
@@ -38,7 +47,7 @@ $(NATIVE): $(INSTALLED) $(wildcard native/*.* native/src/* native/include/* nati
 	@echo "building the sparse engine (native/): a minute"
 	@if ! command -v c++ >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then \
 		echo "no C++ compiler: podar.accelerate will not work here, and its tests are skipped"; \
-	elif ! $(BIN)/python -m pip install -qq --disable-pip-version-check ./native 2>$(VENV)/native.log; then \
+	elif ! PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) --no-build-isolation ./native 2>$(VENV)/native.log; then \
 		echo "the sparse engine could not be built ($(VENV)/native.log says why): its tests are skipped"; fi
 	@touch $@
 
@@ -93,6 +102,17 @@ test-aarch64:
 		-DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ >/dev/null
 	cmake --build build/aarch64 && qemu-aarch64-static -L /usr/aarch64-linux-gnu build/aarch64/test_engine
 
+# The pinned set anew from pyproject.toml: pins stay where they can; UPGRADE=1 takes the newest of everything.
+lock:
+	test -x .venv-lock/bin/uv || { "$(PYTHON)" -m venv .venv-lock && .venv-lock/bin/python -m pip install -qq uv; }
+	.venv-lock/bin/python tools/lock.py $(if $(UPGRADE),--upgrade)
+
+# Known faults in the pinned set. The list of them comes from the network.
+audit:
+	@test -x .venv-audit/bin/pip-audit || { "$(PYTHON)" -m venv .venv-audit && .venv-audit/bin/python -m pip install -qq pip-audit; } || \
+		{ echo "pip-audit could not be installed: nothing was audited"; exit 1; }
+	@.venv-audit/bin/python tools/audit.py
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .venv-lock .venv-audit .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
