@@ -23,7 +23,6 @@ import podar.data
 from podar.data import Split
 from podar.data.splitting import stratified
 from podar.demo import load_trained
-from podar.recipes import LIKED_MULTIPLE
 from podar.recover import accuracy, recalibrate
 
 VALIDATION = 3000  # of the 12,000 training pictures
@@ -88,7 +87,6 @@ def tried(candidate: Candidate, train: Split, images: int, seed: int) -> nn.Modu
         "macs=0.5",
         importance=candidate.importance,
         scope=candidate.scope,
-        multiple_of=LIKED_MULTIPLE["onnx"],
         data=batches,
         loss=functional.cross_entropy,
     )

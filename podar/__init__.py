@@ -17,6 +17,7 @@ __all__ = [
     "export",
     "find_ticket",
     "finetune",
+    "import_torchvision",
     "load",
     "mask",
     "measure",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from podar.compat.torchvision import import_torchvision
     from podar.exporters import export
     from podar.graph import Graph, trace
     from podar.lottery import find_ticket
@@ -52,6 +54,7 @@ _HOME = {
     "export": "podar.exporters",
     "find_ticket": "podar.lottery",
     "finetune": "podar.recover",
+    "import_torchvision": "podar.compat.torchvision",
     "load": "podar.saving",
     "mask": "podar.surgery",
     "measure": "podar.measuring",
@@ -64,7 +67,7 @@ _HOME = {
 }
 
 # Rooms that examples call by their path, as in podar.sparse.gradual(model, 0.9).
-_ROOMS = {"criteria", "data", "recover", "sparse"}
+_ROOMS = {"criteria", "data", "demo", "recover", "sparse"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from podar.allocate import Allocation, Target, _kept, _Moves
+from podar.allocate import Target, moves_for
 from podar.graph.depth import Block, residual_blocks
 from podar.graph.graph import Graph
 from podar.graph.inputs import ExampleInputs
+from podar.moves import Allocation, Moves, kept_steps
+from podar.patterns import means, patterns
 from podar.plans import Plan
 
 
@@ -36,8 +38,9 @@ def choose_blocks(
     *,
     scope: str,
     ratios: Mapping[str, float] | None,
-    protect: Iterable[str],
-    multiple_of: int,
+    protect: str | Iterable[str],
+    only: str | Iterable[str],
+    multiple_of: int | str,
 ) -> list[Block]:
     """Blocks that go, so that with the channels below the same importance the target is met.
 
@@ -48,13 +51,15 @@ def choose_blocks(
     Args:
         elementwise: importance by parameter name; `scores`: the same, by unit.
     """
-    protect = tuple(protect)
+    moves = moves_for(graph, target, scores, ratios, protect, only, multiple_of)
+    held, part = (*patterns(protect), *(ratios or {})), patterns(only)
     blocks = [
-        b for b in residual_blocks(model, example_inputs, graph) if not _protected(b, (*protect, *(ratios or {})))
+        b
+        for b in residual_blocks(model, example_inputs, graph)
+        if not _protected(b, held, graph) and (not part or _within(b, part, graph))
     ]
     if not blocks:
         return []
-    moves = _Moves(graph, scores, dict(ratios or {}), protect, multiple_of)
     worth = np.array([_importance(b, elementwise) for b in blocks])
     keys, order = _keys(blocks, worth, scope, None if target.kind != "channels" else target.value)
     if target.kind == "channels":
@@ -66,7 +71,7 @@ def choose_blocks(
     of_product = np.array([_block_of(m, blocks) for m in graph.costs.modules], dtype=np.int64)
 
     def cost(channels: int, gone: NDArray[np.bool_]) -> float:
-        share = moves.share(moves.settle(_kept(moves, cluster[:channels])))
+        share = moves.share(moves.settle(kept_steps(moves, cluster[:channels])))
         left = np.append(~gone, True)
         return graph.costs.value(target.kind, share, left[of_tensor], left[of_product])
 
@@ -86,10 +91,15 @@ def choose_blocks(
     return [blocks[k] for k in order if keys[k] <= below]
 
 
-def _protected(block: Block, protect: tuple[str, ...]) -> bool:
-    paths = [*block.skips, *block.tensors]
+def _protected(block: Block, protect: tuple[str, ...], graph: Graph) -> bool:
+    paths = [*block.skips, *(alias for name in block.tensors for alias in graph.aliases.get(name, (name,)))]
     parents = {".".join(p.split(".")[:k]) for p in paths for k in range(1, p.count(".") + 2)}
     return any(fnmatch.fnmatchcase(p, pattern) for p in parents for pattern in protect)
+
+
+def _within(block: Block, part: tuple[str, ...], graph: Graph) -> bool:
+    """Whether every tensor of a block lies in the part that may be cut."""
+    return all(any(means(p, *graph.aliases.get(name, (name,))) for p in part) for name in block.tensors)
 
 
 def _importance(block: Block, elementwise: Mapping[str, Tensor]) -> float:
@@ -117,7 +127,7 @@ def _keys(
     return keys, sorted(range(len(blocks)), key=lambda k: (keys[k], k))
 
 
-def _thresholds(moves: _Moves, cluster: NDArray[np.int64], scope: str) -> NDArray[np.float64]:
+def _thresholds(moves: Moves, cluster: NDArray[np.int64], scope: str) -> NDArray[np.float64]:
     """The key of each channel move, in the order of `sequence`, never falling."""
     place = np.zeros(len(moves.clusters), dtype=np.int64)
     keys = np.zeros(len(cluster))
@@ -140,10 +150,10 @@ def _block_of(module: str, blocks: Sequence[Block]) -> int:
 
 def share_of_target(target: Target, graph: Graph) -> Target:
     """The same target in absolute numbers: what it is a fraction of is the model before its blocks went."""
-    if target.absolute or target.kind == "channels":
+    if target.kind == "channels":
         return target
     whole = graph.costs.value(target.kind, np.ones(len(graph.ties.families)))
-    return Target(target.kind, target.value * whole, absolute=True)
+    return Target(target.kind, target.value if target.absolute else target.value * whole, absolute=True, dense=whole)
 
 
 def nothing_left(graph: Graph, target: Target) -> Allocation | None:

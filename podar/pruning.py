@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from podar.allocate import Allocation, Target, allocate, parse_target
+from podar.allocate import Target, allocate, parse_target
 from podar.cost import Cost
 from podar.criteria import Scorer, score
-from podar.errors import PodarError
+from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
 from podar.graph.depth import Block
 from podar.graph.graph import Outputs
@@ -22,14 +22,16 @@ from podar.graph.slices import plan_for
 from podar.graph.trace import no_collection
 from podar.graph.verify import Expectation, verify_trace
 from podar.layers import block_plan, choose_blocks, nothing_left, share_of_target
+from podar.moves import AUTO, Allocation
+from podar.patterns import patterns
 from podar.plans import Plan
 from podar.reduction import unit_scores
 from podar.surgery import Pending, Undo, fill, remember, removed_mask, reshape
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
-    """What `podar.prune` did. Costs and removed indices are worked out when they are first asked for.
+    """What `podar.prune` did: print it for a table. Costs and removed indices are worked out when first asked for.
 
     Attributes:
         model: the pruned model: the object that was passed in.
@@ -80,53 +82,84 @@ class Result:
             return torch.ones(self.graph.shapes[name], dtype=torch.bool)
         return removed_mask(self.graph.shapes[name], self.plan.cuts.get(name, ()))
 
+    def __str__(self) -> str:
+        """Costs before and after, and what was cut, as a table."""
+        before, after = self.before.to_json(), self.after.to_json()
+        rows = [("", "before", "after", "kept")]
+        rows += [(name, f"{was:,}", f"{now:,}", _share(now, was)) for name, was, now in _named(before, after)]
+        widths = [max(len(row[k]) for row in rows) for k in range(4)]
+        lines = [
+            "  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:]))])
+            for row in rows
+        ]
+        graph = self.rest or self.graph
+        cut = sum(bool((self.allocation.share[list(g.families)] < 1).any()) for g in graph.groups)
+        lines.append(f"{cut} of {len(graph.groups)} groups cut, {len(graph.frozen)} axes frozen")
+        if self.blocks:
+            lines.append(f"whole blocks that went: {', '.join(self.blocks)}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        before, after = self.before, self.after
+        return (
+            f"Result({type(self.model).__name__}: parameters {before.params:,} → {after.params:,}, "
+            f"MACs {before.macs:,} → {after.macs:,})"
+        )
+
+
+def _named(before: Mapping[str, int], after: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Costs as users call them, before and after."""
+    titles = {"params": "parameters", "macs": "MACs", "bytes": "bytes", "memory_bytes": "bytes of activations"}
+    return [(title, before[key], after[key]) for key, title in titles.items()]
+
+
+def _share(now: int, was: int) -> str:
+    return f"{100 * now / was:.1f} %" if was else "–"
+
 
 def plan(
     graph: Graph,
-    target: str | Mapping[str, float | str],
+    target: str | Mapping[str, float | str] | None = None,
     *,
     model: nn.Module | None = None,
     scores: Mapping[str, Tensor] | None = None,
     scope: str = "global",
     ratios: Mapping[str, float] | None = None,
-    protect: Iterable[str] = (),
-    multiple_of: int = 1,
+    protect: str | Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    multiple_of: int | str = AUTO,
 ) -> Plan:
     """Decide which units go; nothing is changed yet.
 
     Args:
         graph: from `podar.trace`.
         target: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M", "bytes=300k", "memory=300MB".
-        model: weights for the default importance (squared magnitude) when no scores are given.
-        scores: elementwise importance by parameter name, from `podar.criteria.score`.
-        scope: "global", "local" or "isomorphic".
-        ratios: {pattern: fraction kept}, overrides per group, layer or parameter.
-        protect: patterns of modules or parameters that keep every slice.
-        multiple_of: round widths to multiples of this.
+            May be left out where `ratios` are given.
+        model: weights for the default importance (squared magnitude), where not those of the traced model are meant.
+        scores: elementwise importance by parameter name, from `podar.criteria.score`; groups that they leave out are
+            ranked by squared magnitude.
+        scope, ratios, protect, only, multiple_of: as of `podar.prune`.
 
     Returns:
         The plan: `plan.save(path)`, `podar.apply(model, plan)`, `graph.cost(plan)`.
 
     Raises:
         UsageError: a target, scope or pattern that makes no sense.
-        PodarError: the target cannot be reached; the message names the nearest value that can.
+        PodarError: the target cannot be reached (the message names the nearest value that can), nothing can be cut, or
+            scores that do not fit the traced model.
 
     Example:
         >>> graph = podar.trace(model, x)
-        >>> plan = podar.plan(graph, "macs=0.5", model=model)
+        >>> plan = podar.plan(graph, "macs=0.5")
     """
-    parsed = parse_target(target)
+    parsed = None if target is None else parse_target(target)
     if scores is None and model is not None:
         scores = score("magnitude", model)
-    allocation = allocate(
-        graph,
-        parsed,
-        unit_scores(graph, scores or {}),
-        scope=scope,
-        ratios=ratios,
-        protect=protect,
-        multiple_of=multiple_of,
-    )
+    unknown = next((name for name in scores or () if name not in graph.shapes), None)
+    if unknown is not None:
+        raise PodarError(f"the scores name {unknown!r}, which the traced model does not have")
+    options: dict[str, Any] = {"scope": scope, "ratios": ratios, "protect": protect, "only": only}
+    allocation = allocate(graph, parsed, unit_scores(graph, scores), multiple_of=multiple_of, **options)
     return plan_for(graph, allocation.removed)
 
 
@@ -134,12 +167,13 @@ def plan(
 def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
-    target: str | Mapping[str, float | str],
+    target: str | Mapping[str, float | str] | None = None,
     importance: str | Scorer = "magnitude",
     scope: str = "global",
     ratios: Mapping[str, float] | None = None,
-    protect: Iterable[str] = (),
-    multiple_of: int = 1,
+    protect: str | Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    multiple_of: int | str = AUTO,
     data: Any = None,
     loss: Any = None,
     outputs: Outputs = None,
@@ -151,13 +185,20 @@ def prune(
     Args:
         model: any module.
         example_inputs: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model and runs it.
-        target: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M".
+        target: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M". May be left out where `ratios`
+            are given: the rest of the model then stays whole.
         importance: "magnitude" (squared L2), "magnitude-l1", "bn-scale", "taylor", "random", or a callable
-            `score(model, data, loss) → {parameter name: elementwise tensor}`.
+            `score(model, data, loss) → {parameter name: elementwise tensor}`. Groups that it leaves out are ranked by
+            squared magnitude.
         scope: "global" compares all groups, "local" cuts every group alike, "isomorphic" compares like with like.
         ratios: {pattern: fraction kept} overrides per group, layer or parameter.
-        protect: patterns of modules or parameters that keep every slice.
-        multiple_of: round widths to multiples of this.
+        protect: patterns of modules or parameters that keep every slice; a string is one pattern.
+        only: patterns of the only modules or parameters that may be cut: all others keep every slice. A pattern of lone
+            layers, which have no channels among themselves, lets the inputs of their readers follow.
+        multiple_of: widths are rounded to multiples of this. "auto": where the target is a cost (macs, params, bytes,
+            memory) multiples of 8 where a layer has at least 16 units, of 4 below, which is what runtimes compute
+            fastest; one layer after the other may have any width where the target cannot be met otherwise. Under
+            "channels=…" and for `ratios` "auto" rounds nothing.
         data: batches of (inputs, targets) for importance criteria that need them.
         loss: `loss(outputs, targets)` for those criteria.
         outputs: paths of the outputs that must keep their shape, or a test of a path; None keeps all.
@@ -165,12 +206,12 @@ def prune(
         depth: whole residual blocks may go too, each weighed like one more unit (docs/depth.md).
 
     Returns:
-        Result: .model, .plan, .before, .after, .removed, .removed_mask(name).
+        Result: .model, .plan, .before, .after, .removed, .removed_mask(name); `print(result)` shows a table.
 
     Raises:
         UsageError: a target, scope, criterion or pattern that makes no sense.
-        PodarError: the model does not run on the inputs, weights are not finite, the target cannot be reached, or the
-            result does not fit together. The model is left as it was.
+        PodarError: the model does not run on the inputs, weights are not finite, the target cannot be reached, nothing
+            can be cut, or the result does not fit together. The model is left as it was.
 
     Example:
         >>> model = torchvision.models.resnet18()
@@ -178,12 +219,20 @@ def prune(
         >>> result.after.macs / result.before.macs
         0.5
     """
-    parsed = parse_target(target)
+    parsed = None if target is None else parse_target(target)
+    if depth and parsed is None:
+        raise UsageError("depth weighs whole blocks against channels for a target: give one, such as macs=0.5")
     graph = trace(model, example_inputs, outputs=outputs)
     elementwise = score(importance, model, data, loss)
-    scores = unit_scores(graph, elementwise, fallback=model)
-    options: dict[str, Any] = {"scope": scope, "ratios": ratios, "protect": protect, "multiple_of": multiple_of}
-    if depth:
+    scores = unit_scores(graph, elementwise)
+    options: dict[str, Any] = {
+        "scope": scope,
+        "ratios": ratios,
+        "protect": patterns(protect),
+        "only": patterns(only),
+        "multiple_of": multiple_of,
+    }
+    if depth and parsed is not None:
         blocks = choose_blocks(model, example_inputs, graph, parsed, elementwise, scores, **options)
         if blocks:
             return _with_depth(model, example_inputs, graph, blocks, parsed, elementwise, outputs, verify, options)
@@ -215,7 +264,7 @@ def _with_depth(
         goal = share_of_target(target, graph)
         allocation = nothing_left(rest, goal)
         if allocation is None:
-            allocation = allocate(rest, goal, unit_scores(rest, elementwise, fallback=model), **options)
+            allocation = allocate(rest, goal, unit_scores(rest, elementwise), **options)
         made = plan_for(rest, allocation.removed)
         carry_out(model, made, Expectation(rest, allocation.removed) if verify else None, example_inputs)
     except BaseException:

@@ -5,35 +5,49 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from podar.errors import PodarError, UsageError, nearest
 
-# Runtimes pad widths to their vector blocks: other widths cost what the next multiple costs, or more.
-LIKED_MULTIPLE = {"onnx": 8, "openvino": 8}
-
 
 class Stage(BaseModel):
-    """Options of one stage; `title` is its name in a recipe."""
+    """Options of one stage; `title` is its name in a recipe. Where several texts are taken, one may stand alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     title: ClassVar[str]
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_of_several(cls, value: Any, info: ValidationInfo) -> Any:
+        several = cls.model_fields[str(info.field_name)].annotation == tuple[str, ...]
+        return (value,) if several and isinstance(value, str) else value
+
 
 class Prune(Stage):
-    """Cut channels, heads and units: the arguments of `podar.prune`. `multiple_of` None: what the exported file's
-    runtime likes, 1 without an export. `importance` None: what serves such a model best (`Source.importance`)."""
+    """Cut channels, heads and units: the arguments of `podar.prune`. `target` may be left out where `ratios` are given,
+    `outputs` empty keeps all. `importance` None: what serves such a model best (`Source.importance`)."""
 
     title = "prune"
-    target: str
+    target: str | None = None
     importance: str | None = None
     scope: str = "global"
     ratios: dict[str, float] = {}
     protect: tuple[str, ...] = ()
-    multiple_of: int | None = Field(default=None, ge=1)
+    only: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    multiple_of: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     depth: bool = False
 
     @field_validator("target", mode="before")
@@ -43,6 +57,31 @@ class Prune(Stage):
         if isinstance(value, Mapping) and len(value) == 1:
             return "=".join(str(part) for part in next(iter(value.items())))
         return value
+
+    @field_validator("multiple_of", mode="before")
+    @classmethod
+    def _multiple(cls, value: Any) -> Any:
+        if value is None:  # recipes of older versions
+            return "auto"
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError(f"multiple_of is {value!r}, give a whole number of at least 1, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _something_asked(self) -> Prune:
+        if self.target is None and not self.ratios:
+            raise ValueError(
+                "target is missing; say what must remain, such as macs=0.5 (--target on the command line), or of some "
+                "layers alone with ratios (--ratios layer1.0.conv1=0.5)"
+            )
+        if self.target is None and self.depth:
+            raise ValueError("depth weighs whole blocks against channels for a target; add one, such as macs=0.5")
+        return self
+
+    def __str__(self) -> str:
+        """What is asked for."""
+        asked = [] if self.target is None else [self.target]
+        return ", ".join([*asked, *(f"{pattern}={kept:g}" for pattern, kept in self.ratios.items())])
 
 
 class Sparsify(Stage):

@@ -8,37 +8,37 @@ from collections.abc import Callable, Container, Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from podar.criteria.registry import PerParameter, prunable
+from podar.criteria.registry import PerParameter
 from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.loops import BLOCK, Sums, square_sums, squared
 
 
-def unit_scores(graph: Graph, scores: Mapping[str, Tensor], fallback: nn.Module | None = None) -> NDArray[np.float64]:
-    """Importance of each unit.
+def unit_scores(graph: Graph, scores: Mapping[str, Tensor] | None = None) -> NDArray[np.float64]:
+    """Importance of each unit; groups that no score touches are ranked by the squared weights of the traced model.
 
     Args:
         graph: the traced model.
-        scores: elementwise importance by parameter name (any of its tied names).
-        fallback: units of groups that no score touches are ranked by their squared weights in this model.
+        scores: elementwise importance by parameter name (any of its tied names); None: squared weights for all.
 
     Raises:
-        PodarError: a score is NaN or infinite.
+        PodarError: a score is NaN or infinite, or has not the shape that its parameter had when the model was traced.
     """
+    own = {n: p.detach() for n, p in graph.parameters.items() if p.is_floating_point()}
+    if scores is None:
+        return _sum(graph, PerParameter(own, squared))
     total = _sum(graph, scores)
-    if fallback is not None:
-        touched = np.zeros(len(graph.ties.families) + 1, dtype=bool)
-        touched[graph.ties.family_of[:-1][total != 0]] = True
-        untouched = np.flatnonzero(~touched[:-1]).tolist()
-        if untouched:
-            tensors = prunable(fallback)
-            owned = {n for k in untouched for n, _ in graph._members[k]}
-            other = _sum(graph, {n: t.square() for n, t in tensors.items() if n in owned})
-            for k in untouched:
-                units = graph.ties.families[k].units
-                total[units] = other[units]
+    touched = np.zeros(len(graph.ties.families) + 1, dtype=bool)
+    touched[graph.ties.family_of[:-1][total != 0]] = True
+    untouched = np.flatnonzero(~touched[:-1]).tolist()
+    if untouched:
+        needed = {n for k in untouched for n, _ in graph._members[k]}
+        other = _sum(graph, PerParameter({n: t for n, t in own.items() if n in needed}, squared))
+        for k in untouched:
+            units = graph.ties.families[k].units
+            total[units] = other[units]
     return total
 
 
@@ -63,6 +63,11 @@ def _sum(graph: Graph, scores: Mapping[str, Tensor]) -> NDArray[np.float64]:
         if name is None or not layout:
             continue
         tensor = values[name]
+        if tensor.shape != graph.shapes[first]:
+            raise PodarError(
+                f"{name} has shape {tuple(tensor.shape)}, and had {graph.shapes[first]} when the model was traced: "
+                "trace it again"
+            )
         if tensor.dim() == 1:
             short.setdefault((tensor.dtype, tensor.device), []).append((layout[0], tensor))
             continue

@@ -352,7 +352,7 @@ def _facts(recipe: recipes.Recipe, source: Source, state: dict[str, Any]) -> dic
         )
     elif source.about_data is not None:
         facts["data"] = source.about_data
-    targets = [stage.target for stage in recipe.stages if isinstance(stage, recipes.Prune)]
+    targets = [str(stage) for stage in recipe.stages if isinstance(stage, recipes.Prune)]
     if targets:
         facts["target"] = ", then ".join(targets)
     for stage in recipe.stages:

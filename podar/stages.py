@@ -15,7 +15,8 @@ from podar import integrations, sparse_stages
 from podar.allocate import parse_target
 from podar.errors import UsageError, nearest
 from podar.files import atomic_path, write_atomic
-from podar.recipes import LIKED_MULTIPLE, Export, Finetune, Measure, Prune, Recipe, Sparsify, Ticket
+from podar.moved import moved
+from podar.recipes import Export, Finetune, Measure, Prune, Recipe, Sparsify, Ticket
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,7 +102,8 @@ def check(recipe: Recipe) -> None:
 
     for stage in recipe.stages:
         if isinstance(stage, Prune):
-            parse_target(stage.target)
+            if stage.target is not None:
+                parse_target(stage.target)
             _known("scope", stage.scope, SCOPES)
             if stage.importance is not None:
                 _known("importance", stage.importance, CRITERIA)
@@ -191,15 +193,18 @@ def evaluate_dense(job: Job) -> dict[str, Any]:
     before = {**_costs(graph), **job.source.figures(job.model), **_quality(job)}
     return {
         "before": before,
-        "frozen": [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen],
+        "frozen": _frozen(graph),
         "points": _point("dense", "dense", before),
     }
+
+
+def _frozen(graph: Graph) -> list[dict[str, Any]]:
+    return [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen]
 
 
 def prune(job: Job, options: Prune) -> dict[str, Any]:
     """Cut the model to the target."""
     data, loss = _samples(job)
-    multiple_of = options.multiple_of or max((LIKED_MULTIPLE.get(f, 1) for f in job.recipe.formats), default=1)
     importance = options.importance or job.source.importance
     result = job.source.prune(
         job.model,
@@ -209,9 +214,11 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
         scope=options.scope,
         ratios=options.ratios or None,
         protect=options.protect,
-        multiple_of=multiple_of,
+        only=options.only,
+        multiple_of=options.multiple_of,
         data=data,
         loss=loss,
+        outputs=options.outputs or None,
         depth=options.depth,
     )
     share = result.graph.share(result.graph.removed_units(result.plan))
@@ -225,10 +232,17 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
         }
         for group in result.graph.groups
     ]
-    found = {"layers": layers, "target": options.target, "importance": importance, "multiple_of": multiple_of}
-    found["blocks"] = list(result.blocks)
+    found: dict[str, Any] = {
+        "layers": layers,
+        "target": str(options),
+        "importance": importance,
+        "multiple_of": options.multiple_of,
+        "blocks": list(result.blocks),
+    }
+    if options.outputs:  # the others held no widths
+        found["frozen"] = _frozen(result.graph)
     notes = [f"whole residual blocks went: {', '.join(result.blocks)}"] if result.blocks else []
-    notes += _off_target(options.target, result)
+    notes += [] if options.target is None else _off_target(options.target, result)
     if notes:
         found["notes"] = job.noted(*notes)
     return found
@@ -263,9 +277,22 @@ def recalibrate(job: Job) -> dict[str, Any]:
     return {"points": [*job.found["points"], *_point("cut", "cut", state)]}
 
 
+def _was_cut(job: Job) -> bool:
+    return bool(job.found.get("layers") or job.found.get("sparsity"))
+
+
+def _untuned(job: Job) -> dict[str, Any]:
+    """What is to be said of a cut after which nothing was trained."""
+    share = moved(job.dense, job.model, job.source.inputs())
+    how_far = "" if share is None else f": on the example inputs the outputs moved by {100 * share:.3g} % of their size"
+    how = "add --data" if job.recipe.data is None else "add --epochs"
+    note = f"nothing was fine-tuned after the cut{how_far}; {how} to win accuracy back"
+    return {"outputs_moved": share, "notes": job.noted(note)}
+
+
 def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
     """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
-    was_cut = bool(job.found.get("layers") or job.found.get("sparsity"))
+    was_cut = _was_cut(job)
     made_sparse = "sparsity" in job.found  # by a stage of this run; else the model may have come so
     came_sparse = 0.0 if made_sparse else sparse_stages.share_of_zeros(job.model)
     sparse = made_sparse or came_sparse >= sparse_stages.SPARSE
@@ -317,6 +344,8 @@ def evaluate(job: Job) -> dict[str, Any]:
     if not tuned:  # the last cut is the end of the way
         points = [point for point in points if point["stage"] != "cut"]
     found = {"after": after, "points": points, "pictures": _pictures(job)}
+    if not tuned and _was_cut(job):
+        found |= _untuned(job)
     if job.source.pictures is not None:
         found["scenes"] = job.source.pictures(job.dense, job.model, job.files)
     return found

@@ -31,3 +31,8 @@ def test_importing_podar_does_not_import_torch() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'prun'"):
         podar.prun  # noqa: B018
+
+
+def test_names_of_the_contract_that_are_no_verbs() -> None:
+    assert podar.import_torchvision().__name__ == "torchvision"
+    assert podar.demo.load_trained and podar.data.load and podar.criteria.score and podar.recover.recalibrate

@@ -192,3 +192,19 @@ def test_inputs_of_a_wrong_shape_are_named() -> None:
     model = Network(8, [Residual(8, 6, nn.ReLU())], flat=False).eval()
     with pytest.raises(PodarError, match="does not run on the example inputs"):
         podar.prune(model, torch.zeros(1, 4, 4, 4), "macs=0.5")
+
+
+def test_a_result_prints_as_a_table() -> None:
+    model = Network(8, [Residual(8, 16, nn.ReLU())], flat=False).eval()
+    result = podar.prune(model, INPUT, "params=0.6")
+    text = str(result)
+    for row, was, now in (
+        ("parameters", result.before.params, result.after.params),
+        ("MACs", result.before.macs, result.after.macs),
+        ("bytes", result.before.bytes, result.after.bytes),
+        ("bytes of activations", result.before.memory_bytes, result.after.memory_bytes),
+    ):
+        line = re.search(rf"^{row} +([0-9,]+) +([0-9,]+) +([0-9.]+) %$", text, re.MULTILINE)
+        assert line and (line[1], line[2]) == (f"{was:,}", f"{now:,}") and abs(float(line[3]) - 100 * now / was) < 0.1
+    assert "groups cut" in text and len({len(line) for line in text.splitlines()[:5]}) == 1
+    assert repr(result).startswith("Result(Network: parameters ") and "\n" not in repr(result)

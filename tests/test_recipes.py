@@ -68,7 +68,12 @@ def test_a_recipe_survives_yaml_and_json(tmp_path: Path) -> None:
         ({"model": None}, "model is None"),
         ({"stges": []}, "stges is no option; did you mean stages?"),
         ({"stages": [{"prun": {}}]}, "there is no stage 'prun'; did you mean prune?"),
-        ({"stages": [{"prune": {"targt": "macs=0.5"}}]}, "prune: target is missing"),
+        ({"stages": [{"prune": {"targt": "macs=0.5"}}]}, "prune: targt is no option; did you mean target?"),
+        ({"stages": [{"prune": {"scope": "local"}}]}, "prune: target is missing"),
+        ({"stages": ["prune"]}, "prune: target is missing"),
+        ({"stages": [{"prune": {"ratios": {"a": 0.5}, "depth": True}}]}, "depth weighs whole blocks"),
+        ({"stages": [{"prune": {"target": "macs=0.5", "multiple_of": 0}}]}, "at least 1, or auto"),
+        ({"stages": [{"prune": {"target": "macs=0.5", "multiple_of": "eight"}}]}, "multiple_of is 'eight'"),
         (
             {"stages": [{"prune": {"target": "macs=0.5", "scoop": "local"}}]},
             "prune: scoop is no option; did you mean scope?",
@@ -91,6 +96,19 @@ def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
     assert str(caught.value).startswith("r.yaml: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_one_text_may_stand_for_several() -> None:
+    stages = [
+        {"prune": {"ratios": {"layer1.*": 0.5}, "protect": "fc", "only": "layer*", "outputs": "logits"}},
+        {"prune": {"target": "macs=0.5", "multiple_of": 4}},
+        {"sparsify": {"amount": 0.5, "protect": "fc"}},
+        {"export": {"formats": "onnx"}},
+    ]
+    recipe = recipes.make({"model": "timm:resnet18", "stages": stages})
+    assert recipe.stages[0] == Prune(ratios={"layer1.*": 0.5}, protect=("fc",), only=("layer*",), outputs=("logits",))
+    assert str(recipe.stages[0]) == "layer1.*=0.5" and str(recipe.stages[1]) == "macs=0.5"
+    assert recipe.formats == ("onnx",)
 
 
 def test_a_missing_model_is_named() -> None:

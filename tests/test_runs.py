@@ -494,14 +494,29 @@ def test_a_model_cut_twice_keeps_its_first_widths(model, tmp_path: Path) -> None
 
 
 def test_what_widths_did_not_allow_is_said(model, tmp_path: Path) -> None:
-    few = [{"prune": {"target": "macs=0.01", "multiple_of": 1}}]
+    few = [{"prune": {"target": "macs=0.0125", "multiple_of": 1}}]
     notes = runs.start(recipe(model, stages=few), tmp_path / "x", command="")["notes"]
     assert any(
-        note.startswith("Target macs=0.01: the nearest that this model's widths allow is 0.015 ") for note in notes
+        note.startswith("Target macs=0.0125: the nearest that this model's widths allow is 0.015 ") for note in notes
     )
     half = [{"prune": {"target": "macs=0.5", "multiple_of": 1}}]
     notes = runs.start(recipe(model, stages=half), tmp_path / "y", command="")["notes"]
     assert not any("widths" in note for note in notes)
+
+
+def test_a_cut_without_training_says_so_and_how_far_the_outputs_moved(model, tmp_path: Path) -> None:
+    summary = runs.start(recipe(model, stages=CUT), tmp_path / "x", command="")
+    found = [re.search(r"^Nothing was fine-tuned .* moved by ([0-9.]+) % of their size", n) for n in summary["notes"]]
+    shares = [float(match[1]) for match in found if match]
+    assert len(shares) == 1 and shares[0] == pytest.approx(100 * summary["outputs_moved"], rel=0.01)
+    assert 0 < summary["outputs_moved"] < 10
+
+
+def test_ratios_alone_cut_their_part(model, tmp_path: Path) -> None:
+    stages = [{"prune": {"ratios": {"0": 0.5}}}]
+    summary = runs.start(recipe(model, stages=stages), tmp_path / "x", command="")
+    assert [(layer["before"], layer["after"]) for layer in summary["layers"]] == [(8, 4), (16, 16)]
+    assert summary["target"] == "0=0.5"
 
 
 def test_merging_goes_into_mappings_and_replaces_the_rest() -> None:

@@ -56,11 +56,12 @@ def demo(
 def prune(
     model: Model,
     target: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="KIND=AMOUNT", help="What must remain: macs=0.5, channels=0.5, params=2M, bytes=300k, memory=0.6."
+            metavar="KIND=AMOUNT",
+            help="What must remain: macs=0.5, channels=0.5, params=2M, bytes=300k, memory=0.6. Needed unless --ratios.",
         ),
-    ],
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -89,10 +90,22 @@ def prune(
         typer.Option(metavar="LAYER=KEPT", help="A fraction to keep of one layer (patterns work); may be repeated."),
     ] = None,
     protect: Protect = None,
-    multiple_of: Annotated[
-        int | None,
-        typer.Option(min=1, help="Round widths to multiples of this. Default: what the exported file's runtime likes."),
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Only this part may be cut; may be repeated.")
     ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH", help="An output that must keep its shape (0, logits); may be repeated. Default: all."
+        ),
+    ] = None,
+    multiple_of: Annotated[
+        str,
+        typer.Option(
+            metavar="N",
+            help="Round widths to multiples of this. auto, for targets of cost: 8 from 16 units on, 4 below.",
+        ),
+    ] = "auto",
     depth: Annotated[
         bool, typer.Option("--depth", help="Whole residual blocks may go too, each weighed like one more unit.")
     ] = False,
@@ -119,7 +132,9 @@ def prune(
                 "scope": scope,
                 "ratios": _ratios(ratios or ()),
                 "protect": protect or (),
-                "multiple_of": multiple_of,
+                "only": only or (),
+                "outputs": outputs or (),
+                "multiple_of": _whole(multiple_of),
                 "depth": depth,
             }
         }
@@ -335,6 +350,11 @@ def _run(recipe: Any, out: Path | None, *, trust: bool = False, replace: bool = 
     with working() as progress:
         summary = runs.start(recipe, folder, command=common.command, trust=trust, replace=replace, progress=progress)
     end(summary, folder)
+
+
+def _whole(text: str) -> int | str:
+    """A whole number where the text is one."""
+    return int(text) if text.lstrip("-").isdecimal() else text
 
 
 def _ratios(pairs: Any, option: str = "--ratios") -> dict[str, float]:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,12 +25,13 @@ from podar.graph.statistics import check
 from podar.graph.trace import no_collection, observe
 from podar.graph.tracer import Record
 from podar.graph.unreached import freeze_beside_unreached
+from podar.patterns import means, patterns
 
 KERNEL = "kernel positions"
 """Spatial positions of a filter are no candidates, so they are not listed as frozen."""
 
-Outputs = Iterable[str] | Callable[[str], bool] | None
-"""Which outputs must keep their shape: paths ("0", "logits"), a test of a path, or None for all."""
+Outputs = str | Iterable[str] | Callable[[str], bool] | None
+"""Which outputs must keep their shape: a path or several ("0", "logits"), a test of a path, or None for all."""
 
 KINDS = {0: "channels", OUTER: "heads", INNER: "inner"}
 
@@ -68,6 +68,7 @@ class Graph:
 
     def __init__(self, members: Members, record: Record, outputs: Outputs) -> None:
         self.record = record
+        self.parameters = members.parameters  # the model's own: what a unit is worth is read from them when asked for
         tensors = members.tensors
         self.shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         first: dict[int, str] = {}
@@ -96,7 +97,7 @@ class Graph:
         if callable(outputs):
             chosen = [path for path in paths if outputs(path)]
         else:
-            chosen = None if outputs is None else list(outputs)
+            chosen = None if outputs is None else patterns(outputs)
         for wanted in chosen or ():
             if not any(_under(path, wanted) for path in paths):
                 raise PodarError(f"outputs names {wanted!r}, but the model returns {', '.join(map(repr, paths))}")
@@ -290,12 +291,9 @@ class Graph:
         gone[-1] = False
         return gone[:-1]
 
-    def matching(self, patterns: Iterable[str]) -> dict[str, list[str]]:
-        """For each pattern the parameters it names, by parameter or by module."""
-        return {
-            p: [n for n in self.aliases if fnmatch.fnmatchcase(n, p) or fnmatch.fnmatchcase(n, p + ".*")]
-            for p in patterns
-        }
+    def matching(self, wanted: str | Iterable[str]) -> dict[str, list[str]]:
+        """For each pattern the tensors it names, by tensor or by module; a shared one is meant under all its names."""
+        return {p: [n for n, tied in self.aliases.items() if means(p, *tied)] for p in patterns(wanted)}
 
     def __str__(self) -> str:
         cost = self.cost()

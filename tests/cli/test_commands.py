@@ -100,6 +100,13 @@ CUT = ("prune", "net.py:make", "--target", "macs=0.6", "--multiple-of", "1")
         ((*CUT, "--export", "onx"), 2, "did you mean onnx?"),
         ((*CUT, "--importance", "magnitud"), 2, "did you mean magnitude?"),
         ((*CUT, "--ratios", "nonsense"), 2, "layer=fraction"),
+        (("prune", "net.py:make"), 2, "target is missing"),
+        (("prune", "net.py:make", "--ratios", "0=0.5", "--depth"), 2, "depth weighs whole blocks"),
+        (("prune", "net.py:make", "--target", "macs=0.5", "--multiple-of", "0"), 2, "at least 1, or auto"),
+        (("prune", "net.py:make", "--target", "macs=0.5", "--multiple-of", "many"), 2, "multiple_of is 'many'"),
+        ((*CUT, "--only", "nothing"), 2, "only names 'nothing', which no layer matches"),
+        ((*CUT, "--outputs", "logits"), 1, "outputs names 'logits', but the model returns"),
+        (("prune", "net.py:make", "--target", "macs=0.0001"), 1, "podar inspect MODEL"),
         ((*CUT, "--model-arg", "num_classes"), 2, "num_classes=10"),
         ((*CUT, "--no-such-option"), 2, "--no-such-option"),
         (("run", "none.yaml"), 1, "none.yaml"),
@@ -119,6 +126,20 @@ def test_bad_input_is_one_sentence_and_leaves_everything_as_it_was(
     assert line.startswith("Error: ") and line.endswith((".", "?", "!"))
     assert said in line and "unexpected" not in line and "Traceback" not in shown.err
     assert contents(folder) == before and not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (("--only", "0", "--target", "channels=0.5"), (4, 16)),
+        (("--ratios", "3=0.25"), (8, 4)),
+        (("--target", "channels=0.5", "--scope", "local", "--outputs", ""), (4, 8)),
+    ],
+)
+def test_a_part_is_cut(folder: Path, options: tuple[str, ...], kept: tuple[int, int]) -> None:
+    assert podar("prune", "net.py:make", *options, "--out", "runs/part", "--quiet") == 0
+    summary = json.loads((folder / "runs" / "part" / "summary.json").read_text())
+    assert tuple(layer["after"] for layer in summary["layers"] if layer["name"] in ("0", "3")) == kept
 
 
 def test_a_pickle_that_can_run_programs_needs_trust(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

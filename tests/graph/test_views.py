@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from podar.errors import PodarError
 from tests.graph.moving import half_of, why_frozen
 
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,7 +42,11 @@ def test_any_way_of_splitting_permuting_and_merging(order: list[int], parts: tup
         grid = x.unflatten(1, (parts[0], -1))
         return grid.permute(order).movedim(back, 0).reshape(2, -1)
 
-    worst, _ = half_of(move, seed)
+    try:
+        worst, _ = half_of(move, seed)
+    except PodarError as error:  # where the grid reaches another axis in pieces
+        assert "nothing of this model can be cut" in str(error) and "frozen" in str(error)
+        return
     assert worst <= 1e-6
 
 

@@ -15,11 +15,14 @@ from podar.cost import Cost
 from podar.criteria import Scorer, score
 from podar.errors import UsageError
 from podar.graph import Graph, trace
+from podar.graph.graph import Outputs
 from podar.graph.inputs import ExampleInputs
 from podar.graph.slices import plan_for
 from podar.graph.verify import Expectation
 from podar.integrations.ultralytics.samples import IMPORTANCE, Samples, loss_of
 from podar.integrations.ultralytics.sealing import seal
+from podar.moves import AUTO
+from podar.patterns import patterns
 from podar.plans import Plan
 from podar.pruning import Result, carry_out
 from podar.reduction import unit_scores
@@ -32,14 +35,16 @@ ONE_TO_ONE = "one2one_"  # cv2, cv3 … stand for the one-to-many head, one2one_
 def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
-    target: str | Mapping[str, float | str],
+    target: str | Mapping[str, float | str] | None = None,
     importance: str | Scorer | None = None,
     scope: str = "global",
     ratios: Mapping[str, float] | None = None,
-    protect: Iterable[str] = (),
-    multiple_of: int = 1,
+    protect: str | Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    multiple_of: int | str = AUTO,
     data: Any = None,
     loss: Any = None,
+    outputs: Outputs = None,
     verify: bool = True,
     depth: bool = False,
 ) -> Result:
@@ -47,7 +52,8 @@ def prune(
 
     - `data` may be an Ultralytics data.yaml (for classify a folder): up to 128 of its training images, at the size of
       the example inputs, with the task's own loss. `importance` None is then "taylor", without data "magnitude".
-    - Class counts and box formats stay; the neck's features, which the model also returns, do not hold their widths.
+    - Class counts and box formats stay; the neck's features, which the model also returns, do not hold their widths
+      unless `outputs` names them.
     - The one-to-many and the one-to-one head lose the same channels, so that the saving does not lie in the head that
       `fuse()` drops anyway. A unit is worth the mean of what it is worth in both.
     - The configuration is sealed: see `podar.integrations.ultralytics.sealing`.
@@ -63,18 +69,18 @@ def prune(
             "depth (whole blocks) cannot go from a YOLO: plain Ultralytics, which has no module for a missing block, "
             "could not load the result; leave --depth out"
         )
-    wanted = parse_target(target)
+    wanted = None if target is None else parse_target(target)
     if isinstance(data, (str, Path)):
         if not isinstance(example_inputs, Tensor):
             raise UsageError(f"data={str(data)!r} is read at the size of example_inputs: give them as one tensor.")
         data, loss = Samples(model, str(Path(data).resolve()), int(example_inputs.shape[-1])), loss or loss_of(model)
     importance = importance or (IMPORTANCE if data is not None else "magnitude")
     forget_sizes(model)
-    graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs))
-    values = unit_scores(graph, in_step(score(importance, model, data, loss)), fallback=model)
+    graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs) if outputs is None else outputs)
+    values = unit_scores(graph, in_step(score(importance, model, data, loss)))
     if any(name.endswith(LOOKED_UP) for name, _ in model.named_modules()):
-        protect = (*protect, f"*{LOOKED_UP}*")
-    options: dict[str, Any] = {"scope": scope, "protect": protect, "multiple_of": multiple_of}
+        protect = (*patterns(protect), f"*{LOOKED_UP}*")
+    options: dict[str, Any] = {"scope": scope, "protect": protect, "only": only, "multiple_of": multiple_of}
     allocation = allocate(graph, wanted, values, ratios=ratios, **options)
     uneven = _uneven(graph, allocation.share)
     if uneven:  # the target was met in the middle of a pair
