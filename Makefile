@@ -6,6 +6,7 @@
 #   make sanitize, make test-aarch64   its C++ tests, otherwise built
 #   make test-zoo    every model of the zoo, by the oracle        make demo-yolo   YOLO26 on composed scenes
 #   make lock    writes the pinned set anew       make audit   asks for known faults in it (needs the network)
+#   make test-kill   every run killed before every file operation, and resumed: half an hour
 #   make test-yolo   every task and generation of YOLO            make test-yolo-oldest   with the oldest release
 #
 # Needs Python 3.11 or newer with venv. Another interpreter: make test PYTHON=python3.12
@@ -22,7 +23,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: lock audit check-spills engine test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-yolo test-yolo-oldest test-zoo
+.PHONY: lock audit check-spills engine test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-kill test-yolo test-yolo-oldest test-zoo
 
 install: $(INSTALLED) $(NATIVE)
 
@@ -62,6 +63,11 @@ lint: $(INSTALLED) $(NATIVE)
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
+
+# Prune, sparsify, ticket and export runs, killed before each of their file operations (some thousand in all) and resumed
+# in a fresh process: each must end with the same bits and a clean folder. make test tries a sample.
+test-kill: $(INSTALLED)
+	$(BIN)/python -m pytest tests/killing
 
 demo-yolo: $(INSTALLED)
 	env -u OMP_NUM_THREADS $(BIN)/python examples/yolo_demo.py

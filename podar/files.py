@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from podar.errors import PodarError
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _PART = ".part"  # how the name of an unfinished file's folder ends
 _ATTEMPTS = 20
+_HEADER = 1 << 27  # bytes; no header of a safetensors file is longer
 _PROBE = 1 << 20  # bytes; where not even these can be written, the disk is full
 
 
@@ -89,11 +92,39 @@ def put_in_place(written: Path, target: Path) -> None:
     if written.stat().st_mode & 0o777 != mode:
         written.chmod(mode)
     with written.open("rb+") as file:
+        if target.suffix == ".safetensors":
+            _order_notes(file)
+            file.flush()
         os.fsync(file.fileno())
     try:
         os.replace(written, target)
     except OSError as error:
         raise PodarError(f"cannot write {target}: {error.strerror}.") from error
+
+
+def _order_notes(file: IO[bytes]) -> None:
+    """Put the notes in a safetensors file's header in alphabetical order: the library writes them in a random one, so
+    that the same tensors would make another file each time."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > _HEADER:
+        return
+    header = file.read(length)
+    try:
+        content = json.loads(header)
+        notes = content["__metadata__"]
+        ordered = {
+            "__metadata__": dict(sorted(notes.items())),
+            **{k: v for k, v in content.items() if k != "__metadata__"},
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # no such file, or none with notes
+    if _compact(content) == header.rstrip(b" "):  # else another writer made it, whose bytes are left alone
+        file.seek(8)
+        file.write(_compact(ordered).ljust(length))
+
+
+def _compact(header: Any) -> bytes:
+    return json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def lock(folder: Path) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from podar.errors import PodarError
@@ -105,6 +106,7 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from podar.files import atomic_path
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -153,3 +155,13 @@ def test_only_what_was_put_in_place_stays(tmp_path) -> None:
         for name in ("model.bin", "model.xml"):
             put_in_place(folder / name, tmp_path / name)
     assert sorted(os.listdir(tmp_path)) == ["model.bin", "model.xml"]
+
+
+def test_the_same_tensors_make_the_same_safetensors_file(tmp_path) -> None:
+    notes = {f"note {n} é\n": str(n) for n in range(20)}  # which the library would write in a random order
+    for name in ("a", "b"):
+        with atomic_path(tmp_path / f"{name}.safetensors") as temporary:
+            save_file({"w": torch.arange(5), "__x__": torch.zeros(2)}, str(temporary), metadata=notes)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        assert file.metadata() == notes and torch.equal(file.get_tensor("w"), torch.arange(5))

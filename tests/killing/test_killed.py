@@ -1,0 +1,50 @@
+"""A run that is killed before any of its file operations goes on, and ends with the same bits in a clean folder.
+
+`make test` tries a sample, `make test-kill` every operation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+
+ROOT = Path(__file__).parents[2]
+KINDS = ["prune", "sparsify", "ticket", "export"]
+
+
+def ends(kind: str, folder: Path, every: int, first: int) -> list[dict]:
+    """What the driver says of every run that it killed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    arguments = [
+        sys.executable,
+        str(ROOT / "tests" / "killing" / "driver.py"),
+        kind,
+        str(folder),
+        str(every),
+        str(first),
+    ]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(("kind", "first"), list(zip(KINDS, (3, 17, 29, 41))))
+def test_a_sample(kind: str, first: int, tmp_path: Path) -> None:
+    found = ends(kind, tmp_path, 61, first)
+    assert len(found) > 1 and found[0]["of"] > 60
+    assert not [end for end in found if not end["good"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_operation(kind: str, tmp_path: Path) -> None:
+    found = ends(kind, tmp_path, 1, 1)
+    assert [end["at"] for end in found] == list(range(1, found[0]["of"] + 1))
+    assert not [end for end in found if not end["good"]]
