@@ -20,8 +20,19 @@ from podar.graph.tracer import Tracer
 
 _RECURRENT = """lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell _pack_padded_sequence
 _pad_packed_sequence""".split()
-WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "einsum", *_RECURRENT}
+WHOLE = {
+    "linear",
+    "batch_norm",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "einsum",
+    "_weight_norm_interface",
+    *_RECURRENT,
+}
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
+
+NAMES = {"_weight_norm": "_weight_norm_interface"}
+"""Calls that are one operator, by whatever others torch computes it."""
 
 _SAME = "relu leaky_relu elu sigmoid tanh silu gelu mish hardswish hardsigmoid add mul".split()
 SAME = {*_SAME, *(f"{name}_" for name in _SAME)}
@@ -54,7 +65,8 @@ class Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         name = self.names.get(func)
         if name is None:
-            name = self.names[func] = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
+            name = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
+            self.names[func] = name = NAMES.get(name, name)
         if name in WHOLE:
             given = [k for k in LEADING.get(name, ())[len(args) :] if k in kwargs]
             if given:

@@ -80,7 +80,7 @@ class Graph:
             for name in self.aliases
         }
         self.dense = record.sizes.dense
-        self.mirrors: list[Mirror] = mirrors(members.once)
+        self.mirrors: list[Mirror] = mirrors(members.once, tensors)
         self.scale_attributes = scale_attributes(members.once, record)
         self._freeze_outputs(outputs)
         freeze_beside_unreached(record, [n for n, (_, _, own) in self.elements.items() if own], self.shapes)

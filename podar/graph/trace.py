@@ -14,6 +14,7 @@ from torch import nn
 
 from podar.errors import PodarError
 from podar.graph.calls import Calls, transparent_functionals
+from podar.graph.computed import as_one_operator
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.graph.members import Members
 from podar.graph.protect import protected
@@ -98,7 +99,7 @@ def watching(
         transparent_functionals(),
         no_collection(),
     ):
-        _follow(members, tracer.stack, around)
+        _follow(members, tracer, around)
         tracer.begin()
         for tensor in example_tensors(inputs):
             # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
@@ -122,8 +123,8 @@ def no_collection() -> Generator[None]:
             gc.enable()
 
 
-def _follow(members: Members, stack: list[str], around: Around | None) -> None:
-    """Keep the name of the module that runs on top of `stack`; `protected` takes away again what is set here.
+def _follow(members: Members, tracer: Tracer, around: Around | None) -> None:
+    """Keep the name of the module that runs on top of a stack; `protected` takes away again what is set here.
 
     Each module is told apart: a change of `nn.Module.__call__` would empty the method caches of all its subclasses.
     """
@@ -131,7 +132,8 @@ def _follow(members: Members, stack: list[str], around: Around | None) -> None:
         call = module._call_impl  # pyright: ignore[reportPrivateUsage]
         if around is not None:
             call = around(module, call)
-        module.__dict__["_compiled_call_impl"] = _entering(name, call, stack)  # what `__call__` asks for first
+        call = as_one_operator(tracer, module, call)
+        module.__dict__["_compiled_call_impl"] = _entering(name, call, tracer.stack)  # what `__call__` asks for first
 
 
 def _entering(name: str, call: Call, stack: list[str]) -> Call:

@@ -19,6 +19,7 @@ from podar.graph.makers import Bits, Makers, makers
 from podar.graph.members import Members
 from podar.graph.sizes import Provenance
 from podar.graph.statistics import Norm, Statistic
+from podar.plans import Computed
 
 Block = tuple[tuple[int, ...], Ids]
 """Tensor dimensions, in nesting order, and the labels over them: shape = the sizes of those dimensions."""
@@ -90,6 +91,7 @@ class Record:
     real: bool = False  # whether operators had to be computed
     decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] = field(default_factory=list)  # values it looked at
     norms: list[Norm] = field(default_factory=list)  # statistics over axes that can go
+    computed: dict[str, Computed] = field(default_factory=dict)  # parameters that weights are made of
     least: list[tuple[Ids, int]] = field(default_factory=list)  # axes of which more than one index must stay
 
 
