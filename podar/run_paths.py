@@ -43,12 +43,14 @@ def absolute(recipe: Recipe) -> Recipe:
         for stage in recipe.stages
     ]
     weights = None if recipe.weights is None else path(recipe.weights)
-    return recipe.model_copy(update={"model": model, "data": data, "weights": weights, "stages": tuple(stages)})
+    modules = tuple(path(file) for file in recipe.modules)
+    update = {"model": model, "modules": modules, "data": data, "weights": weights, "stages": tuple(stages)}
+    return recipe.model_copy(update=update)
 
 
 def files_of(recipe: Recipe, source: Source) -> list[Path]:
     """Files and folders that a run reads: its model, the user's code that it imported, weights, data, settings."""
-    found = [*_files_named(recipe.model), *_files_named(str(source.spec.get("model", "")))]
+    found = [*_files_named(recipe.model), *_files_named(str(source.spec.get("model", ""))), *map(Path, recipe.modules)]
     for code in [path for path in found if path.suffix == ".py"]:
         beside = code.resolve().parent
         modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))

@@ -14,9 +14,10 @@ from podar.errors import PodarError, nearest, require
 from podar.integrations import Blueprint
 from podar.integrations._builders import call_builder
 from podar.integrations._inputs import random_images
+from podar.integrations._modules import taken
 from podar.integrations.ultralytics.building import build
 from podar.integrations.ultralytics.checkpoint import is_checkpoint, read_checkpoint
-from podar.integrations.ultralytics.configuration import checked
+from podar.integrations.ultralytics.configuration import checked, is_own
 from podar.integrations.yolo import architectures, blueprint
 from podar.plain import read_yaml
 from podar.weights import read_state
@@ -88,8 +89,14 @@ def _from_config(raw: Any, model: str, model_args: dict[str, Any], trust: bool) 
     from podar.integrations.ultralytics.library import LIBRARY
 
     notes = (f"{model} has random weights: give trained ones with --weights FILE, or a .pt as MODEL.",)
-    spec = {"model": model, "model_args": kwargs}
+    spec = {"model": model, "model_args": kwargs, **_own_files(config)}
     return Blueprint(make, _inputs, spec, notes=notes, read_weights=_read_weights, library=LIBRARY)
+
+
+def _own_files(config: dict[str, Any]) -> dict[str, list[str]]:
+    """The files that define the layers of the user's own which a configuration names."""
+    own = any(is_own(row[2]) for row in (*config["backbone"], *config["head"]))
+    return {"modules": taken()} if own else {}
 
 
 def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
@@ -154,7 +161,7 @@ def from_checkpoint(model: str, model_args: dict[str, Any], trust: bool) -> Blue
         read: Any = make()
         return _build_dense(read) if is_pruned(read) else read
 
-    spec = {"model": str(path), "model_args": head}
+    spec = {"model": str(path), "model_args": head, **({"modules": taken()} if taken() else {})}
     return Blueprint(make, _inputs, spec, dense=dense, trained=True, library=LIBRARY)
 
 
