@@ -68,7 +68,10 @@ def files_of(recipe: Recipe, source: Source) -> list[Path]:
 
 def _files_named(model: str) -> list[Path]:
     """The file or folder in a MODEL string; of a folder that podar saved, what it reads there."""
-    prefix, _, rest = model.rpartition(":")
+    prefix, colon, rest = model.rpartition(":")
+    kind = integrations.find(model)
+    if kind is None or (colon and not prefix.endswith(".py") and "FOLDER" not in kind.form):
+        return []  # timm:resnet18 is a name, whatever lies here under that name
     path = Path(prefix if prefix.endswith(".py") else rest).expanduser()
     if path.is_dir() and (path / "plan.json").is_file():
         return [path / name for name in ("model.safetensors", "plan.json", "source.json")]
