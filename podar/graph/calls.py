@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from podar.graph.decisions import CONVERSIONS
 from podar.graph.sizes import Axis, Size
 from podar.graph.tracer import Tracer
 
@@ -82,6 +83,8 @@ class Calls(TorchFunctionMode):
                     return self.tracer.whole(torch.convolution, "convolution", given, {})
                 finally:
                     self.tracer.call = None
+        if name in CONVERSIONS and self.tracer.is_hollow(args[0]):
+            return self.tracer.decided(name, [args[0]], functools.partial(func, *args, **kwargs))
         if not self.tracer.rules:
             return func(*args, **kwargs)
         if name == "__get__":

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from podar.graph.calls import Calls
+from podar.graph.decisions import Told
 from podar.graph.graph import Graph
 from podar.graph.inputs import ExampleInputs, named_tensors
 from podar.graph.inputs import call as run_model
@@ -65,7 +66,7 @@ class _Flow(Tracer):
 
     def __init__(self, members: Members, record: Record, real: bool) -> None:
         super().__init__(members, record, real, False)
-        self.decisions = record.decisions
+        self.told = Told(record.decisions)
         self.events: list[_Event] = []
         self.value: dict[int, int] = {}  # storage → the last value written there
         self.alive: list[Any] = []  # so that no storage's address is used twice
@@ -128,7 +129,7 @@ def _noting(tracer: _Flow, found: Results) -> Around:
 def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow, set[int], Results]:
     """Events of one run, the values that are returned, and the results of every module."""
     members = Members(model)
-    tracer = _Flow(members, Record(decisions=list(like.decisions)), like.real)
+    tracer = _Flow(members, Record(decisions=like.decisions), like.real)
     results: Results = {}
     with watching(members, inputs, tracer, _noting(tracer, results)):
         with Calls(tracer), tracer:

@@ -15,6 +15,7 @@ from torch import nn
 from podar.errors import PodarError
 from podar.graph.calls import Calls, transparent_functionals
 from podar.graph.computed import as_one_operator
+from podar.graph.decisions import Told
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.graph.members import Members
 from podar.graph.protect import protected
@@ -53,7 +54,7 @@ def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = N
 
 def replay(model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False) -> list[Step]:
     """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`."""
-    record = Record(decisions=list(like.decisions))
+    record = Record(decisions=like.decisions)
     _run(model, Members(model), inputs, record, train=False, real=real, labels=False)
     return record.steps
 
@@ -75,7 +76,7 @@ def _run(
             f"{meta} is on the meta device and has no values: load weights, or call model.to_empty(device='cpu')"
         )
     if not labels:
-        tracer.decisions = record.decisions
+        tracer.told = Told(record.decisions)
     calls = Calls(tracer)
     with watching(members, inputs, tracer, None if train else shortcuts(calls), train=train):
         if labels:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from podar.graph import hollow, statistics
+from podar.graph.decisions import LOOKED_THROUGH, MASKED, Decision, Told, masks_of, own, with_masks
 from podar.graph.labels import Ids, Labels
 from podar.graph.makers import Bits, Makers, makers
 from podar.graph.members import Members
@@ -89,7 +90,7 @@ class Record:
     ties: list[tuple[Ids, ...]] = field(default_factory=list)
     outputs: list[tuple[str, Blocks]] = field(default_factory=list)
     real: bool = False  # whether operators had to be computed
-    decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] = field(default_factory=list)  # values it looked at
+    decisions: list[Decision] = field(default_factory=list)  # values it looked at
     norms: list[Norm] = field(default_factory=list)  # statistics over axes that can go
     computed: dict[str, Computed] = field(default_factory=dict)  # parameters that weights are made of
     least: list[tuple[Ids, int]] = field(default_factory=list)  # axes of which more than one index must stay
@@ -149,7 +150,7 @@ class Tracer(TorchDispatchMode):
         self.given = self.bits.add(INPUTS)
         self.knows_inputs = False
         self.statistics = False  # whether there was one yet
-        self.decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] | None = None
+        self.told: Told | None = None
         self.operator = ""
         self.inside = False  # an operator that is traced as a whole
         self.factored: dict[int, tuple[Ids, list[Ids]]] = {}
@@ -203,7 +204,7 @@ class Tracer(TorchDispatchMode):
             return shared
         return dims[dim]
 
-    def _is_hollow(self, tensor: Tensor) -> bool:
+    def is_hollow(self, tensor: Tensor) -> bool:
         """The same as `mark(tensor).hollow`, and parameters carry nothing away."""
         known = self.known(tensor)
         return known.hollow if known is not None else _is_parameter(tensor)
@@ -345,12 +346,10 @@ class Tracer(TorchDispatchMode):
         given = (*args, *kwargs.values()) if kwargs else args
         tensors = _tensors(given)
         inputs = [self.mark(t) for t in tensors] if self.rules else []
-        is_hollow = any([m.hollow for m in inputs] if self.rules else map(self._is_hollow, tensors))
+        is_hollow = any([m.hollow for m in inputs] if self.rules else map(self.is_hollow, tensors))
         out = NotImplemented
-        if is_hollow and name in hollow.VALUE_READERS:
-            if not self.real:
-                raise hollow.NeedsValues(name)
-            out = self._decided(func, name, tensors, args, kwargs)
+        if is_hollow and (name in LOOKED_THROUGH or (apply is None and "::" in name)):
+            out, args = self._looked_through(func, name, tensors, args, kwargs)
         elif is_hollow and not self.real and shape is not None and hollow.may_be_empty(args[0], tensors):
             if self.inside:
                 with no_dispatch():
@@ -387,17 +386,44 @@ class Tracer(TorchDispatchMode):
         self.record.steps.append(Step(name, self.stack[-1], shapes, blocks, constants, reads, tuple(writes)))
         return out
 
-    def _decided(self, func: Any, name: str, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
-        """What the model read from its activations: written down, so that a later run takes the same way."""
-        shapes = tuple(tuple(t.shape) for t in tensors)
-        known = self.record.decisions
-        if self.decisions is not None:
-            if self.decisions and self.decisions[0][:2] == (name, shapes):
-                return self.decisions.pop(0)[2]
-            return func(*args, **kwargs)
-        out = func(*args, **kwargs)
-        known.append((name, shapes, out.clone() if isinstance(out, Tensor) else out))
-        return out
+    def _looked_through(
+        self, func: Any, name: str, tensors: list[Tensor], args: Any, kwargs: Any
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The result of an operator that may look at values, unless only its masks are read: then other arguments."""
+        if any(map(self.is_hollow, masks_of(name, args))):
+            args = with_masks(name, args, self._told_mask)
+        if name in MASKED or (hasattr(func, "_schema") and func._schema.is_mutable):
+            return NotImplemented, args
+        return self.decided(name, tensors, lambda: func(*args, **kwargs)), args
+
+    def _told_mask(self, mask: Tensor) -> Tensor:
+        return self.decided("a mask", [mask], lambda: mask) if self.is_hollow(mask) else mask
+
+    def decided(self, operator: str, tensors: list[Tensor], read: Callable[[], Any]) -> Any:
+        """What the model reads from its activations: written down, so that a later run takes the same way."""
+        shapes = tuple([tuple(t.shape) for t in tensors])
+        if self.told is not None:
+            known = self.told.next(operator, self.stack[-1], shapes)
+            if known is not None:
+                return own(known.value)
+        if not self.real:
+            raise hollow.NeedsValues(operator)
+        value = read()
+        if self.told is None:
+            self.record.decisions.append(Decision(operator, self.stack[-1], shapes, own(value)))
+        if self.rules and not _tensors((value,)):
+            self._left(operator, tensors)
+        return value
+
+    def _left(self, operator: str, tensors: list[Tensor]) -> None:
+        """Nobody can say what becomes of numbers that were taken out of tensors: axes that show in them stay."""
+        self.operator = operator
+        for t in tensors:
+            statistic = self.mark(t).statistic
+            if statistic is not None:
+                statistics.refuse(self, [statistic])
+            for _, ids in self.blocks(t):
+                self.freeze(ids, "read as numbers at")
 
     def _apply(
         self,

@@ -79,8 +79,38 @@ def view(tracer: Tracer, out: Tensor, x: Tensor, *_: Any) -> None:
 
 def reshape(tracer: Tracer, before: tuple[int, ...], x: Tensor, after: tuple[int, ...]) -> Blocks:
     """Labels of `x` under another shape with the same elements in the same order."""
-    if not tracer.blocks(x) or math.prod(before) == 0:
+    if not tracer.blocks(x):
         return ()
+    if math.prod(before):
+        return _regrouped(tracer, before, x, after)
+    # No rows (nothing was found): the other axes move as they would with rows.
+    kept: list[Block] = []
+    before, with_rows = _with_rows(before, after)
+    for dims, ids in _regrouped(tracer, before, x, with_rows):
+        if all(after[d] for d in dims):
+            kept.append((dims, ids))
+        else:
+            tracer.freeze(ids, "joined with rows, of which there were none, at")
+    return tuple(kept)
+
+
+def _with_rows(before: Sequence[int], after: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes with as many rows in place of none as make them agree.
+
+    Raises:
+        ValueError: no number of rows does.
+    """
+    a, b = (math.prod(n for n in shape if n) for shape in (before, after))
+    if a % b and b % a:
+        raise ValueError(f"{tuple(before)} cannot become {tuple(after)} with any number of rows")
+    shapes: list[tuple[int, ...]] = []
+    for shape, rows in ((before, max(b // a, 1)), (after, max(a // b, 1))):
+        first = shape.index(0)
+        shapes.append(tuple(rows if d == first else n or 1 for d, n in enumerate(shape)))
+    return shapes[0], shapes[1]
+
+
+def _regrouped(tracer: Tracer, before: tuple[int, ...], x: Tensor, after: tuple[int, ...]) -> Blocks:
     groups = _aligned(before, after)
     moved = {g[0][0]: g[1][0] for g in groups if len(g[0]) == len(g[1]) == 1}
     for dims, _ in list(tracer.blocks(x)):
