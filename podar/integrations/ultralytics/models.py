@@ -19,6 +19,7 @@ from podar.integrations.ultralytics.building import build
 from podar.integrations.ultralytics.checkpoint import is_checkpoint, read_checkpoint
 from podar.integrations.ultralytics.configuration import checked, is_own
 from podar.integrations.yolo import architectures, blueprint
+from podar.offline import ultralytics_offline
 from podar.plain import read_yaml
 from podar.weights import read_state
 
@@ -38,7 +39,9 @@ def make_ready() -> None:
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     import_torchvision()
-    require("ultralytics", extra="ultralytics")
+    with ultralytics_offline():
+        require("ultralytics", extra="ultralytics")
+        require("ultralytics.utils", extra="ultralytics")  # which asks for the network
 
 
 def from_yaml(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
@@ -180,9 +183,9 @@ def _find_checkpoint(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_file():
         return path.resolve()
-    from ultralytics.utils import ONLINE, downloads
+    from ultralytics.utils import downloads, is_online
 
-    if model in downloads.GITHUB_ASSETS_NAMES and ONLINE:
+    if model in downloads.GITHUB_ASSETS_NAMES and is_online():
         found = Path(_asked(downloads.attempt_download_asset, model))
         if found.is_file():
             return found.resolve()
