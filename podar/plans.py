@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from pydantic_core import to_json  # a quarter of the time that json takes
 from podar.files import write_atomic
 
 VERSION = 1
+
+_Value = TypeVar("_Value")
 
 
 class Indices(tuple[int, ...]):
@@ -129,6 +131,30 @@ class Plan:
             for name, shape in step.shapes.items()
             if any(name.startswith(module + ".") for module in step.skips)
         }
+
+    def renamed(self, tensor: Callable[[str], str | None], module: Callable[[str], str]) -> Plan:
+        """The same plan under other names of tensors and modules; tensors whose name becomes None are left out.
+
+        Plans carried out before it keep theirs.
+        """
+
+        def tensors(given: Mapping[str, _Value]) -> dict[str, _Value]:
+            return {new: value for name, value in given.items() if (new := tensor(name)) is not None}
+
+        made: dict[str, Computed] = {}
+        for name, computed in tensors(self.computed).items():
+            partners = tuple(new for partner in computed.partners if (new := tensor(partner)) is not None)
+            if len(partners) == len(computed.partners):  # else the weight is plain there
+                made[name] = computed._replace(partners=partners)
+        return replace(
+            self,
+            cuts=tensors(self.cuts),
+            attributes={module(name): values for name, values in self.attributes.items()},
+            rescales=tensors(self.rescales),
+            shapes=tensors(self.shapes),
+            skips={module(name): form for name, form in self.skips.items()},
+            computed=made,
+        )
 
     def to_json(self) -> str:
         """The plan as one JSON object. Lists of indices that several tensors share are written once."""

@@ -285,6 +285,11 @@ def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(0, dtype=dtype, device=device)
 
 
+def renew_masks(model: nn.Module) -> None:
+    """Let every weight under a mask of `torch.nn.utils.prune` be computed anew from its original and its mask."""
+    _renew([module for module in model.modules() if module._forward_pre_hooks])
+
+
 def _renew(masked: list[nn.Module]) -> None:
     """Masks, weight norm and spectral norm keep the weight they compute in a plain attribute until the next forward."""
     for module in masked:
