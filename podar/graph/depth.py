@@ -20,7 +20,7 @@ from podar.graph.makers import AFFINE
 from podar.graph.members import Members
 from podar.graph.rules import ZERO_STAYS_ZERO
 from podar.graph.trace import Around, Call, watching
-from podar.graph.tracer import Record, Tracer, storage
+from podar.graph.tracer import Operator, Record, Tracer, storage
 from podar.skips import Skipped, replace
 
 PASSES_ZERO = {*ZERO_STAYS_ZERO, "mul", "div", "mm", "bmm", "_unsafe_view", "reshape", "permute", "transpose"} | {
@@ -73,14 +73,15 @@ class _Flow(Tracer):
         self.made = 0
         self.names = {storage(t): n for n, t in self.tensors.items() if t.numel()}
 
-    def observed(self, func: Any, name: str, apply: Any, shape: Any, args: Any, kwargs: Any) -> Any:
+    def observed(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
+        name = operator.name
         inside = [*_all((*args, *kwargs.values()))]
         reads = tuple(
             (self.names.get(storage(t)) or self.value.get(storage(t), -1)) if isinstance(t, Tensor) else None
             for t in inside
         )
         before = {storage(t) for t in inside if isinstance(t, Tensor)}
-        out = super().observed(func, name, apply, shape, args, kwargs)
+        out = super().observed(func, operator, args, kwargs)
         outs = [t for t in _all((out,)) if isinstance(t, Tensor)]
         self.alive += outs
         written: list[int] = []

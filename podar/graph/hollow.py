@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def _made(x: Tensor, shape: Sequence[int]) -> Tensor:
 def _spread(values: Sequence[int], rank: int) -> Sequence[int]:
     if len(values) == rank and type(values[0]) is int:
         return values
-    return [int(values[0])] * rank if len(values) == 1 else [int(v) for v in values]
+    return [index(values[0])] * rank if len(values) == 1 else [index(v) for v in values]
 
 
 @shaper("convolution")

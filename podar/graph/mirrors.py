@@ -4,15 +4,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from torch import nn
 
+from podar.graph.labels import Ids
 from podar.graph.members import Named
+from podar.graph.sizes import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Attribute,
+    Axis,
+    Equality,
+    Provenance,
+    Term,
+    attributes_in,
+    attributes_of,
+)
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear, nn.Embedding)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *INSTANCE_NORMS)
@@ -67,3 +77,20 @@ def _of_a_weight(name: str, module: nn.Module, weight: str) -> list[Mirror]:
         Mirror(name, "out_channels", weight, out, turned),
         Mirror(name, "in_channels", weight, into, not turned),
     ]
+
+
+def tie(found: list[Mirror], layouts: Mapping[str, Mapping[int, Ids]], sizes: Provenance) -> None:
+    """Where the model itself computes with such an attribute, it is the size of that axis and nothing else."""
+    named = set[Attribute]().union(*(attributes_in(c) for c in sizes.constraints))
+    named.update(*(attributes_of(size.expr) for pair in sizes.differences for size in pair))
+    for mirror in found:
+        attribute = Attribute(mirror.module, mirror.attribute)
+        if attribute not in named:
+            continue
+        where = f"{mirror.attribute} of {mirror.module}"
+        ids, groups = layouts.get(mirror.tensor, {}).get(mirror.dim), Attribute(mirror.module, "groups")
+        if ids is not None and (ids.ndim == 2 or not mirror.grouped or sizes.dense[groups] == 1):
+            sizes.grid(ids.ravel(), (attribute,), where)
+        elif mirror.grouped:
+            each = 1 if ids is None else Axis(ids)
+            sizes.constraints.append(Equality(attribute, Term("*", each, groups), where))

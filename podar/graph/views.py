@@ -59,7 +59,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _exprs(tracer: Tracer, sizes: Sequence[Any]) -> list[Expr | None]:
-    return [None if isinstance(v, Tensor) or int(v) == -1 else tracer.sizes.expr(v) for v in sizes]
+    return [None if isinstance(v, Tensor) or v == -1 else tracer.sizes.expr(v) for v in sizes]
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy")
@@ -74,7 +74,15 @@ def view(tracer: Tracer, out: Tensor, x: Tensor, *_: Any) -> None:
                 tracer.fixed[id(ids)] = tuple(isinstance(e, int) for e in chosen)
             if len(dims) > 1 or chosen[0] is not None:
                 tracer.sizes.grid(ids, chosen, tracer.where)
+        _stay(tracer, out, exprs, {d for dims, _ in blocks for d in dims})
     tracer.put(out, blocks, tracer.mark(x).zero)
+
+
+def _stay(tracer: Tracer, out: Tensor, exprs: Sequence[Expr | None], free: set[int]) -> None:
+    """Dimensions of which no index can go have their size from something that must stay, too."""
+    for d, expr in enumerate(exprs):
+        if expr is not None and d not in free:
+            tracer.sizes.number(expr, out.shape[d], tracer.where)
 
 
 def reshape(tracer: Tracer, before: tuple[int, ...], x: Tensor, after: tuple[int, ...]) -> Blocks:
@@ -255,6 +263,8 @@ def expand(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
                 tracer.sizes.grid(owner[1], (expr,), tracer.where)
         elif out.shape[d] > 1 and (d < shift or x.shape[d - shift] == 1):
             tracer.put(out, (*tracer.blocks(out), *_new_axis(tracer, out, d, expr)), tracer.mark(x).zero)
+        else:
+            tracer.sizes.number(expr, out.shape[d], tracer.where)
     tracer.mark(out).blocks = tuple(sorted(tracer.blocks(out), key=lambda b: b[0]))
 
 
@@ -282,6 +292,8 @@ def repeat(tracer: Tracer, out: Tensor, x: Tensor, repeats: Sequence[int]) -> No
     for d, expr in enumerate(exprs):
         if d not in taken and (d < shift or x.shape[d - shift] == 1):
             blocks += _new_axis(tracer, out, d, expr)
+        elif expr is not None:
+            tracer.sizes.number(expr, repeats[d], tracer.where)
     tracer.put(out, tuple(sorted(blocks, key=lambda b: b[0])), tracer.mark(x).zero)
 
 
