@@ -467,13 +467,13 @@ def _pictures(job: Job) -> list[dict[str, Any]]:
 
 def _answers(model: nn.Module, images: Tensor) -> list[tuple[int, float]]:
     """Class and confidence for each image."""
+    from podar.recover import logits_of
+
     model.eval()
     found: list[tuple[int, float]] = []
     with torch.no_grad():
         for batch in images.split(128):
-            output = model(batch)
-            logits = output["logits"] if isinstance(output, dict) else getattr(output, "logits", output)
-            best = logits.float().softmax(dim=1).max(dim=1)
+            best = logits_of(model(batch)).float().softmax(dim=1).max(dim=1)
             found += zip(best.indices.tolist(), best.values.tolist())
     return found
 

@@ -16,7 +16,6 @@ from podar.cli.options import (
     ImageSize,
     Model,
     ModelArg,
-    Modules,
     NoDistill,
     Out,
     Precision,
@@ -75,7 +74,6 @@ def prune(
     out: Out = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
-    module: Modules = None,
     trust: Trust = False,
     importance: Annotated[
         str | None,
@@ -151,8 +149,7 @@ def prune(
     )  # fmt: skip
     _start(
         "podar prune", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads,
-        modules=module, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
     )  # fmt: skip
 
 
@@ -188,7 +185,6 @@ def sparsify(
     out: Out = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
-    module: Modules = None,
     trust: Trust = False,
     lr: Rate = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step of fine-tuning. Default: 128.")] = None,
@@ -221,8 +217,7 @@ def sparsify(
     )
     _start(
         "podar sparsify", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads,
-        modules=module, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
     )  # fmt: skip
 
 
@@ -251,7 +246,6 @@ def ticket(
     out: Out = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
-    module: Modules = None,
     trust: Trust = False,
     lr: Rate = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step of training.")] = 128,
@@ -282,8 +276,7 @@ def ticket(
     ]
     _start(
         "podar ticket", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads,
-        modules=module, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
     )  # fmt: skip
 
 
@@ -291,30 +284,25 @@ def ticket(
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The stages, in YAML.")],
     out: Out = None,
-    module: Modules = None,
     trust: Trust = False,
 ) -> None:
     """Carry out a recipe."""
-    from podar import consent, recipes
+    from podar import recipes
 
-    read = recipes.read(recipe)
-    consent.check(read, str(recipe), trust)
-    _run(read, out, trust=trust)
+    _run(recipes.read(recipe), out, trust=trust)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was broken off.")],
-    module: Modules = None,
     trust: Trust = False,
     despite_changes: Annotated[
         bool, typer.Option("--despite-changes", help="Go on although data, code or weights are no longer the same.")
     ] = False,
 ) -> None:
     """Go on with a run that was broken off."""
-    from podar import consent, runs
+    from podar import runs
 
-    consent.check_run(folder, trust)
     with working() as progress:
         summary = runs.resume(folder, trust=trust, despite_changes=despite_changes, progress=progress)
     end(summary, folder)
@@ -351,7 +339,6 @@ def _start(
     if export:
         stages.append({"export": {"formats": export}})
     stages.append({"measure": {"threads": threads}})
-    parts["modules"] = parts["modules"] or ()
     recipe = recipes.make({**parts, "model_args": parse_model_args(model_arg or ()), "stages": stages}, of=of)
     _run(recipe, out, trust=trust)
 

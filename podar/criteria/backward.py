@@ -11,88 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from podar.errors import PodarError
+from podar.model import Batch, labelled, main_output, run, tensors_in, to_device
 from podar.modes import modes_put_back
-
-Batch = tuple[Any, Tensor]
-
-
-def batches_of(data: Any, name: str, limit: int = 32) -> Iterator[tuple[Any, Tensor]]:
-    """Up to `limit` (inputs, targets) batches from an iterable of batches or a map-style data set of samples."""
-    if data is None:
-        raise PodarError(f"importance {name!r} needs data: pass data=, batches of (inputs, targets), and loss=")
-    if hasattr(data, "train"):
-        data = data.train
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):
-        data = torch.utils.data.DataLoader(data, batch_size=64)
-    _check_iterable(data, f"importance {name!r}")
-    for k, batch in enumerate(data):
-        if k == limit:
-            return
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise PodarError(f"importance {name!r} needs (inputs, targets), the data give {type(batch).__name__}")
-        yield batch[0], batch[1]
 
 
 def labelled_batches(data: Any, name: str, limit: int = 32) -> Iterator[Batch]:
-    """Up to `limit` (inputs, targets) batches, refused when an input is NaN or infinite.
+    """Up to `limit` batches of inputs and targets.
 
     Raises:
         PodarError: no data, no batch, no (inputs, targets) pairs, or inputs that are not finite.
     """
-    count = 0
-    for inputs, targets in batches_of(data, name, limit):
-        check_finite_inputs(inputs, name)
-        count += 1
-        yield inputs, targets
-    if not count:
-        raise PodarError(f"importance {name!r} got data without a single batch; give some (inputs, targets)")
-
-
-def input_batches(data: Any, name: str, limit: int = 32, batch_size: int = 64) -> Iterator[Any]:
-    """Up to `limit` batches of inputs; targets, where the data have them, are dropped.
-
-    Args:
-        data: one tensor (its first axis is the batch), a data set of samples, an object with `.train`, or an iterable
-            of batches, each the inputs or (inputs, targets).
-
-    Raises:
-        PodarError: no data, no batch, or inputs that are not finite.
-    """
-    if data is None:
-        raise PodarError(f"{name} needs data: pass data=, a tensor of inputs or an iterable of batches")
-    data = getattr(data, "train", data)
-    if isinstance(data, Tensor):
-        data = data.split(batch_size)
-    elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple)):
-        data = torch.utils.data.DataLoader(data, batch_size=batch_size)
-    _check_iterable(data, name)
-    count = 0
-    for batch in data:
-        if count == limit:
-            return
-        inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
-        check_finite_inputs(inputs, name)
-        count += 1
-        yield inputs
-    if not count:
-        raise PodarError(f"{name} got data without a single batch")
-
-
-def _check_iterable(data: Any, name: str) -> None:
-    if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
-        raise PodarError(f"{name} needs batches as data, not a {type(data).__name__}: podar.data.load(...) makes them")
-
-
-def check_finite_inputs(inputs: Any, name: str) -> None:
-    """Refuse NaN and infinite inputs: every statistic computed from them would be NaN too."""
-    tensors = inputs.values() if isinstance(inputs, dict) else [inputs]
-    for tensor in tensors:
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise PodarError(
-                f"the calibration data for {name} hold {bad} NaN or infinite values in a batch of shape "
-                f"{tuple(tensor.shape)}: repair or drop those samples"
-            )
+    return labelled(data, f"importance {name!r}", limit)
 
 
 def forward(model: nn.Module, inputs: Any, name: str) -> Any:
@@ -101,21 +30,16 @@ def forward(model: nn.Module, inputs: Any, name: str) -> Any:
     Raises:
         PodarError: the model does not run on inputs of this shape.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
-        if isinstance(inputs, dict):
-            outputs = model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()})
-        else:
-            outputs = model(inputs.to(device) if isinstance(inputs, Tensor) else inputs)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        return run(model, inputs)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
         if isinstance(error, PodarError):
             raise
-        shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs)) or type(inputs).__name__
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise PodarError(
-            f"the model does not run on the calibration data for {name}, shape {shape}: {reason}"
+            f"the model does not run on the calibration data for {name}, shape {shapes}: {reason}"
         ) from error
-    return getattr(outputs, "logits", outputs)
 
 
 @contextmanager
@@ -142,14 +66,26 @@ def scoring(model: nn.Module, grad: bool = True) -> Iterator[dict[str, nn.Parame
                 parameter.grad = before[n][1]
 
 
-def loss_of(model: nn.Module, batch: Batch, loss: Callable[[Any, Tensor], Tensor] | None, name: str) -> Tensor:
-    """The loss of one batch: `loss(outputs, targets)`, cross entropy when None."""
-    inputs, targets = batch
-    outputs = forward(model, inputs, name)
-    device = outputs.device if isinstance(outputs, Tensor) else targets.device
+def loss_of(model: nn.Module, batch: Batch, loss: Callable[[Any, Any], Tensor] | None, name: str) -> Tensor:
+    """The loss of one batch: `loss(outputs, targets)`; cross entropy of the logits when None.
+
+    A `loss` of the user's gets the outputs as the model returns them, but for objects with `logits`, of which it gets
+    those, and the targets on the device of the outputs.
+    """
+    outputs = forward(model, batch.inputs, name)
+    given = main_output(outputs) if loss is None else getattr(outputs, "logits", outputs)
+    device = next((tensor.device for tensor in tensors_in(given)), torch.device("cpu"))
+    targets = to_device(batch.targets, device)
+    if loss is None and not isinstance(targets, Tensor):
+        raise PodarError(
+            f"importance {name!r}: targets of the kind {type(targets).__name__} have no cross entropy: give loss=, a "
+            "function of (outputs, targets)"
+        )
     try:
-        return (loss or functional.cross_entropy)(outputs, targets.to(device))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        return (loss or functional.cross_entropy)(given, targets)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, PodarError):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise PodarError(
             f"importance {name!r}: the loss cannot be computed from the model's output ({reason})"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from podar.criteria.backward import labelled_batches, loss_of, scoring
 from podar.criteria.registry import criterion
+from podar.model import rows, size
 
 
 @criterion("fisher")
@@ -26,14 +27,15 @@ def fisher(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Te
     with scoring(model) as parameters:
         total = {n: torch.zeros_like(p) for n, p in parameters.items()}
         samples = 0
-        for inputs, targets in labelled_batches(data, "fisher", limit=128):
-            for k in range(len(targets)):
+        for batch in labelled_batches(data, "fisher", limit=128):
+            count = size(batch.inputs)
+            for k in range(count):
                 if samples == 128:
                     break
-                one = {n: v[k : k + 1] for n, v in inputs.items()} if isinstance(inputs, dict) else inputs[k : k + 1]
+                one = rows(batch, k, k + 1, count)
                 for p in parameters.values():
                     p.grad = None
-                loss_of(model, (one, targets[k : k + 1]), loss, "fisher").backward()
+                loss_of(model, one, loss, "fisher").backward()
                 for n, p in parameters.items():
                     if p.grad is not None:
                         total[n] += p.grad.square()

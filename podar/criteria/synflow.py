@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from podar.criteria.backward import forward, input_batches, scoring
+from podar.criteria.backward import forward, scoring
 from podar.criteria.registry import criterion
 from podar.errors import PodarError
+from podar.model import inputs_of, map_tensors, rows, size, tensors_in
 
 
 @criterion("synflow")
@@ -25,9 +26,9 @@ def synflow(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, T
     Raises:
         PodarError: no data, or a shape that the model does not run on.
     """
-    sample = next(iter(input_batches(data, "synflow", limit=1)))
+    sample = next(iter(inputs_of(data, model, "importance 'synflow'", limit=1)))
     words = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
-    if not words and not (isinstance(sample, Tensor) and sample.is_floating_point()):
+    if not words and not any(tensor.is_floating_point() for tensor in tensors_in(sample)):
         raise PodarError("synflow feeds the model ones in place of an image: it needs a floating-point tensor as input")
     hooks = [m.register_forward_hook(_all_rows) for m in words]
     with scoring(model) as parameters:
@@ -37,10 +38,8 @@ def synflow(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, T
             # Double precision: the product of all layers' widths overflows float32 in deep networks.
             for t in tensors:
                 t.data = t.data.double().abs()
-            inputs = {k: _ones(v) for k, v in sample.items()} if isinstance(sample, dict) else _ones(sample)
-            output = forward(model, inputs, "synflow")
-            outputs = output if isinstance(output, (tuple, list)) else [output]
-            total = torch.stack([o.sum() for o in outputs]).sum()
+            outputs = tensors_in(forward(model, _ones(sample), "synflow"))
+            total = torch.stack([o.sum() for o in outputs if o.is_floating_point()]).sum()
             found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
             scores = {n: (p.detach() * g).abs() for (n, p), g in zip(parameters.items(), found) if g is not None}
         finally:
@@ -52,10 +51,16 @@ def synflow(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, T
 
 
 def _ones(sample: Any) -> Any:
-    """Ones of the first sample's shape; words stay, since their embeddings become ones' image."""
-    if not isinstance(sample, Tensor):
-        return sample
-    return torch.ones_like(sample[:1], dtype=torch.float64) if sample.is_floating_point() else sample[:1]
+    """Ones of the first sample's shape; words stay, since their embeddings become ones' image.
+
+    Where the first axis is not the batch in every tensor (a recurrent state), the whole batch stands for one sample.
+    """
+    count = size(sample)
+    if all(tensor.dim() and len(tensor) == count for tensor in tensors_in(sample)):
+        sample = rows(sample, 0, 1, count)
+    return map_tensors(
+        lambda tensor: torch.ones_like(tensor, dtype=torch.float64) if tensor.is_floating_point() else tensor, sample
+    )
 
 
 def _all_rows(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
-from podar.criteria.backward import forward, input_batches, scoring
+from podar.criteria.backward import forward, scoring
 from podar.criteria.registry import criterion
+from podar.model import inputs_of
 
+BATCHES = 32
 Energies = dict[str, Tensor]
 """{weight attribute: squared inputs that its weights met, shaped to broadcast over it}."""
 
@@ -46,13 +48,14 @@ def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
                 _add(energies, names[id(parameter)], energy)
 
     hooks = []
+    batches = inputs_of(data, model, "importance 'wanda'", limit=BATCHES)
     with scoring(model, grad=False) as parameters:
         try:
             for module in model.modules():
                 if _measure(module) is not None:
                     hooks.append(module.register_forward_hook(listen, with_kwargs=True))
             with _Borrowed(model, names) as borrowed:
-                for inputs in input_batches(data, "wanda"):
+                for inputs in batches:
                     forward(model, inputs, "wanda")
         finally:
             for hook in hooks:

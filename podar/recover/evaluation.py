@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,33 +10,35 @@ from torch import Tensor, nn
 
 from podar.data import Split
 from podar.errors import PodarError
+from podar.model import Batch, labelled, main_output, run
 from podar.modes import modes_put_back
+from podar.recover.losses import check_targets
 
 BATCH = 250
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits [N, classes] among a model's outputs: a tensor, a mapping or object with `logits`, or a tuple's first.
+    """The logits [N, classes] among a model's outputs, wherever they are (`podar.model.main_output`).
 
     **Raises:** `PodarError` where there are none.
     """
-    if isinstance(outputs, Mapping):
-        outputs = outputs.get("logits")
-    elif isinstance(outputs, (tuple, list)) and outputs:
-        return logits_of(outputs[0])
-    outputs = getattr(outputs, "logits", outputs)
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-        found = f"of shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise PodarError(f"the model is no classifier: its output is {found}, not logits (batch, classes).")
-    return outputs
+    try:
+        found = main_output(outputs)
+    except PodarError as error:
+        raise PodarError(f"the model is no classifier: {error}") from error
+    if found.dim() != 2:
+        raise PodarError(
+            f"the model is no classifier: its output is of shape {tuple(found.shape)}, not logits (batch, classes)."
+        )
+    return found
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Split | Iterable[tuple[Tensor, Tensor]]) -> float:
+def accuracy(model: nn.Module, data: Any) -> float:
     """The fraction of pictures whose largest logit is that of their class.
 
     **Arguments:** `model`: a classifier; it is run in eval mode and left in the mode it was in. `data`: a split, or
-    batches of (inputs, labels).
+    whatever `podar.model.labelled` reads.
 
     **Raises:** `PodarError` where the outputs hold no logits, or `data` is empty.
 
@@ -48,16 +50,26 @@ def accuracy(model: nn.Module, data: Split | Iterable[tuple[Tensor, Tensor]]) ->
     right = count = 0
     with modes_put_back(model):
         model.eval()
-        for inputs, labels in _batches(data, device):
-            best = logits_of(model(inputs.to(device))).argmax(dim=1)
-            right += int((best == labels.to(device)).sum())
-            count += len(labels)
+        for batch in _batches(data, device):
+            best = logits_of(run(model, batch.inputs)).argmax(dim=1)
+            right += int((best == batch.targets.to(device)).sum())
+            count += len(batch.targets)
     if not count:
         raise PodarError("the data hold no pictures, so there is no accuracy to measure.")
     return right / count
 
 
-def _batches(data: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: Any, device: torch.device) -> Iterator[Batch]:
     if isinstance(data, Split):
-        return (data.batch(places, device=device) for places in torch.arange(len(data)).split(BATCH))
-    return iter(data)
+        return (Batch(*data.batch(places, device=device)) for places in torch.arange(len(data)).split(BATCH))
+    if isinstance(data, (list, tuple)) and not data:
+        return iter(())
+    return (_with_classes(batch) for batch in labelled(data, "accuracy", batch_size=BATCH))
+
+
+def _with_classes(batch: Batch) -> Batch:
+    """The batch, where its targets are one class number a picture."""
+    check_targets(batch.targets, "accuracy")
+    if batch.targets.is_floating_point():
+        raise PodarError("accuracy needs class numbers as labels, and the data hold distributions over classes.")
+    return batch

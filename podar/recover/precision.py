@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from podar.errors import UsageError
+from podar.errors import PodarError, UsageError
+from podar.model import Batch, map_tensors, rows, size, tensors_in
 
 STEPS, FEW = 5, 16  # steps, and pictures in each: emulated bf16 can be a hundred times slower
 HOPELESS = 2.0
@@ -52,41 +53,52 @@ def check_precision(asked: str | None) -> None:
         )
 
 
-def fastest(
-    model: nn.Module, batch: tuple[Tensor, Tensor], loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
-) -> Precision:
+def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor]) -> Precision:
     """Time `STEPS` forward and backward passes of a copy of the model in every arithmetic; the fastest."""
-    inputs, labels = (part[:FEW] for part in batch)
-    layouts = (False, True) if inputs.dim() == 4 else (False,)
+    batch = _few(batch)
+    layouts = (False, True) if any(tensor.dim() == 4 for tensor in tensors_in(batch.inputs)) else (False,)
     times: dict[Precision, float] = {}
     for choice in (Precision(bf16, last) for bf16 in (False, True) for last in layouts):
         tried = copy.deepcopy(model).train()
         try:
-            times[choice] = _seconds(tried, inputs, labels, loss, choice, min(times.values(), default=float("inf")))
+            times[choice] = _seconds(tried, batch, loss, choice, min(times.values(), default=float("inf")))
         except (RuntimeError, NotImplementedError):
             continue  # this model, or this processor, cannot
     return min(times, key=lambda choice: times[choice]) if times else Precision()
 
 
+def channels_last(batch: Batch) -> Batch:
+    """The batch with its pictures laid out channels last."""
+    return Batch(map_tensors(_last, batch.inputs), batch.targets)
+
+
+def _last(tensor: Tensor) -> Tensor:
+    return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _few(batch: Batch) -> Batch:
+    """A few samples of a batch; the whole batch where the first axis of some tensor is not its samples."""
+    try:
+        return rows(batch, 0, FEW, size(batch.inputs))
+    except PodarError:
+        return batch
+
+
 def _seconds(
-    model: Any,
-    inputs: Tensor,
-    labels: Tensor,
-    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
-    choice: Precision,
-    best: float,
+    model: Any, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor], choice: Precision, best: float
 ) -> float:
     """The shortest of a few steps; a choice that is far behind the best so far is not tried further."""
     if choice.channels_last:
-        model, inputs = model.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
+        model, batch = model.to(memory_format=torch.channels_last), channels_last(batch)
+    device = next((tensor.device for tensor in tensors_in(batch.inputs)), torch.device("cpu"))
     laps = []
     for _ in range(STEPS):
         start = time.perf_counter()
-        with choice.autocast(inputs.device):
-            value = loss(model, inputs, labels)
+        with choice.autocast(device):
+            value = loss(model, batch)
         value.backward()
-        if inputs.is_cuda:
-            torch.cuda.synchronize(inputs.device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         laps.append(time.perf_counter() - start)
         if laps[-1] > HOPELESS * best:
             break

@@ -15,13 +15,14 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError
+from podar.model import Batch, run
 from podar.modes import layout_put_back, modes_put_back
 from podar.recover import checkpoints
 from podar.recover.evaluation import accuracy, logits_of
 from podar.recover.feeding import Feed, feed
 from podar.recover.history import History
-from podar.recover.losses import classifier_loss
-from podar.recover.precision import Precision, check_precision, fastest
+from podar.recover.losses import check_outputs, classifier_loss
+from podar.recover.precision import Precision, channels_last, check_precision, fastest
 
 
 class MaskKeeper(Protocol):
@@ -74,8 +75,9 @@ def finetune(
     **Arguments:**
 
     - `model`: any module that gives logits [N, classes]; its mode is kept.
-    - `data`: a `podar.data.Dataset` (its test split is never looked at), a training `Split`, or batches of
-      (inputs, labels) that can be read again and again, such as a DataLoader.
+    - `data`: a `podar.data.Dataset` (its test split is never looked at), a training `Split`, a data set of samples, or
+      batches of (inputs, labels) that can be read again and again, such as a DataLoader. Labels are class numbers [N],
+      or shares of each class [N, classes]; with a teacher there may be none. docs/data.md says how batches are read.
     - `lr`: the highest learning rate; None: 0.05 for SGD, 5e-4 for AdamW, for batches of 128 and in proportion.
     - `batch_size`: pictures a step, over all processes together.
     - `seconds`: a wall-clock budget: the schedule ends with it where it comes before the last epoch.
@@ -105,7 +107,10 @@ def finetune(
         raise UsageError("the model has no parameter that can be trained: set requires_grad on some.")
     accelerator = Accelerator()
     model.to(accelerator.device)
-    food = feed(data, batch_size, seed, accelerator.device, accelerator.process_index, accelerator.num_processes)
+    food = feed(
+        data, model, batch_size, seed, accelerator.device, accelerator.process_index, accelerator.num_processes,
+        taught=teacher is not None,
+    )  # fmt: skip
     file = None if checkpoint is None else Path(checkpoint)
     training = _Training(accelerator, model, food, teacher, epochs, lr, batch_size, seconds, label_smoothing, seed)
     if not 0 <= skip < training.total:
@@ -117,7 +122,9 @@ def finetune(
 
 
 def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -> History:
-    """Train `student` on the labels and on the answers of `teacher` (Hinton et al. 2015): `finetune` with a teacher.
+    """Train `student` on the answers of `teacher` and on the labels (Hinton et al. 2015): `finetune` with a teacher.
+
+    `data` is what `finetune` takes; where its batches are inputs alone, the teacher's answers are all that is learned.
 
     **Raises:** as `finetune`; `UsageError` where the student is the teacher.
 
@@ -174,25 +181,32 @@ class _Training:
             "shapes": {name: list(t.shape) for name, t in model.state_dict().items()},
         }
 
-    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         taught = None
         if self.teacher is not None:
             with torch.no_grad():
-                taught = logits_of(self.teacher(inputs))
-        return classifier_loss(logits_of(model(inputs)), labels, self.smoothing, taught)
+                taught = logits_of(run(self.teacher, batch.inputs))
+        logits = logits_of(run(model, batch.inputs))
+        if not logits.is_cuda:  # a GPU would have to be waited for
+            check_outputs(logits, batch.targets)
+        return classifier_loss(logits, batch.targets, self.smoothing, taught)
 
     def check_labels(self) -> None:
         """Refuse labels that the model has no output for; on a GPU the loss would take the whole process down."""
-        inputs, labels = next(self.food.epoch(0))
+        batch = next(self.food.epoch(0))
+        if batch.targets is None and self.teacher is None:
+            raise PodarError("training needs labels: give batches of (inputs, labels).")
         with torch.no_grad():
-            outputs = logits_of(self.model.eval()(inputs[:1])).shape[1]
-        highest = int(labels.max()) if self.food.highest is None else self.food.highest
-        if labels.dtype == torch.int64 and highest >= outputs:
-            plural = "" if outputs == 1 else "s"
-            raise PodarError(
-                f"the training data have the label {highest}, and the model has {outputs} output{plural}: build it "
-                f"with {highest + 1} or more."
-            )
+            self.model.eval()
+            logits = logits_of(run(self.model, batch.inputs))
+            check_outputs(logits, batch.targets, self.food.highest)
+            if self.teacher is not None:
+                taught = logits_of(run(self.teacher, batch.inputs))
+                if taught.shape != logits.shape:
+                    raise PodarError(
+                        f"the teacher answers with the shape {tuple(taught.shape)} and the student with "
+                        f"{tuple(logits.shape)}: both need the same classes."
+                    )
 
     def run(
         self,
@@ -273,7 +287,7 @@ class _Training:
         model.train()
         device = self.accelerator.device
         sums, count, start = torch.zeros((), device=device), 0, time.perf_counter()
-        for step, (inputs, labels) in enumerate(self.food.epoch(number)):
+        for step, batch in enumerate(self.food.epoch(number)):
             done = (number - 1) * self.food.steps + step
             if done < self.skip:
                 continue
@@ -288,10 +302,10 @@ class _Training:
                 group["lr"] = (
                     self.lr * min(1.0, (done + 1) / (WARM_UP * self.total)) * (1 + math.cos(math.pi * share)) / 2
                 )
-            if precision.channels_last and inputs.dim() == 4:
-                inputs = inputs.to(memory_format=torch.channels_last)
+            if precision.channels_last:
+                batch = channels_last(batch)
             with precision.autocast(device):
-                loss = self.loss(model, inputs, labels)
+                loss = self.loss(model, batch)
             self.accelerator.backward(loss)
             self.accelerator.clip_grad_norm_(self.model.parameters(), CLIP)
             optimizer.step()

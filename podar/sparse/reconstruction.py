@@ -12,8 +12,9 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from podar.criteria import Scorer
-from podar.criteria.backward import forward, input_batches, scoring
+from podar.criteria.backward import forward, scoring
 from podar.errors import PodarError, UsageError
+from podar.model import inputs_of
 from podar.sparse.layers import Weight, per_weight, weights_of
 from podar.sparse.masking import check_amount, check_weights, choose
 from podar.sparse.masks import attach, detach
@@ -79,7 +80,7 @@ def reconstruct(
         raise PodarError("nothing to sparsify: the model has no unprotected convolution or linear weight")
     check_weights(weights, parsed)
     overrides = per_weight(amounts or {}, weights, "amounts")
-    batches = list(input_batches(data, "reconstruction", limit=64))
+    batches = list(inputs_of(data, model, "reconstruction", limit=64))
     masks = choose(model, weights, amount, parsed, kind, importance, batches, None, overrides)
     before = {w.name: (w.parameter.detach().clone(), None if w.mask is None else w.mask.clone()) for w in weights}
     try:

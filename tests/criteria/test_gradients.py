@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import podar
 from podar.criteria import score
@@ -78,3 +78,65 @@ def test_data_that_cannot_be_used_are_named(data: Any, said: str) -> None:
 def test_data_sets_of_samples_are_batched() -> None:
     samples = torch.utils.data.TensorDataset(torch.randn(70, 4), torch.arange(70) % 3)
     assert score("taylor", network(), samples)["0.weight"].shape == (8, 4)
+
+
+class TwoInputs(nn.Module):
+    """Takes an image's features and a state, gives two answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.relu(self.first(x) + state)
+        return self.second(hidden), hidden
+
+
+def both(outputs: tuple[Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> Tensor:
+    answer, hidden = outputs
+    labels, wanted = targets
+    return nn.functional.cross_entropy(answer, labels) + (hidden - wanted).square().mean()
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "grasp", "fisher"])
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_inputs_and_targets_may_be_several(name: str, kind: type) -> None:
+    model, labels = TwoInputs(), torch.tensor([0, 1, 2, 0])
+    x, state, wanted = torch.randn(4, 4), torch.randn(4, 6), torch.randn(4, 6)
+    found = score(name, model, [(kind([x, state]), kind([labels, wanted]))], both)
+    assert found["first.weight"].shape == (6, 4) and bool(found["second.weight"].abs().sum() > 0)
+    named = score(name, model, [({"x": x, "state": state}, (labels, wanted))], both)
+    for parameter, values in found.items():
+        torch.testing.assert_close(named[parameter], values)
+
+
+@pytest.mark.parametrize("name", ["wanda", "synflow"])
+def test_criteria_without_labels_do_not_take_a_state_for_labels(name: str) -> None:
+    model = TwoInputs()
+    x, state = torch.randn(4, 4), torch.randn(4, 6)
+    plain = score(name, model, [(x, state)])
+    labelled = score(name, model, [((x, state), torch.zeros(4))])
+    for parameter, values in plain.items():
+        torch.testing.assert_close(labelled[parameter], values)
+
+
+def test_tuple_targets_without_a_loss_are_refused_in_a_sentence() -> None:
+    x, state = torch.randn(4, 4), torch.randn(4, 6)
+    with pytest.raises(PodarError, match="targets of the kind tuple have no cross entropy: give loss="):
+        score("taylor", TwoInputs(), [((x, state), (x, x))])
+
+
+@pytest.mark.parametrize("wrap", [lambda y: (y, y * 2), lambda y: {"other": y[:, :1, None], "logits": y}])
+def test_the_default_loss_finds_the_logits(wrap: Any) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return wrap(self.layer(x))
+
+    x, labels = torch.randn(4, 4), torch.tensor([0, 1, 2, 0])
+    model = Wrapped()
+    expected = score("taylor", model.layer, [(x, labels)])
+    torch.testing.assert_close(score("taylor", model, [(x, labels)])["layer.weight"], expected["weight"])

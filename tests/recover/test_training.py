@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,11 @@ import podar
 from podar.data import Dataset
 from podar.errors import PodarError, UsageError
 from podar.recover import accuracy
+
+
+def small(classes: int = 2) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, classes))
+
 
 PLAIN: dict[str, Any] = {"precision": "fp32", "batch_size": 32, "lr": 0.05}
 
@@ -194,7 +199,7 @@ def test_data_that_cannot_be_trained_on(model: nn.Module, data: Dataset) -> None
 
 
 def test_models_that_cannot_be_trained(model: nn.Module, data: Dataset) -> None:
-    with pytest.raises(PodarError, match=r"no classifier: its output is of shape \(1, 4, 4, 4\)"):
+    with pytest.raises(PodarError, match=r"no classifier: its output is of shape \(32, 4, 4, 4\)"):
         podar.finetune(nn.Sequential(model.get_submodule("conv")), data, **PLAIN)
     with pytest.raises(PodarError, match="same object"):
         podar.distill(model, model, data)
@@ -206,3 +211,133 @@ def test_more_classes_than_outputs_is_said(data: Dataset) -> None:
     narrow = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     with pytest.raises(PodarError, match=r"the label 1, and the model has 1 output"):
         podar.finetune(narrow, data, epochs=1, **PLAIN)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        torch.rand(8, 2) * 7,
+        torch.rand(8, 1),
+        torch.ones(8, 1),
+        torch.rand(8),
+        torch.zeros(8, 2, dtype=torch.long),
+        torch.zeros(8, dtype=torch.bool),
+        torch.full((8,), -1),
+        (torch.zeros(8, dtype=torch.long), torch.rand(8, 4)),
+        [{"boxes": torch.rand(2, 4)}] * 8,
+        ["cat"] * 8,
+    ],
+    ids=lambda value: f"{type(value).__name__} {tuple(getattr(value, 'shape', ()))}",
+)
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_targets_that_are_no_classes_are_refused_and_the_model_is_left(targets: Any, outputs: int) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for train in (podar.finetune, lambda model, data, **options: podar.distill(model, small(), data, **options)):
+        with pytest.raises(PodarError, match="needs targets that are classes"):
+            train(model, [(torch.rand(8, 1, 8, 8), targets)], epochs=1, **PLAIN)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_one_output_is_no_classifier() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    with pytest.raises(PodarError, match="one output, which leaves a classifier nothing"):
+        podar.finetune(model, [(torch.rand(8, 1, 8, 8), torch.zeros(8, dtype=torch.long))], epochs=1, **PLAIN)
+
+
+def test_a_bad_target_in_a_later_batch_is_refused_too(model: nn.Module) -> None:
+    good, x = torch.zeros(8, dtype=torch.long), torch.rand(8, 1, 8, 8)
+    with pytest.raises(PodarError, match="the label 5, and the model has 2 outputs"):
+        podar.finetune(model, [(x, good), (x, good + 5)], epochs=1, **PLAIN)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.int64])
+def test_class_numbers_of_any_whole_type_and_shares_of_classes_are_learned(model: nn.Module, kind: torch.dtype) -> None:
+    x, labels = torch.rand(8, 1, 8, 8), torch.arange(8) % 2
+    shares = nn.functional.one_hot(labels).float()
+    found = []
+    for targets in (labels.to(kind), shares):
+        student = copy.deepcopy(model)
+        found.append(podar.finetune(student, [(x, targets)], epochs=2, seed=1, **PLAIN).epochs[-1]["loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+class Samples(torch.utils.data.Dataset[Any]):
+    def __init__(self, data: Dataset, labelled: bool) -> None:
+        self.split, self.labelled = data.train, labelled
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, place: int) -> Any:
+        return self.split[place] if self.labelled else self.split[place][0]
+
+
+def test_a_student_learns_from_the_teacher_alone(model: nn.Module, data: Dataset) -> None:
+    teacher = copy.deepcopy(model)
+    podar.finetune(teacher, data, epochs=3, **PLAIN)
+    images = data.train.batch(torch.arange(64))[0]
+    forms: list[Any] = [
+        images,
+        [images[:32], images[32:]],
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), 32),
+        [{"x": images}],
+        {"x": images},
+        Samples(data, labelled=False),
+        Samples(data, labelled=True),
+    ]
+    for form in forms:
+        student = copy.deepcopy(model)
+        podar.distill(student, teacher, form, epochs=8, **PLAIN)
+        assert accuracy(student, data.test) > 0.8
+    with pytest.raises(PodarError, match=r"training needs \(inputs, targets\)"):
+        podar.finetune(model, [images], epochs=1, **PLAIN)
+
+
+def test_a_teacher_with_other_classes_is_refused(model: nn.Module, data: Dataset) -> None:
+    with pytest.raises(
+        PodarError, match=r"the teacher answers with the shape \(32, 5\) and the student with \(32, 2\)"
+    ):
+        podar.distill(model, small(5), data.train.batch(torch.arange(64))[0], epochs=1, **PLAIN)
+
+
+@dataclass
+class Answer:
+    scores: Tensor
+    hidden: Tensor
+
+
+class Wrapped(nn.Module):
+    """Two inputs, and an answer in a container."""
+
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.inner, self.wrap = small(), wrap
+
+    def forward(self, x: Tensor, gain: Tensor) -> Any:
+        y = self.inner(x * gain[:, None, None, None])
+        return self.wrap(y)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda y: (y, y.square()),
+        lambda y: [y],
+        lambda y: {"logits": y, "features": y[:, :1]},
+        lambda y: {"out": y},
+        lambda y: Answer(y, y),
+    ],
+)
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+def test_answers_and_inputs_in_containers(wrap: Any, kind: type, data: Dataset) -> None:
+    torch.manual_seed(0)
+    model = Wrapped(wrap)
+    x, labels = data.train.batch(torch.arange(64))
+    both = {"x": x, "gain": torch.ones(64)} if kind is dict else kind([x, torch.ones(64)])
+    batches = [(both, labels)]
+    before = accuracy(model, batches)
+    podar.finetune(model, batches, epochs=10, teacher=copy.deepcopy(model), **PLAIN)
+    assert accuracy(model, batches) > max(before, 0.6)
+    assert podar.recover.recalibrate(model, batches) == 1
+    assert podar.recover.recalibrate(model, [both]) == 1

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import podar
 from podar.sparse import reconstruct
@@ -83,3 +83,28 @@ def test_masks_that_are_there_are_continued() -> None:
     assert podar.sparsity(model).fraction == pytest.approx(0.7, abs=0.002)
     for weight in weights_of(model):
         assert weight.mask is not None and bool((weight.mask.bool() <= before[weight.name]).all())
+
+
+class WithState(nn.Module):
+    """Two inputs, both needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x) + state))
+
+
+def test_a_state_is_no_label() -> None:
+    torch.manual_seed(0)
+    x, state = torch.randn(64, 8), torch.randn(64, 16)
+    found = []
+    for data in ([(x, state)], [((x, state), torch.zeros(64))], [{"x": x, "state": state}]):
+        model = WithState()
+        model.load_state_dict({n: torch.ones_like(t).cumsum(0).sin() for n, t in model.state_dict().items()})
+        errors = reconstruct(model, 0.5, data)
+        assert [error.name for error in errors] == ["first.weight", "second.weight"]
+        found.append([error.error for error in errors])
+    assert found[0] == pytest.approx(found[1])
+    assert found[0] == pytest.approx(found[2])

