@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from podar.offline import switch_telemetry_off
+
+switch_telemetry_off()
+
 __version__ = "0.1.0"
 
 __all__ = [

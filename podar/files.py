@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from podar.errors import PodarError
 
@@ -53,6 +53,44 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for `torch.save` and its like. What goes wrong is raised when the block ends, and not within.
+
+    PyTorch's writer ends its file when it is destroyed; where it cannot, on a full disk, it ends the whole process
+    instead. So it is told that everything was written.
+    """
+    with path.open("wb") as file:
+        lent = _Patient(file)
+        yield cast("IO[bytes]", lent)
+        lent.flush()
+        if lent.error is not None:
+            raise lent.error
+
+
+class _Patient:
+    """A file that keeps the first error to itself, and takes what comes after it for written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        if self.error is None:
+            try:
+                self.file.flush()
+            except OSError as error:
+                self.error = error
 
 
 @contextmanager

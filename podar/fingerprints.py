@@ -99,7 +99,7 @@ def _content(file: Path, status: os.stat_result, left: int) -> tuple[bytes, int]
     digest.update(str(status.st_mtime_ns).encode())
     if size <= _WHOLE:  # of many small files, the budget is used up
         return digest.digest(), 0
-    places = (0, size // 2, size - _PIECE)
+    places = (0, size // 2, max(0, size - _PIECE))
     with file.open("rb") as opened:
         for place in places:
             opened.seek(place)

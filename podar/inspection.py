@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from podar import trusted
 from podar.errors import PodarError, first_line, require
 from podar.file_inputs import drawn
 from podar.measuring.runtimes import openvino_wants, program_wants
 from podar.onnx_session import session, wanted_by
+from podar.plain import read_json
 
 if TYPE_CHECKING:
     from podar.graph import Graph
@@ -164,11 +165,15 @@ def _opened(
     if path.suffix.lower() in _FILES:
         if not path.is_file():
             raise PodarError(f"there is no file {name}.")
+        if trust:
+            trusted.remember(path)
         yield name, path, file_inputs(path)
         return
     exports = _exports(path)
     if exports:
         for label, file in exports:
+            if trust and file.is_file():
+                trusted.remember(file)
             yield label, file, file_inputs(file)
         return
     from podar.exporters import export
@@ -186,14 +191,18 @@ def _opened(
 def _exports(folder: Path) -> list[tuple[str, Path]]:
     """The dense and the pruned file of a run folder, if it has them."""
     try:
-        exports = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["exports"]
-    except (OSError, ValueError, KeyError, TypeError):
+        exports = read_json(folder / "summary.json")["exports"].values()
+        found = [
+            (f"{folder} {half}", folder / files[key])
+            for files in exports
+            for half, key in (("dense", "dense_file"), ("pruned", "file"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
-    return [
-        (f"{folder} {half}", folder / files[key])
-        for files in exports.values()
-        for half, key in (("dense", "dense_file"), ("pruned", "file"))
-    ]
+    outside = next((path for _, path in found if not path.resolve().is_relative_to(folder.resolve())), None)
+    if outside is not None:
+        raise PodarError(f"{folder / 'summary.json'} names {outside}, which lies outside its folder.")
+    return found
 
 
 def file_inputs(path: Path) -> tuple[Tensor, ...]:
@@ -204,6 +213,7 @@ def file_inputs(path: Path) -> tuple[Tensor, ...]:
     try:
         suffix = path.suffix.lower()
         if suffix == ".pt2":
+            trusted.refuse_unknown(path)
             return tuple(_tensors(torch.export.load(path).example_inputs))
         if suffix == ".onnx":
             wanted = wanted_by(session(path, threads=1), path)

@@ -22,8 +22,10 @@ class Unreadable(ValueError):
     """What is wrong with a text, in a few words without a full stop."""
 
 
-def loads_json(text: str | bytes) -> Any:
+def loads_json(text: str | bytes, nan: bool = False) -> Any:
     """The data that a JSON text holds.
+
+    **Arguments:** `nan`: take NaN and Infinity, which Python writes and JSON does not know.
 
     **Raises:** `Unreadable` for anything but one JSON value: also for a key that stands twice in an object, numbers
     beyond what a float or a program's integer holds, NUL and halves of surrogate pairs, and nesting that is too deep.
@@ -31,7 +33,11 @@ def loads_json(text: str | bytes) -> Any:
     try:
         text = text.decode() if isinstance(text, bytes) else text
         data = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_float, parse_int=_int
+            text,
+            object_pairs_hook=_object,
+            parse_constant=float if nan else _no_number,
+            parse_float=_float,
+            parse_int=_int,
         )
     except RecursionError:
         raise Unreadable("it is nested too deeply") from None
@@ -45,12 +51,12 @@ def loads_json(text: str | bytes) -> Any:
     return data
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """The data of a JSON file.
+def read_json(path: str | os.PathLike[str], nan: bool = False) -> Any:
+    """The data of a JSON file; arguments as of `loads_json`.
 
     **Raises:** `FileNotFoundError`; `Unreadable` as `loads_json`, and for a file that is too large or cannot be read.
     """
-    return loads_json(_bytes(Path(path), JSON_BYTES))
+    return loads_json(_bytes(Path(path), JSON_BYTES), nan)
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from pydantic_core import to_json  # a quarter of the time that json takes
 from podar.files import write_atomic
 
 VERSION = 1
+
+_Value = TypeVar("_Value")
 
 
 class Indices(tuple[int, ...]):
@@ -64,6 +66,20 @@ class Rescale(NamedTuple):
     dim: int = 0
 
 
+class Computed(NamedTuple):
+    """A weight that its module computes from the one that is cut: with what surgery keeps it as it was.
+
+    Attributes:
+        kind: "length" for g · v / |v| (weight norm), "spectral" for w / (u · w v).
+        partners: the name of g, or the names of u and v.
+        dim: each index of this dimension has a length of its own, or is a row of the matrix; −1: one length for all.
+    """
+
+    kind: str
+    partners: tuple[str, ...]
+    dim: int
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to remove from a model. Made by `podar.plan`, carried out by `podar.apply` or `podar.mask`.
@@ -76,6 +92,7 @@ class Plan:
         skips: modules that are skipped, with whether each gives zeros instead of its input, and the items of the tuple
             that it returns (0 for a tensor). Tensors in `shapes` under them go as a whole.
         earlier: plans already carried out before this one, oldest first.
+        computed: parameters that others make a weight of, by name: weight norm, spectral norm.
 
     Example:
         >>> plan = podar.plan(graph, "channels=0.5")
@@ -88,6 +105,7 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     earlier: tuple[Plan, ...] = ()
     skips: Mapping[str, tuple[bool, int]] = field(default_factory=dict)
+    computed: Mapping[str, Computed] = field(default_factory=dict)
 
     def __add__(self, later: Plan) -> Plan:
         """This plan, then `later`, which was made for the model that this one leaves."""
@@ -95,12 +113,12 @@ class Plan:
             return NotImplemented
         steps = (*self.steps, *later.steps)
         last = steps[-1]
-        return Plan(last.cuts, last.attributes, last.rescales, last.shapes, steps[:-1], last.skips)
+        return replace(last, earlier=steps[:-1])
 
     @property
     def steps(self) -> tuple[Plan, ...]:
         """The plans to carry out one after the other; the last is this one without its predecessors."""
-        return (*self.earlier, Plan(self.cuts, self.attributes, self.rescales, self.shapes, (), self.skips))
+        return (*self.earlier, replace(self, earlier=()))
 
     def __bool__(self) -> bool:
         return bool(self.cuts or self.skips or self.earlier)
@@ -113,6 +131,30 @@ class Plan:
             for name, shape in step.shapes.items()
             if any(name.startswith(module + ".") for module in step.skips)
         }
+
+    def renamed(self, tensor: Callable[[str], str | None], module: Callable[[str], str]) -> Plan:
+        """The same plan under other names of tensors and modules; tensors whose name becomes None are left out.
+
+        Plans carried out before it keep theirs.
+        """
+
+        def tensors(given: Mapping[str, _Value]) -> dict[str, _Value]:
+            return {new: value for name, value in given.items() if (new := tensor(name)) is not None}
+
+        made: dict[str, Computed] = {}
+        for name, computed in tensors(self.computed).items():
+            partners = tuple(new for partner in computed.partners if (new := tensor(partner)) is not None)
+            if len(partners) == len(computed.partners):  # else the weight is plain there
+                made[name] = computed._replace(partners=partners)
+        return replace(
+            self,
+            cuts=tensors(self.cuts),
+            attributes={module(name): values for name, values in self.attributes.items()},
+            rescales=tensors(self.rescales),
+            shapes=tensors(self.shapes),
+            skips={module(name): form for name, form in self.skips.items()},
+            computed=made,
+        )
 
     def to_json(self) -> str:
         """The plan as one JSON object. Lists of indices that several tensors share are written once."""
@@ -142,7 +184,7 @@ class Plan:
             last = steps[-1]
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise ValueError(f"this plan is damaged ({type(error).__name__}: {error}); save it again") from error
-        return Plan(last.cuts, last.attributes, last.rescales, last.shapes, tuple(steps[:-1]), last.skips)
+        return replace(last, earlier=tuple(steps[:-1]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all."""
@@ -180,6 +222,7 @@ def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:
         "rescales": {n: [[index(r.indices), r.factor, r.dim] for r in rs] for n, rs in plan.rescales.items()},
         "shapes": {n: list(s) for n, s in plan.shapes.items()},
         "skips": {m: list(form) for m, form in plan.skips.items()},
+        "computed": {n: [c.kind, list(c.partners), c.dim] for n, c in plan.computed.items()},
     }
 
 
@@ -190,4 +233,5 @@ def _decode(data: dict[str, Any], sets: Sequence[tuple[int, ...]]) -> Plan:
         rescales={n: tuple(Rescale(sets[s], *rest) for s, *rest in rs) for n, rs in data["rescales"].items()},
         shapes={n: tuple(s) for n, s in data["shapes"].items()},
         skips={m: (bool(zeros), int(items)) for m, (zeros, items) in data.get("skips", {}).items()},
+        computed={n: Computed(kind, tuple(own), dim) for n, (kind, own, dim) in data.get("computed", {}).items()},
     )

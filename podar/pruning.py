@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from podar.allocate import Target, allocate, parse_target
@@ -16,11 +18,12 @@ from podar.criteria import Scorer, score
 from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
 from podar.graph.depth import Block
+from podar.graph.families import Cluster
 from podar.graph.graph import Outputs
 from podar.graph.inputs import ExampleInputs
 from podar.graph.slices import plan_for
 from podar.graph.trace import no_collection
-from podar.graph.verify import Expectation, verify_trace
+from podar.graph.verify import ChangedNumber, Expectation, verify_trace
 from podar.layers import block_plan, choose_blocks, nothing_left, share_of_target
 from podar.moves import AUTO, Allocation
 from podar.patterns import patterns
@@ -237,9 +240,12 @@ def prune(
         if blocks:
             return _with_depth(model, example_inputs, graph, blocks, parsed, elementwise, outputs, verify, options)
     del elementwise  # it may hold the weights that are about to go
-    allocation = allocate(graph, parsed, scores, **options)
-    made = plan_for(graph, allocation.removed)
-    carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
+
+    def planned() -> tuple[Plan, Allocation]:
+        allocation = allocate(graph, parsed, scores, **options)
+        return plan_for(graph, allocation.removed), allocation
+
+    made, allocation = cut(model, example_inputs, graph, planned, verify)
     return Result(model, made, graph, allocation)
 
 
@@ -262,15 +268,77 @@ def _with_depth(
         remember(model, skipping)
         rest = trace(model, example_inputs, outputs=outputs)
         goal = share_of_target(target, graph)
-        allocation = nothing_left(rest, goal)
-        if allocation is None:
-            allocation = allocate(rest, goal, unit_scores(rest, elementwise), **options)
-        made = plan_for(rest, allocation.removed)
-        carry_out(model, made, Expectation(rest, allocation.removed) if verify else None, example_inputs)
+        scores = unit_scores(rest, elementwise)
+
+        def planned() -> tuple[Plan, Allocation]:
+            allocation = nothing_left(rest, goal)
+            if allocation is None:
+                allocation = allocate(rest, goal, scores, **options)
+            return plan_for(rest, allocation.removed), allocation
+
+        made, allocation = cut(model, example_inputs, rest, planned, verify)
     except BaseException:
         undo.restore()
         raise
     return Result(model, skipping + made, graph, allocation, tuple(b.name for b in blocks), rest)
+
+
+def cut(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    graph: Graph,
+    planned: Callable[[], tuple[Plan, Allocation]],
+    verify: bool = True,
+) -> tuple[Plan, Allocation]:
+    """Carry out what `planned` makes of the graph. Groups whose width turns out to reach a value stay, and it is asked
+    again: a width can reach one by ways that a trace does not see (`math.log(x.shape[1])`, numpy).
+    """
+    made, allocation = planned()
+    try:
+        carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
+        return made, allocation
+    except ChangedNumber as change:
+        used = _changing(model, example_inputs, graph, allocation.removed, allocation.clusters)
+        if not used:
+            raise
+        why = f"a size is used as a number at {change.where}"
+    graph.freeze({f: why for c in used for f in c.families})
+    return cut(model, example_inputs, graph, planned, verify)  # with fewer groups each time
+
+
+def _changing(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    graph: Graph,
+    removed: NDArray[np.bool_],
+    clusters: Sequence[Cluster],
+) -> Sequence[Cluster]:
+    """Those of the clusters that change a number which the model computes with, found by halves."""
+    own = np.zeros_like(removed)
+    for family in (f for c in clusters for f in c.families):
+        own[graph.ties.families[family].units] = True
+    own &= removed
+    if not own.any() or not _changes(model, example_inputs, graph, own):
+        return []
+    if len(clusters) == 1:
+        return clusters
+    half = len(clusters) // 2
+    parts = (clusters[:half], clusters[half:])
+    return [c for part in parts for c in _changing(model, example_inputs, graph, removed, part)] or clusters
+
+
+def _changes(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, removed: NDArray[np.bool_]) -> bool:
+    undo = Undo(model)
+    try:
+        pending = reshape(model, plan_for(graph, removed), undo)
+        _verify(model, example_inputs, Expectation(graph, removed), pending)
+    except ChangedNumber:
+        return True
+    except PodarError:  # what fails for another reason tells nothing of numbers
+        return False
+    finally:
+        undo.restore()
+    return False
 
 
 def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:
@@ -291,11 +359,12 @@ def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, exampl
 
 def _verify(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation, pending: Pending) -> None:
     """Without values where none are needed; what fails so is looked at again with them: memory may hold anything."""
-    if not expected.graph.record.real:
-        try:
-            verify_trace(model, example_inputs, expected)
-            return
-        except PodarError:
-            pass
+    try:
+        verify_trace(model, example_inputs, expected)
+        return
+    except ChangedNumber:
+        raise  # whatever memory holds
+    except PodarError:
+        pass
     fill(pending)
     verify_trace(model, example_inputs, expected, real=True)

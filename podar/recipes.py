@@ -203,6 +203,7 @@ class Recipe(BaseModel):
     name: str | None = None
     model: str
     model_args: dict[str, Any] = {}
+    modules: tuple[str, ...] = ()
     weights: str | None = None
     data: str | None = None
     image_size: int | None = Field(default=None, ge=1)

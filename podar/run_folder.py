@@ -18,6 +18,7 @@ from typing import Any
 
 from podar.errors import PodarError
 from podar.files import lock, write_atomic
+from podar.plain import read_json as read_any_json
 
 WORK, STATE, FILES, SUMMARY = ".work", "state.json", "files", "summary.json"
 CHECKPOINT = ".checkpoint"
@@ -176,7 +177,7 @@ def read_json(path: Path) -> dict[str, Any]:
     **Raises:** `PodarError` where it is missing or damaged.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_any_json(path, nan=True)  # a loss may have been none
     except FileNotFoundError as error:
         raise PodarError(f"{path} is missing.") from error
     except (OSError, ValueError) as error:

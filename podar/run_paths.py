@@ -43,12 +43,14 @@ def absolute(recipe: Recipe) -> Recipe:
         for stage in recipe.stages
     ]
     weights = None if recipe.weights is None else path(recipe.weights)
-    return recipe.model_copy(update={"model": model, "data": data, "weights": weights, "stages": tuple(stages)})
+    modules = tuple(path(file) for file in recipe.modules)
+    update = {"model": model, "modules": modules, "data": data, "weights": weights, "stages": tuple(stages)}
+    return recipe.model_copy(update=update)
 
 
 def files_of(recipe: Recipe, source: Source) -> list[Path]:
     """Files and folders that a run reads: its model, the user's code that it imported, weights, data, settings."""
-    found = [*_files_named(recipe.model), *_files_named(str(source.spec.get("model", "")))]
+    found = [*_files_named(recipe.model), *_files_named(str(source.spec.get("model", ""))), *map(Path, recipe.modules)]
     for code in [path for path in found if path.suffix == ".py"]:
         beside = code.resolve().parent
         modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
@@ -66,7 +68,10 @@ def files_of(recipe: Recipe, source: Source) -> list[Path]:
 
 def _files_named(model: str) -> list[Path]:
     """The file or folder in a MODEL string; of a folder that podar saved, what it reads there."""
-    prefix, _, rest = model.rpartition(":")
+    prefix, colon, rest = model.rpartition(":")
+    kind = integrations.find(model)
+    if kind is None or (colon and not prefix.endswith(".py") and "FOLDER" not in kind.form):
+        return []  # timm:resnet18 is a name, whatever lies here under that name
     path = Path(prefix if prefix.endswith(".py") else rest).expanduser()
     if path.is_dir() and (path / "plan.json").is_file():
         return [path / name for name in ("model.safetensors", "plan.json", "source.json")]

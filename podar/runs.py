@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar import fingerprints, recipes, run_folder
+from podar import consent, fingerprints, recipes, run_folder, trusted
 from podar.errors import PodarError, first_line
 from podar.files import disk_full, write_atomic
 from podar.run_folder import FILES, STATE, SUMMARY, WORK
@@ -153,7 +153,8 @@ def _carry_on(
     """Do the steps that are not done yet, then publish. What goes wrong is said in one sentence."""
     state = run_folder.read_state(folder)
     at = ["load"]
-    again = run_folder.command(folder, *(["--trust"] if trust else []))
+    asks = trust or consent.names_code(state.get("recipe"))
+    again = run_folder.command(folder, *(["--trust"] if asks else []))
     try:
         if "publish" not in state:
             _refuse_changes(folder, state, despite_changes, again)
@@ -215,6 +216,8 @@ def _do_steps(folder: Path, state: dict[str, Any], trust: bool, progress: Progre
     saved = next((d.model for d in reversed(done) if d.model), None)
     model = source.build() if saved is None else load(work / saved, source.dense)
     files.mkdir(exist_ok=True)
+    for program in files.glob("*.pt2") if trust else ():
+        trusted.remember(program)
     if not done:
         state["read"] = fingerprints.take(files_of(recipe, source), folder)
         done.append(Done("load", time.perf_counter() - began, _facts(recipe, source, state), None))
@@ -322,6 +325,7 @@ def _open(recipe: recipes.Recipe, trust: bool) -> Source:
         recipe.data,
         weights=recipe.weights,
         model_args=recipe.model_args,
+        modules=recipe.modules,
         trust=trust,
         image_size=recipe.image_size,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ def open_source(
     *,
     weights: str | Path | None = None,
     model_args: Mapping[str, Any] | None = None,
+    modules: Sequence[str | Path] = (),
     trust: bool = False,
     image_size: int | None = None,
 ) -> Source:
@@ -87,6 +88,8 @@ def open_source(
     - `weights`: a checkpoint for the model: safetensors, a state dict that `torch.save` wrote, or a folder that
       podar saved from this architecture.
     - `model_args`: arguments of the model's constructor.
+    - `modules`: Python files that define layers which the model's configuration or checkpoint names. They must have
+      been named on the command line (`--module`), or be run by `trust`.
     - `trust`: load pickles that hold more than tensors, and run code that a model's folder brings along.
     - `image_size`: side in pixels to which images are brought; None: the data set's own, if the model takes it.
 
@@ -100,6 +103,7 @@ def open_source(
     kind = integrations.find(model)
     if kind is None:
         raise PodarError(_unknown(model))
+    take_modules(modules, model, trust)
     blueprint = kind.blueprint(model, dict(model_args or {}), trust)
     build = _with_weights(blueprint, model, weights, trust)
     dense = blueprint.dense or blueprint.make
@@ -217,6 +221,20 @@ def _prune(model: nn.Module, inputs: Any, target: str, **options: Any) -> Result
     from podar.pruning import prune
 
     return prune(model, inputs, target, **options)
+
+
+def take_modules(files: Iterable[str | Path], of: str, trust: bool) -> None:
+    """Run Python files with layers of the user's own that a file names: those named by --module were run already.
+
+    **Raises:** `PodarError` for one that was not, without `trust`; `of` says what names it.
+    """
+    from podar.integrations import _modules
+
+    for file in files:
+        if not _modules.is_taken(file):
+            if not trust:
+                raise PodarError(f"{of} needs the file {file}: add --module {file} if that file may be run.")
+            _modules.take([file])
 
 
 def parse_model_args(pairs: Iterable[str], option: str = "--model-arg ") -> dict[str, Any]:

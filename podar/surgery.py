@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from podar.computed import partners
 from podar.errors import PodarError
 from podar.graph.members import Members
-from podar.plans import Cut, Plan, Rescale
+from podar.plans import Computed, Cut, Plan, Rescale
 from podar.skips import Skipped, replace
 from podar.slicing import Slicer, empty_after
 
@@ -67,9 +70,23 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     with torch.no_grad():
         for name in plan.dropped():
             tensors[name].zero_()
+        made = partners(tensors, plan, _zeroed)
         for name, cuts in plan.cuts.items():
-            zero(tensors[name], cuts)
+            zero(tensors[name], _but_rows(cuts, plan.computed.get(name)))
+        for name, value in made.items():
+            tensors[name].copy_(value)
     return model
+
+
+def _zeroed(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
+    copied = tensor.detach().clone()
+    zero(copied, cuts)
+    return copied
+
+
+def _but_rows(cuts: tuple[Cut, ...], computed: Computed | None) -> tuple[Cut, ...]:
+    """Under weight norm a row of zeros would be 0 / 0: zeros in g do for it."""
+    return cuts if computed is None or computed.kind != "length" else tuple(c for c in cuts if c.dim != computed.dim)
 
 
 def zero(tensor: Tensor, cuts: tuple[Cut, ...]) -> None:
@@ -173,7 +190,8 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
     _check(members, plan)
     modules, owners = dict(members.all), members.owners
     uses: dict[int, tuple[Tensor, list[str]]] = {}  # each tensor that changes, with its names
-    for name in [*plan.cuts, *(plan.rescales.keys() - plan.cuts.keys())]:
+    others = [partner for computed in plan.computed.values() for partner in computed.partners]
+    for name in [*plan.cuts, *({*plan.rescales, *others} - plan.cuts.keys())]:
         tensor = members.tensors[name]
         uses.setdefault(id(tensor), (tensor, []))[1].append(name)
     slots: list[Slot] = []
@@ -183,6 +201,9 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
         short = [(k, uses[k][1][0]) for k, dense in values.items() if dense.dim() == 1 and _plain(dense)]
         vectors = {k: plan.cuts[name][0] for k, name in short if name in plan.cuts and name not in plan.rescales}
         cut = dict(zip(vectors, slicer.cut_vectors([(values[k], c) for k, c in vectors.items()])))
+        if plan.computed:
+            made = partners({n: t.data for n, t in members.tensors.items()}, plan, slicer.cut)
+            cut |= {id(members.tensors[name]): value for name, value in made.items()}
         for k, (tensor, names) in uses.items():
             cuts, rescales, dense = plan.cuts.get(names[0], ()), plan.rescales.get(names[0], ()), values[k]
             module, key = owners[names[0]]
@@ -264,12 +285,19 @@ def _nothing(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(0, dtype=dtype, device=device)
 
 
+def renew_masks(model: nn.Module) -> None:
+    """Let every weight under a mask of `torch.nn.utils.prune` be computed anew from its original and its mask."""
+    _renew([module for module in model.modules() if module._forward_pre_hooks])
+
+
 def _renew(masked: list[nn.Module]) -> None:
-    """`torch.nn.utils.prune` keeps weight_orig · weight_mask in a plain attribute until the next forward."""
+    """Masks, weight norm and spectral norm keep the weight they compute in a plain attribute until the next forward."""
     for module in masked:
         for hook in module._forward_pre_hooks.values():
-            if isinstance(hook, BasePruningMethod):
+            if isinstance(hook, (BasePruningMethod, WeightNorm)):
                 hook(module, None)
+            elif isinstance(hook, SpectralNorm):  # called, it would go a step of the power method in train mode
+                setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
 
 
 def _rescaled(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:

@@ -60,9 +60,23 @@ def plain_name(model: nn.Module, name: str) -> str:
     return ".".join(_plain_parts(model, name))
 
 
+def is_of_wrapper(model: nn.Module, name: str) -> bool:
+    """Whether a tensor is a wrapper's own, such as how often a moving average was updated."""
+    module = model
+    for part in name.split("."):
+        key = inside(module)
+        if key is not None and part != key:
+            return True
+        found = dict(module.named_children()).get(part)
+        if found is None:
+            return False
+        module = found
+    return False
+
+
 def _plain_parts(model: nn.Module, name: str) -> Iterator[str]:
     module: nn.Module | None = model
     for part in name.split("."):
         if module is None or inside(module) != part:
             yield part
-        module = None if module is None else module._modules.get(part)
+        module = None if module is None else dict(module.named_children()).get(part)

@@ -199,7 +199,7 @@ def test_an_interrupted_run_is_resumed_where_it_was(model, tmp_path: Path, monke
     steps = [step.name for step in stages.steps(planned)]
     with monkeypatch.context() as patched:
         _broken_off(KeyboardInterrupt, at, patched)
-        with pytest.raises(PodarError, match=rf"interrupted in the stage '{at}': podar resume .*x goes on"):
+        with pytest.raises(PodarError, match=rf"interrupted in the stage '{at}': podar resume .*x --trust goes on"):
             runs.start(planned, out, command="the command")
     assert not FILES & {path.name for path in out.iterdir()}, "nothing half-written"
     with pytest.raises(PodarError, match=r"broken off: podar resume .*x goes on with it"):
@@ -326,7 +326,7 @@ def test_a_failed_resume_removes_nothing(model, data, tmp_path: Path, monkeypatc
     os.rename(data, data + ".away")
     with pytest.raises(PodarError, match=r"data\.npz is no longer there.*--despite-changes goes on"):
         runs.resume(out)
-    with pytest.raises(PodarError, match=r"what was trained is kept: podar resume .*x goes on"):
+    with pytest.raises(PodarError, match=r"what was trained is kept: podar resume .*x --trust goes on"):
         runs.resume(out, despite_changes=True)  # which cannot do without the file
     os.rename(data + ".away", data)
     for error in (RuntimeError("boom"), PodarError("boom."), MemoryError(), SystemExit(1)):
@@ -349,7 +349,7 @@ def test_a_start_that_fails_keeps_any_checkpoint(model, data, tmp_path: Path, er
     with pytest.raises(type(error) if not isinstance(error, OSError) else PodarError) as caught:
         runs.start(planned, tmp_path / "x", command="", progress=_in_epoch(2, error))
     if isinstance(caught.value, PodarError):
-        assert re.search(r"what was trained is kept: podar resume \S+ goes on from there\.$", str(caught.value))
+        assert re.search(r"what was trained is kept: podar resume \S+ --trust goes on from there\.$", str(caught.value))
     assert [epoch["epoch"] for epoch in runs.resume(tmp_path / "x")["history"]] == [1, 2, 3]
 
 

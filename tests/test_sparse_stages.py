@@ -141,7 +141,7 @@ def test_a_killed_ticket_search_is_resumed_and_ends_like_one_that_was_not(given:
     killed(["ticket", *given, *options], out, lambda: len(finished()) >= 2)
     known = finished()
     assert 2 <= len(known) < 2 * (4 + 3)
-    summary: dict = podar("resume", str(out), "--json")
+    summary: dict = podar("resume", str(out), "--trust", "--json")
     asked = {"rounds": 3, "seeds": 2, "epochs": 3, "controls": ["random"], "rewind": 2}
     reference: dict = carried_out(given, whole, {"ticket": asked})
     assert summary["tickets"]["points"][: len(known)] == known  # to the second that they took: not trained again
@@ -160,7 +160,7 @@ def test_a_killed_sparsify_is_resumed_and_ends_like_one_that_was_not(
     killed(["sparsify", *given, *options], out, (out / ".work" / "fine-tune.checkpoint").exists)
     before = torch.load(out / ".work" / "fine-tune.checkpoint", weights_only=True)
     assert 1 <= len(before["epochs"]) < 30
-    resumed: dict = podar("resume", str(out), "--json")
+    resumed: dict = podar("resume", str(out), "--trust", "--json")
     # Which precision is fastest may differ from one minute to the next: what was begun stays as it was.
     monkeypatch.setattr(training, "fastest", lambda *_: Precision.parse(before["precision"]))
     asked = [{"sparsify": {"amount": 0.8, "schedule": "rigl"}}, {"finetune": {"epochs": 30}}]

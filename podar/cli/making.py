@@ -16,6 +16,7 @@ from podar.cli.options import (
     ImageSize,
     Model,
     ModelArg,
+    Modules,
     NoDistill,
     Out,
     Precision,
@@ -74,6 +75,7 @@ def prune(
     out: Out = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
+    module: Modules = None,
     trust: Trust = False,
     importance: Annotated[
         str | None,
@@ -149,7 +151,8 @@ def prune(
     )  # fmt: skip
     _start(
         "podar prune", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads,
+        modules=module, trust=trust,
     )  # fmt: skip
 
 
@@ -185,6 +188,7 @@ def sparsify(
     out: Out = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
+    module: Modules = None,
     trust: Trust = False,
     lr: Rate = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step of fine-tuning. Default: 128.")] = None,
@@ -217,7 +221,8 @@ def sparsify(
     )
     _start(
         "podar sparsify", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads,
+        modules=module, trust=trust,
     )  # fmt: skip
 
 
@@ -246,6 +251,7 @@ def ticket(
     out: Out = None,
     weights: Weights = None,
     model_arg: ModelArg = None,
+    module: Modules = None,
     trust: Trust = False,
     lr: Rate = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step of training.")] = 128,
@@ -276,7 +282,8 @@ def ticket(
     ]
     _start(
         "podar ticket", stages, out, model=model, model_arg=model_arg, weights=weights, data=data,
-        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads, trust=trust,
+        image_size=image_size, seed=seed, deterministic=deterministic, export=export, threads=threads,
+        modules=module, trust=trust,
     )  # fmt: skip
 
 
@@ -284,25 +291,30 @@ def ticket(
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The stages, in YAML.")],
     out: Out = None,
+    module: Modules = None,
     trust: Trust = False,
 ) -> None:
     """Carry out a recipe."""
-    from podar import recipes
+    from podar import consent, recipes
 
-    _run(recipes.read(recipe), out, trust=trust)
+    read = recipes.read(recipe)
+    consent.check(read, str(recipe), trust)
+    _run(read, out, trust=trust)
 
 
 @app.command()
 def resume(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was broken off.")],
+    module: Modules = None,
     trust: Trust = False,
     despite_changes: Annotated[
         bool, typer.Option("--despite-changes", help="Go on although data, code or weights are no longer the same.")
     ] = False,
 ) -> None:
     """Go on with a run that was broken off."""
-    from podar import runs
+    from podar import consent, runs
 
+    consent.check_run(folder, trust)
     with working() as progress:
         summary = runs.resume(folder, trust=trust, despite_changes=despite_changes, progress=progress)
     end(summary, folder)
@@ -339,6 +351,7 @@ def _start(
     if export:
         stages.append({"export": {"formats": export}})
     stages.append({"measure": {"threads": threads}})
+    parts["modules"] = parts["modules"] or ()
     recipe = recipes.make({**parts, "model_args": parse_model_args(model_arg or ()), "stages": stages}, of=of)
     _run(recipe, out, trust=trust)
 

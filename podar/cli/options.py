@@ -69,7 +69,31 @@ ModelArg = Annotated[
     typer.Option("--model-arg", metavar="NAME=VALUE", help="An argument of the model's constructor; may be repeated."),
 ]
 Trust = Annotated[
-    bool, typer.Option("--trust", help="Load pickles that can run programs. Only for files whose origin you know.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Let files run code: pickles, and Python files that they name.",
+    ),
+]
+
+
+def _take(files: list[Path] | None) -> list[str] | None:
+    """Naming a file here is the consent to run it."""
+    if not files:
+        return None
+    from podar.integrations._modules import take
+
+    return take(files)
+
+
+Modules = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--module",
+        metavar="FILE.py",
+        callback=_take,
+        help="A file with layers of your own, which a YAML or a checkpoint names; it is run. May be repeated.",
+    ),
 ]
 ImageSize = Annotated[
     int | None,

@@ -13,6 +13,7 @@ from podar.cli.options import (
     ImageSize,
     Model,
     ModelArg,
+    Modules,
     Seconds,
     Threads,
     Trust,
@@ -28,6 +29,7 @@ def inspect(
     model: Model,
     weights: Weights = None,
     model_arg: ModelArg = None,
+    module: Modules = None,
     trust: Trust = False,
     explain: Annotated[
         str | None, typer.Option(metavar="NAME", help="Everything about one module or parameter.")
@@ -43,7 +45,9 @@ def inspect(
     from podar.sources import open_source, parse_model_args
 
     with working("trace"):
-        source = open_source(model, weights=weights, model_args=parse_model_args(model_arg or ()), trust=trust)
+        source = open_source(
+            model, weights=weights, model_args=parse_model_args(model_arg or ()), modules=module or (), trust=trust
+        )
         found, graph = anatomy(source, model)
     if picture is not None:
         from podar.picture import draw
@@ -68,6 +72,7 @@ def export(
     weights: Weights = None,
     model_arg: ModelArg = None,
     data: Data = None,
+    module: Modules = None,
     trust: Trust = False,
     image_size: ImageSize = None,
 ) -> None:
@@ -82,6 +87,7 @@ def export(
             data,
             weights=weights,
             model_args=parse_model_args(model_arg or ()),
+            modules=module or (),
             trust=trust,
             image_size=image_size,
         )
@@ -114,6 +120,7 @@ def bench(
     runtime: Annotated[
         list[str] | None, typer.Option(help="Only this runtime; may be repeated.", autocompletion=complete_runtimes)
     ] = None,
+    module: Modules = None,
     trust: Trust = False,
 ) -> None:
     """Measure latency and memory on every runtime at hand; models and files are run in turn."""

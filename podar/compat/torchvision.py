@@ -1,9 +1,10 @@
-"""Imports torchvision, also where its compiled operators do not load, and supplies the one that models need: NMS.
+"""Imports torchvision, also where its compiled operators do not load, and supplies those that detectors need.
 
 A torchvision wheel built for another torch (or for CUDA, on a machine without it) fails at `import torchvision` with
 "operator torchvision::nms does not exist". Its Python parts, and all of timm and Ultralytics, work without the
-compiled ones, once the operators' schemas exist. torchvision itself falls back to plain torch for RoI align and says
-clearly that the others (deformable convolution, position-sensitive RoI) are missing.
+compiled ones, once the operators' schemas exist. Non-maximum suppression and RoI align are supplied here in plain torch
+(torchvision's own replacement of RoI align compiles C++ for a minute when it is first called); torchvision says clearly
+that the others (deformable convolution, position-sensitive RoI) are missing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -59,9 +61,18 @@ def import_torchvision() -> ModuleType:
         del sys.modules[name]
     _declare()
     torchvision = importlib.import_module("torchvision")
-    # torchvision.ops.boxes guards nms by this check; our kernel stands in for the one that the check looks for.
-    vars(importlib.import_module("torchvision.ops.boxes"))["_assert_has_ops"] = lambda: None
+    # These files guard their operators by a check; our kernels stand in for those that the check looks for.
+    for name in ("boxes", "roi_align"):
+        vars(importlib.import_module(f"torchvision.ops.{name}")).update(_assert_has_ops=_nothing, _has_ops=_yes)
     return torchvision
+
+
+def _nothing() -> None:
+    pass
+
+
+def _yes() -> bool:
+    return True
 
 
 def _declare() -> None:
@@ -75,6 +86,11 @@ def _declare() -> None:
             _library.define(schema)
             if name in ("nms", "qnms"):
                 _library.impl(name, nms, "CompositeExplicitAutograd")
+            elif name == "roi_align":
+                _library.impl(name, roi_align, "CompositeExplicitAutograd")
+                torch.library.register_autograd(
+                    "torchvision::roi_align", _roi_align_backward, setup_context=_remember, lib=_library
+                )
 
 
 def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
@@ -111,3 +127,89 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
         iou = overlap / (areas[best] + areas[rest] - overlap)
         order = rest[~(iou > iou_threshold)]  # written so that 0 / 0 keeps the box, as in torchvision
     return torch.stack(keep) if keep else order
+
+
+def roi_align(
+    maps: torch.Tensor,
+    rois: torch.Tensor,
+    spatial_scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> torch.Tensor:
+    """RoI align (He et al. 2017, Mask R-CNN) in plain torch: every cell is a weighted sum of pixels, one row a pixel.
+
+    **Arguments:**
+
+    - `maps`: `(n, c, h, w)`.
+    - `rois`: `(k, 5)`: the picture's number, and corners x1, y1, x2, y2 in the picture.
+    - `spatial_scale`: pixels of a map for one of the picture.
+    - `sampling_ratio`: points along one side of a cell; 0 or less: as many as the cell has pixels.
+    - `aligned`: pixel centres lie at half coordinates.
+
+    **Returns:** `(k, c, pooled_height, pooled_width)`.
+    """
+    pictures, channels, height, width = maps.shape
+    corners = rois[:, 1:].to(torch.promote_types(maps.dtype, torch.float32)) * spatial_scale - (0.5 if aligned else 0)
+    sides = corners[:, 2:] - corners[:, :2]
+    if not aligned:
+        sides = sides.clamp(min=1)
+    offset = rois[:, :1].long() * (height * width)
+    rows, row_shares, cells = [], [], []
+    for axis, size, cell_count in ((1, height, pooled_height), (0, width, pooled_width)):
+        places, shares = _samples(corners[:, axis], sides[:, axis], size, cell_count, sampling_ratio)
+        rows.append(places)
+        row_shares.append(shares)
+        cells.append(cell_count)
+    k = len(rois)
+    if not rows[0].numel() or not rows[1].numel():
+        return maps.new_zeros(k, channels, *cells)
+    # Every point lies between two rows and two columns, so a cell of s × s points reads (2 s)² pixels.
+    pixels = rows[0][:, :, None, :, None] * width + rows[1][:, None, :, None, :] + offset[:, :, None, None, None]
+    shares = row_shares[0][:, :, None, :, None] * row_shares[1][:, None, :, None, :]
+    table = maps.permute(0, 2, 3, 1).reshape(pictures * height * width, channels).to(shares.dtype)
+    bags = k * cells[0] * cells[1], pixels.shape[3] * pixels.shape[4]
+    found = torch.nn.functional.embedding_bag(
+        pixels.reshape(bags), table, per_sample_weights=shares.reshape(bags), mode="sum"
+    )
+    return found.reshape(k, *cells, channels).permute(0, 3, 1, 2).contiguous().to(maps.dtype)
+
+
+def _samples(
+    start: torch.Tensor, side: torch.Tensor, size: int, cells: int, ratio: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Along one axis: the pixels that each cell of each box reads, and the share of each; both `(k, cells, 2 points)`.
+
+    Points further than a pixel outside count as nothing.
+    """
+    k = len(start)
+    counts = torch.full_like(side, ratio) if ratio > 0 else (side / cells).ceil()
+    most = ratio if ratio > 0 else int(counts.max()) if k else 0
+    point = torch.arange(max(most, 0), dtype=side.dtype, device=side.device)
+    cell = torch.arange(cells, dtype=side.dtype, device=side.device)
+    bins = (side / cells)[:, None, None]
+    at = start[:, None, None] + cell[:, None] * bins + (point + 0.5) * bins / counts[:, None, None]
+    taken = (at >= -1) & (at <= size) & (point < counts[:, None, None])
+    at = at.clamp(0, size - 1)
+    low = at.floor()
+    high = (low + 1).clamp(max=size - 1)
+    near = at - low
+    weight = taken / counts[:, None, None].clamp(min=1)
+    return torch.cat([low, high], 2).long(), torch.cat([(1 - near) * weight, near * weight], 2)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    maps, rois, *ctx.options = inputs
+    ctx.shape, ctx.dtype = maps.shape, maps.dtype
+    ctx.save_for_backward(rois)
+
+
+def _roi_align_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """The operator is linear in its maps, so that their values do not matter; boxes get no gradient."""
+    (rois,) = ctx.saved_tensors
+    with torch.enable_grad():
+        maps = torch.zeros(ctx.shape, dtype=ctx.dtype, device=gradient.device, requires_grad=True)
+        pooled = roi_align(maps, rois.detach(), *ctx.options)
+        back = torch.autograd.grad(pooled, maps, gradient)[0] if pooled.requires_grad else maps.detach()
+    return back, None, None, None, None, None, None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from podar import trusted
 from podar.errors import PodarError, UsageError, first_line
 from podar.exporters.flat import Flat, flatten
 from podar.exporters.formats import Format, Options, Reloaded, choose
@@ -105,6 +106,7 @@ def export(
             else:
                 beside.unlink(missing_ok=True)  # of the file that is replaced now
         put_in_place(written, target)
+    trusted.remember(target)
     return Exported(
         path=target,
         format=chosen.name,

@@ -12,6 +12,7 @@ from torch import Tensor
 from podar.errors import PodarError, first_line
 from podar.exporters.flat import Flat
 from podar.exporters.formats import Attempt, Options, Reloaded, file_format
+from podar.files import opened
 
 
 @file_format("pt2", suffix=".pt2")
@@ -29,7 +30,8 @@ def _write(flat: Flat, path: Path, dynamic: bool) -> Reloaded:
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(flat.module, inputs, dynamic_shapes=(shapes,) if dynamic else None)
-            torch.export.save(program, path)
+            with opened(path) as file:
+                torch.export.save(program, file)
             module = torch.export.load(path).module()
         except OSError:
             raise

@@ -2,6 +2,7 @@
 
 from podar.graph import complex as _complex
 from podar.graph import composites as _composites
+from podar.graph import computed as _computed
 from podar.graph import lookups as _lookups
 from podar.graph import parts as _parts
 from podar.graph import recurrent as _recurrent
@@ -13,4 +14,4 @@ from podar.graph.tracer import Tracer, rule
 
 __all__ = ["Graph", "Group", "Tracer", "rule", "trace"]
 
-del _complex, _composites, _lookups, _parts, _recurrent, _rules, _views, _writes
+del _complex, _composites, _computed, _lookups, _parts, _recurrent, _rules, _views, _writes

@@ -15,13 +15,26 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from podar.graph.decisions import CONVERSIONS
+from podar.graph.shapes import Shape, product, sizes_among, strides
 from podar.graph.sizes import Axis, Size
 from podar.graph.tracer import Tracer
 
 _RECURRENT = """lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell _pack_padded_sequence
 _pad_packed_sequence""".split()
-WHOLE = {"linear", "batch_norm", "rms_norm", "scaled_dot_product_attention", "einsum", *_RECURRENT}
+WHOLE = {
+    "linear",
+    "batch_norm",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "einsum",
+    "_weight_norm_interface",
+    *_RECURRENT,
+}
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""
+
+NAMES = {"_weight_norm": "_weight_norm_interface"}
+"""Calls that are one operator, by whatever others torch computes it."""
 
 _SAME = "relu leaky_relu elu sigmoid tanh silu gelu mish hardswish hardsigmoid add mul".split()
 SAME = {*_SAME, *(f"{name}_" for name in _SAME)}
@@ -30,6 +43,12 @@ SAME = {*_SAME, *(f"{name}_" for name in _SAME)}
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 DEFAULTS = (None, None, None, 1, 0, 1, 1)
 """Of their arguments: input, weight, bias, stride, padding, dilation, groups."""
+
+ASKED = {"__get__", "size", "numel", "nelement", "stride", "__len__"}
+"""Questions about a tensor's shape."""
+
+FILLED = {"full": 1, "new_full": 2}
+"""The place of a value beside sizes that are one's own: the same size may stand for both."""
 
 LIBRARIES = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)  # pyright: ignore[reportPrivateUsage]
 """Operators called by `torch.ops.library.name`: one may have the name of one of torch's own and mean something else."""
@@ -54,7 +73,58 @@ class Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         name = self.names.get(func)
         if name is None:
-            name = self.names[func] = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
+            name = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
+            self.names[func] = name = NAMES.get(name, name)
+        if not self.tracer.rules:
+            return self.handled(func, name, args, kwargs)
+        if name in ASKED:
+            return self.asked(func, name, args, kwargs)
+        found = sizes_among(args)
+        if kwargs:
+            found += sizes_among(kwargs.values())
+        if not found:
+            return self.handled(func, name, args, kwargs)
+        understood = self.tracer.sizes.understood
+        understood.clear()
+        result = self.handled(func, name, args, kwargs)
+        if name == "__getitem__":
+            found = self.indices(*args)
+        numbers = [s for s in found if id(s) not in understood]
+        if name in FILLED:
+            numbers += sizes_among([kwargs.get("fill_value"), *args[FILLED[name] :]])
+        self.tracer.used_as_numbers(numbers, name)
+        return result
+
+    def indices(self, x: Tensor, index: Any) -> list[Size]:
+        """Sizes in an index that no rule looks at: the rule for slices knows those of what has labels."""
+        mark = self.tracer.mark(x)
+        plain = [i for i in (index if isinstance(index, tuple) else (index,)) if not isinstance(i, Tensor)]
+        if mark.blocks or mark.fresh:
+            plain = [i.step if type(i) is slice else i for i in plain]
+        return sizes_among(plain)
+
+    def asked(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a tensor says of its shape."""
+        value = func(*args, **kwargs)
+        if name == "__get__":
+            if type(value) is torch.Size:
+                return Shape(self.sizes(args[0]))
+            if type(value) is int and getattr(getattr(func, "__self__", None), "__name__", "") == "nbytes":
+                return product(self.sizes(args[0])) * args[0].element_size()
+            return value
+        sizes = self.sizes(args[0])
+        if name == "__len__":  # Python makes it a plain int: as a size it would have to stay
+            if isinstance(sizes[0], Size):
+                sizes[0].forgotten()
+            return value
+        if name in ("numel", "nelement"):
+            return product(sizes)
+        found = Shape(sizes) if name == "size" else strides(args[0], sizes)
+        where = args[1] if len(args) > 1 else kwargs.get("dim")
+        return found if where is None else found[where]
+
+    def handled(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call as the tracer sees it: whole, or by the operators that it falls into."""
         if name in WHOLE:
             given = [k for k in LEADING.get(name, ())[len(args) :] if k in kwargs]
             if given:
@@ -70,17 +140,10 @@ class Calls(TorchFunctionMode):
                     return self.tracer.whole(torch.convolution, "convolution", given, {})
                 finally:
                     self.tracer.call = None
+        if name in CONVERSIONS and self.tracer.is_hollow(args[0]):
+            return self.tracer.decided(name, [args[0]], functools.partial(func, *args, **kwargs))
         if not self.tracer.rules:
             return func(*args, **kwargs)
-        if name == "__get__":
-            value = func(*args, **kwargs)
-            return torch.Size(self.sizes(args[0])) if type(value) is torch.Size else value
-        if name == "size":
-            sizes = self.sizes(args[0])
-            where = args[1] if len(args) > 1 else kwargs.get("dim")
-            return torch.Size(sizes) if where is None else sizes[where]
-        if name in ("numel", "nelement"):
-            return functools.reduce(operator.mul, self.sizes(args[0]), 1)
         self.tracer.call = (func, args, kwargs)
         try:
             return func(*args, **kwargs)
@@ -108,7 +171,7 @@ def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ..
     if x.dim() != w.dim() or isinstance(padding, str):  # a picture without a batch; sides that are padded apart
         return None
     stride, padding, dilation = ([v] if isinstance(v, int) else v for v in (stride, padding, dilation))
-    return x, w, bias, stride, padding, dilation, False, [0], int(groups)
+    return x, w, bias, stride, padding, dilation, False, [0], operator.index(groups)
 
 
 def _nothing_overridden(*_: Any) -> bool:

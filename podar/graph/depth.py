@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from podar.graph.calls import Calls
+from podar.graph.decisions import Told
 from podar.graph.graph import Graph
 from podar.graph.inputs import ExampleInputs, named_tensors
 from podar.graph.inputs import call as run_model
@@ -19,7 +20,7 @@ from podar.graph.makers import AFFINE
 from podar.graph.members import Members
 from podar.graph.rules import ZERO_STAYS_ZERO
 from podar.graph.trace import Around, Call, watching
-from podar.graph.tracer import Record, Tracer, storage
+from podar.graph.tracer import Operator, Record, Tracer, storage
 from podar.skips import Skipped, replace
 
 PASSES_ZERO = {*ZERO_STAYS_ZERO, "mul", "div", "mm", "bmm", "_unsafe_view", "reshape", "permute", "transpose"} | {
@@ -65,21 +66,22 @@ class _Flow(Tracer):
 
     def __init__(self, members: Members, record: Record, real: bool) -> None:
         super().__init__(members, record, real, False)
-        self.decisions = record.decisions
+        self.told = Told(record.decisions)
         self.events: list[_Event] = []
         self.value: dict[int, int] = {}  # storage → the last value written there
         self.alive: list[Any] = []  # so that no storage's address is used twice
         self.made = 0
         self.names = {storage(t): n for n, t in self.tensors.items() if t.numel()}
 
-    def observed(self, func: Any, name: str, apply: Any, shape: Any, args: Any, kwargs: Any) -> Any:
+    def observed(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
+        name = operator.name
         inside = [*_all((*args, *kwargs.values()))]
         reads = tuple(
             (self.names.get(storage(t)) or self.value.get(storage(t), -1)) if isinstance(t, Tensor) else None
             for t in inside
         )
         before = {storage(t) for t in inside if isinstance(t, Tensor)}
-        out = super().observed(func, name, apply, shape, args, kwargs)
+        out = super().observed(func, operator, args, kwargs)
         outs = [t for t in _all((out,)) if isinstance(t, Tensor)]
         self.alive += outs
         written: list[int] = []
@@ -128,7 +130,7 @@ def _noting(tracer: _Flow, found: Results) -> Around:
 def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow, set[int], Results]:
     """Events of one run, the values that are returned, and the results of every module."""
     members = Members(model)
-    tracer = _Flow(members, Record(decisions=list(like.decisions)), like.real)
+    tracer = _Flow(members, Record(decisions=like.decisions), like.real)
     results: Results = {}
     with watching(members, inputs, tracer, _noting(tracer, results)):
         with Calls(tracer), tracer:

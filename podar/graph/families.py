@@ -22,6 +22,7 @@ from podar.graph.sizes import (
     SizeConflict,
     Solver,
     Term,
+    attributes_in,
     attributes_of,
     axes_in,
 )
@@ -73,7 +74,7 @@ class Ties:
         for k, family in enumerate(self.families):
             self.family_of[family.units] = k
         self.members = [self._members(c) for c in constraints]
-        self.names = [self._names(c) for c in constraints]
+        self.names = [attributes_in(c) for c in constraints]
         self.on_family, self.by_name = _places(self.members), _places(self.names)
         self.gone = np.zeros(solution.units + 1, dtype=bool)  # while a cluster is checked
         self.reason: dict[int, str] = {}
@@ -304,7 +305,9 @@ class Ties:
                 solver.solve(lambda ids: np.logical_not(self.gone[self.units(ids)].any(axis=-1)))
             except SizeConflict as conflict:
                 k = next(i for i, c in enumerate(self.constraints) if c is conflict.constraint)
-                return set(self.members[k] & members) or members, conflict.why
+                named = (self.by_name[name] for name in self.names[k])
+                beside = set[int]().union(*(self.members[i] for places in named for i in places))
+                return set(self.members[k] & members) or beside & members or members, conflict.why
             finally:
                 self._mark(chosen, False)
         return None
@@ -314,15 +317,16 @@ class Ties:
             self.gone[units] = gone
 
     def relevant(self, members: set[int]) -> list[Constraint]:
-        """Constraints on these families, and those that share an attribute with them."""
+        """Constraints on these families, and those that hang together with them by attributes."""
         own = set[int]().union(*(self.on_family.get(k, ()) for k in members))
-        names = set[Attribute]().union(*(self.names[k] for k in own))
-        return [self.constraints[k] for k in sorted(own.union(*(self.by_name[name] for name in names)))]
-
-    @staticmethod
-    def _names(constraint: Constraint) -> set[Attribute]:
-        exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
-        return set().union(*(attributes_of(e) for e in exprs))
+        waiting = set[Attribute]().union(*(self.names[k] for k in own))
+        seen: set[Attribute] = set()
+        while waiting:  # each attribute once
+            seen |= waiting
+            found = set[int]().union(*(self.by_name[name] for name in waiting)) - own
+            own |= found
+            waiting = set[Attribute]().union(*(self.names[k] for k in found)) - seen
+        return [self.constraints[k] for k in sorted(own)]
 
 
 def by_size(families: Sequence[Ids]) -> list[tuple[list[int], Ids]]:

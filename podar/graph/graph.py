@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from podar.graph.families import Cluster, Ties
 from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
 from podar.graph.members import Members
-from podar.graph.mirrors import Mirror, mirrors
+from podar.graph.mirrors import Mirror, mirrors, tie
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
 from podar.graph.statistics import check
@@ -80,7 +80,8 @@ class Graph:
             for name in self.aliases
         }
         self.dense = record.sizes.dense
-        self.mirrors: list[Mirror] = mirrors(members.once)
+        self.mirrors: list[Mirror] = mirrors(members.once, tensors)
+        tie(self.mirrors, record.layouts, record.sizes)
         self.scale_attributes = scale_attributes(members.once, record)
         self._freeze_outputs(outputs)
         freeze_beside_unreached(record, [n for n, (_, _, own) in self.elements.items() if own], self.shapes)
@@ -119,6 +120,12 @@ class Graph:
             else:
                 self.ties.reason.update(dict.fromkeys(cluster.families, "no parameter goes with it"))
         return kept
+
+    def freeze(self, families: Mapping[int, str]) -> None:
+        """Keep families of units whole, each for a reason that `frozen` then gives."""
+        self.clusters = self._pruned_with_parameters(self.ties.clusters(frozen=dict(families)))
+        for name in ("groups", "frozen"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def costs(self) -> CostModel:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -24,19 +25,6 @@ SHAPERS: dict[str, Shaper] = {}
 class NeedsValues(Exception):
     """The model looks at the values of its activations (data-dependent control flow)."""
 
-
-VALUE_READERS = {
-    "_local_scalar_dense",
-    "equal",
-    "is_nonzero",
-    "nonzero",
-    "masked_select",
-    "_unique2",
-    "unique_dim",
-    "unique_consecutive",
-    "bincount",
-    "repeat_interleave",
-}
 
 _SAME = """abs acos alias_copy asin atan celu ceil clamp clamp_max clamp_min cos dropout elu erf exp expm1 floor gelu
 hardsigmoid hardswish hardtanh leaky_relu log log1p log_sigmoid logit masked_fill mish neg native_dropout pow reciprocal
@@ -125,7 +113,7 @@ def _made(x: Tensor, shape: Sequence[int]) -> Tensor:
 def _spread(values: Sequence[int], rank: int) -> Sequence[int]:
     if len(values) == rank and type(values[0]) is int:
         return values
-    return [int(values[0])] * rank if len(values) == 1 else [int(v) for v in values]
+    return [index(values[0])] * rank if len(values) == 1 else [index(v) for v in values]
 
 
 @shaper("convolution")
@@ -296,3 +284,8 @@ def pad(x: Tensor, amounts: Sequence[int], *_: Any) -> Tensor:
     for k in range(len(amounts) // 2):
         shape[-1 - k] += int(amounts[2 * k]) + int(amounts[2 * k + 1])
     return _made(x, shape)
+
+
+@shaper("torchvision::roi_align")
+def roi_align(x: Tensor, boxes: Tensor, _: float, height: int, width: int, *__: Any) -> Tensor:
+    return x.new_empty(len(boxes), x.shape[1], height, width)

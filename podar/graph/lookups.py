@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from podar.graph.decisions import is_mask
 from podar.graph.parts import row, stay
 from podar.graph.tracer import Block, Blocks, Tracer, rule
 from podar.graph.views import same
@@ -37,37 +38,47 @@ def along(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Non
 
 @rule("index", "_unsafe_index")
 def index(tracer: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -> None:
-    """Looked-up axes stay whole where they must; the others keep their labels."""
-    chosen = [d for d, i in enumerate(indices) if i is not None]
-    where = indices[chosen[0]]
-    if len(chosen) == 1 and where is not None and where.dim() == 1 and _known(tracer, where):
-        tracer.put(out, _picked(tracer, x, chosen[0], [int(i) for i in where.tolist()]), tracer.mark(x).zero)
+    """Looked-up axes stay whole where they must; the others keep their labels. A mask takes as many axes as it has."""
+    chosen: list[int] = []
+    given: list[Tensor] = []
+    at = 0
+    for i in indices:
+        width = i.dim() if i is not None and is_mask(i) else 1
+        if i is not None:
+            chosen += range(at, at + width)
+            given.append(i)
+        at += width
+    positions = _positions(given[0]) if len(given) == 1 and len(chosen) == 1 and _known(tracer, given[0]) else None
+    if positions is not None:
+        tracer.put(out, _picked(tracer, x, chosen[0], positions), tracer.mark(x).zero)
         return
     for d in chosen:
         tracer.freeze(tracer.axis(x, d), "looked up by position at")
-    for i in indices:
-        if i is not None:
-            for _, ids in tracer.blocks(i):
-                tracer.freeze(ids, "used as an index at")
-    masks = any(i is not None and i.dtype is torch.bool for i in indices)
-    rank = out.dim() - (x.dim() - len(chosen)) if not masks else None
-    rest = tracer.blocks(x)
-    if rank is None:
-        for _, ids in rest:
-            tracer.freeze(ids, "looked up by position at")
-        tracer.put(out, ())
-        return
+    for i in given:
+        for _, ids in tracer.blocks(i):
+            tracer.freeze(ids, "used as an index at")
+    rank = out.dim() - (x.dim() - len(chosen))
     together = chosen == list(range(chosen[0], chosen[0] + len(chosen)))
     start = chosen[0] if together else 0
     left = [d for d in range(x.dim()) if d not in chosen]
     place = {d: (i if i < start else i + rank) for i, d in enumerate(left)}
-    moved = [(tuple(place[d] for d in dims), ids) for dims, ids in rest if all(d in place for d in dims)]
+    moved = [(tuple(place[d] for d in dims), ids) for dims, ids in tracer.blocks(x) if all(d in place for d in dims)]
     tracer.put(out, tuple(sorted(moved, key=lambda b: b[0])), tracer.mark(x).zero)
 
 
 def _known(tracer: Tracer, where: Tensor) -> bool:
-    """Whether these positions are numbers of the program's own, a few of them."""
-    return where.dtype is torch.int64 and where.numel() <= 4096 and not tracer.mark(where).hollow
+    """Whether these positions are numbers of the program's own, a few of them.
+
+    Once the model has read values, any number may stem from them.
+    """
+    known = where.dim() == 1 and where.numel() <= 4096 and not tracer.mark(where).hollow
+    return known and not tracer.record.decisions and (where.dtype is torch.int64 or is_mask(where))
+
+
+def _positions(where: Tensor) -> list[int]:
+    if is_mask(where):
+        where = where.nonzero().flatten()
+    return [int(i) for i in where.tolist()]
 
 
 def _picked(tracer: Tracer, x: Tensor, dim: int, positions: list[int]) -> Blocks:

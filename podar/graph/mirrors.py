@@ -4,15 +4,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from torch import nn
 
+from podar.graph.labels import Ids
 from podar.graph.members import Named
+from podar.graph.sizes import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    Attribute,
+    Axis,
+    Equality,
+    Provenance,
+    Term,
+    attributes_in,
+    attributes_of,
+)
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+WEIGHTED = (*CONVOLUTIONS, nn.Linear, nn.Embedding)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *INSTANCE_NORMS)
 
 
@@ -26,20 +38,17 @@ class Mirror(NamedTuple):
     grouped: bool = False
 
 
-def mirrors(modules: Named) -> list[Mirror]:
-    """Every such attribute of these modules."""
+STORED = ("weight", "weight_orig", "weight_v", "parametrizations.weight.original", "parametrizations.weight.original1")
+"""Where a layer has its weight: masks, weight norm, spectral norm and other parametrizations keep it elsewhere."""
+
+
+def mirrors(modules: Named, tensors: Container[str]) -> list[Mirror]:
+    """Every such attribute of these modules; `tensors` are the names of parameters and buffers."""
     found: list[Mirror] = []
     for name, module in modules:
         prefix = name + "." if name else ""
-        if isinstance(module, CONVOLUTIONS):
-            turned = isinstance(module, TRANSPOSED)
-            found.append(Mirror(name, "out_channels", prefix + "weight", 1 if turned else 0, turned))
-            found.append(Mirror(name, "in_channels", prefix + "weight", 0 if turned else 1, not turned))
-        elif isinstance(module, nn.Linear):
-            found.append(Mirror(name, "out_features", prefix + "weight", 0))
-            found.append(Mirror(name, "in_features", prefix + "weight", 1))
-        elif isinstance(module, nn.Embedding):
-            found.append(Mirror(name, "embedding_dim", prefix + "weight", 1))
+        if isinstance(module, WEIGHTED):
+            found += _of_a_weight(name, module, next((w for w in (prefix + s for s in STORED) if w in tensors), ""))
         elif isinstance(module, NORMS):
             source = "weight" if module.affine else "running_mean"
             found.append(Mirror(name, "num_features", prefix + source, 0))
@@ -55,3 +64,33 @@ def mirrors(modules: Named) -> list[Mirror]:
             found.append(Mirror(name, "input_size", prefix + "weight_ih", 1))
             found.append(Mirror(name, "hidden_size", prefix + "weight_hh", 1))
     return found
+
+
+def _of_a_weight(name: str, module: nn.Module, weight: str) -> list[Mirror]:
+    if isinstance(module, nn.Embedding):
+        return [Mirror(name, "embedding_dim", weight, 1)]
+    if isinstance(module, nn.Linear):
+        return [Mirror(name, "out_features", weight, 0), Mirror(name, "in_features", weight, 1)]
+    turned = isinstance(module, TRANSPOSED)
+    out, into = (1, 0) if turned else (0, 1)
+    return [
+        Mirror(name, "out_channels", weight, out, turned),
+        Mirror(name, "in_channels", weight, into, not turned),
+    ]
+
+
+def tie(found: list[Mirror], layouts: Mapping[str, Mapping[int, Ids]], sizes: Provenance) -> None:
+    """Where the model itself computes with such an attribute, it is the size of that axis and nothing else."""
+    named = set[Attribute]().union(*(attributes_in(c) for c in sizes.constraints))
+    named.update(*(attributes_of(size.expr) for pair in sizes.differences for size in pair))
+    for mirror in found:
+        attribute = Attribute(mirror.module, mirror.attribute)
+        if attribute not in named:
+            continue
+        where = f"{mirror.attribute} of {mirror.module}"
+        ids, groups = layouts.get(mirror.tensor, {}).get(mirror.dim), Attribute(mirror.module, "groups")
+        if ids is not None and (ids.ndim == 2 or not mirror.grouped or sizes.dense[groups] == 1):
+            sizes.grid(ids.ravel(), (attribute,), where)
+        elif mirror.grouped:
+            each = 1 if ids is None else Axis(ids)
+            sizes.constraints.append(Equality(attribute, Term("*", each, groups), where))

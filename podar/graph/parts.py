@@ -13,7 +13,7 @@ from torch import Tensor
 
 from podar.graph.labels import Ids
 from podar.graph.rules import join
-from podar.graph.sizes import Expr
+from podar.graph.sizes import Expr, Size
 from podar.graph.tracer import Block, Blocks, Tracer, rule
 from podar.graph.views import same
 
@@ -118,9 +118,11 @@ def slice_(
     n = x.shape[dim]
     lo, hi, _ = slice(start, end, step).indices(n)
     if (lo, hi, step) == (0, n, 1):
+        _narrowed_to_all(tracer, x, dim)
         same(tracer, out, x)
         return
     if step != 1 or lo >= hi:
+        tracer.used_as_numbers([b for b in _bounds(tracer, dim) if isinstance(b, Size)], tracer.operator)
         _strided(tracer, out, x, dim, (lo, hi, step))
         return
     owner = next((b for b in tracer.blocks(x) if dim in b[0]), None)
@@ -134,7 +136,20 @@ def slice_(
             exprs: list[Expr | None] = [None] * part.ndim
             exprs[axis] = bound if written is None else tracer.sizes.expr(-written if from_end else written)
             tracer.sizes.grid(part, exprs, tracer.where)
+    else:
+        tracer.used_as_numbers([b for b in _bounds(tracer, dim) if isinstance(b, Size)], tracer.operator)
     tracer.put(out, _sliced(tracer, x, dim, lo, hi), tracer.mark(x).zero)
+
+
+def _narrowed_to_all(tracer: Tracer, x: Tensor, dim: int) -> None:
+    """`x.narrow(dim, 0, n)` refuses a length that the axis no longer has, where a slice would take what is there."""
+    length = _bounds(tracer, dim)[1]
+    if length is not None and tracer.call is not None and getattr(tracer.call[0], "__name__", "") == "narrow":
+        for dims, ids in tracer.blocks(x):
+            if dim in dims:
+                exprs: list[Expr | None] = [None] * ids.ndim
+                exprs[dims.index(dim)] = tracer.sizes.expr(length)
+                tracer.sizes.grid(ids, exprs, tracer.where)
 
 
 def _strided(tracer: Tracer, out: Tensor, x: Tensor, dim: int, chosen: tuple[int, int, int]) -> None:
@@ -160,6 +175,8 @@ def _bounds(tracer: Tracer, dim: int) -> tuple[int | None, int | None]:
     func, args, _ = tracer.call
     name = getattr(func, "__name__", "")
     if name == "narrow" and len(args) == 4 and isinstance(args[2], int):
+        for size in args[2:]:  # they are looked at as their sum
+            tracer.sizes.expr(size)
         return args[2], args[2] + args[3]
     if name == "__getitem__":
         x, index = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
@@ -229,7 +246,7 @@ def _size_parts(tracer: Tracer, owner: Block, dim: int, sizes: list[int], starts
     for k, (lo, n) in enumerate(zip(starts, sizes)):
         expr: Expr = n
         if isinstance(written, (list, tuple)) and len(written) == len(sizes) and isinstance(written[k], int):
-            if n != int(written[k]):  # the last part is what is left
+            if n != written[k]:  # the last part is what is left
                 continue
             expr = tracer.sizes.expr(written[k])
         exprs = [None] * ids.ndim

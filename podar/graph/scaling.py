@@ -96,11 +96,16 @@ def rescales(
 
 
 def scale_attributes(modules: Named, record: Record) -> list[tuple[str, str, Ids]]:
-    """Float attributes that hold width^−½ in the modules that call attention without `scale`, for their other path."""
+    """Float attributes that hold width^−½ in the modules that call attention without `scale`, for their other path.
+
+    One that this path computes with is no scale: another number that happens to be the same.
+    """
     by_name = dict(modules)
+    scaling = {name for name, _, _ in record.scales}
+    used = {(s.module, c) for s in record.steps if s.module in scaling for c in s.constants}
     found: list[tuple[str, str, Ids]] = []
     for name, ids, _ in record.scales:
         for key, value in by_name[name].__dict__.items():
-            if type(value) is float and abs(value - len(ids) ** -0.5) < 1e-7:
+            if type(value) is float and abs(value - len(ids) ** -0.5) < 1e-7 and (name, value) not in used:
                 found.append((name, key, ids))
     return found

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import functools
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -16,12 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from podar.graph.labels import Ids
 from podar.graph.members import EVERY
-from podar.graph.mirrors import CONVOLUTIONS
 
 Alive = NDArray[np.bool_]
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+
+REPEATED = frozenset(
+    ("out_channels", "in_channels", "out_features", "in_features", "embedding_dim", "num_features", "num_channels")
+)
+"""Attributes of torch.nn's own modules that repeat a parameter's shape (`podar.graph.mirrors`)."""
 
 
 class Attribute(NamedTuple):
@@ -119,24 +128,60 @@ class Size(int):
 
     # A formula that turns a size into a float (1 / √d, a mean) has forgotten where it came from: the size must stay.
 
+    def forgotten(self) -> int:
+        """The plain int, for what cannot remember: the size must stay."""
+        self.owner.formula(self)
+        return int.__int__(self)
+
+    def __int__(self) -> int:
+        return self.forgotten()
+
     def __float__(self) -> float:
-        self.owner.formula(self)
-        return int.__float__(self)
+        return float(self.forgotten())
 
-    def __truediv__(self, other: float) -> float:
-        self.owner.formula(self)
-        return int.__int__(self) / other
+    def __truediv__(self, other: float) -> Any:
+        return operator.truediv(self.forgotten(), other) if _is_number(other) else NotImplemented
 
-    def __rtruediv__(self, other: float) -> float:
-        self.owner.formula(self)
-        return other / int.__int__(self)
+    def __rtruediv__(self, other: float) -> Any:
+        return operator.truediv(other, self.forgotten()) if _is_number(other) else NotImplemented
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        self.owner.formula(self)
-        return int.__int__(self) ** other
+        if type(other) is int and 1 <= other <= 4 and modulo is None:
+            return functools.reduce(operator.mul, [self] * other)
+        return pow(self.forgotten(), other, modulo) if _is_number(other) else NotImplemented
+
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        return pow(other, self.forgotten(), modulo) if _is_number(other) else NotImplemented
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+    def __lshift__(self, other: Any) -> Any:
+        return self * (1 << other) if type(other) is int else int.__int__(self) << other
+
+    def __rshift__(self, other: Any) -> Any:
+        return self // (1 << other) if type(other) is int else int.__int__(self) >> other
 
     def __neg__(self) -> Any:
         return 0 - self
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return self if int.__int__(self) >= 0 else 0 - self
+
+    def __round__(self, digits: Any = None) -> Any:
+        return self if digits is None or digits >= 0 else round(self.forgotten(), digits)
+
+    def item(self) -> Any:
+        """As numpy's numbers have it: its product of a shape is one of these."""
+        return self
+
+    __trunc__ = __floor__ = __ceil__ = __pos__
 
     __hash__ = int.__hash__
 
@@ -151,31 +196,29 @@ LONGEST = 200
 """Sizes and literals in one expression: a loop can double one in each round, and every reader walks through it."""
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, complex, np.number))
+
+
 def _arithmetic(symbol: str, name: str) -> None:
     compute = _OPERATORS[symbol]
 
     def joined(left: Any, right: Any) -> int:
         one = left if isinstance(left, Size) else right
-        value = compute(int.__int__(left), int.__int__(right))
         exprs, weight = [], 0
         for side in (left, right):
             known = isinstance(side, Size)
             exprs.append(side.expr if known else int.__int__(side))
             weight += side.weight if known else 1
         if weight > LONGEST:
-            for side in (left, right):
-                if isinstance(side, Size):
-                    side.owner.formula(side)
-            return value
+            return compute(*(side.forgotten() if isinstance(side, Size) else side for side in (left, right)))
+        value = compute(int.__int__(left), int.__int__(right))
         return Size(value, Term(symbol, *exprs), one.owner, weight)
 
     def forward(self: Size, other: object) -> Any:
         if isinstance(other, int):
             return joined(self, other)
-        if isinstance(other, (float, complex, np.floating)):
-            self.owner.formula(self)
-            return compute(int.__int__(self), other)
-        return NotImplemented
+        return compute(self.forgotten(), other) if isinstance(other, (float, complex, np.floating)) else NotImplemented
 
     def reflected(self: Size, other: object) -> Any:
         return joined(other, self) if isinstance(other, int) else NotImplemented
@@ -184,8 +227,20 @@ def _arithmetic(symbol: str, name: str) -> None:
     setattr(Size, f"__r{name}__", reflected)
 
 
+def _bits(name: str) -> None:
+    compute = getattr(int, name)
+
+    def forgetting(self: Size, other: Any) -> Any:
+        return compute(self.forgotten(), int.__int__(other)) if isinstance(other, int) else NotImplemented
+
+    setattr(Size, name, forgetting)
+
+
 for _symbol, _name in (("+", "add"), ("-", "sub"), ("*", "mul"), ("//", "floordiv"), ("%", "mod")):
     _arithmetic(_symbol, _name)
+for _name in ("and", "or", "xor"):
+    _bits(f"__{_name}__")
+    _bits(f"__r{_name}__")
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +264,11 @@ class Equality:
     where: str
 
 
+@dataclass(frozen=True, eq=False)
+class Number(Equality):
+    """An expression whose value the model computes with: it must stay that number."""
+
+
 Constraint = Grid | Equality
 
 
@@ -220,6 +280,8 @@ class Provenance:
         self.constraints: list[Constraint] = []
         self.equalities: list[tuple[Expr, Expr, str]] = []
         self.differences: list[tuple[Size, Size]] = []
+        self.numbers: dict[object, Number] = {}  # sizes that reached a value, each once
+        self.understood: set[int] = set()  # by `id`: sizes of the call under way that a rule turned into constraints
         self.place: Callable[[], str] = str
 
     def attach(self, modules: Iterable[tuple[str, Any]]) -> None:
@@ -252,18 +314,30 @@ class Provenance:
         return Size(value, attribute, self)
 
     def expr(self, value: int) -> Expr:
-        """The expression behind an int: a `Size` of this trace, or a literal."""
-        return value.expr if isinstance(value, Size) and value.owner is self else int(value)
+        """The expression behind an int: a `Size` of this trace, or a literal. Who asks makes a constraint of it."""
+        if isinstance(value, Size) and value.owner is self:
+            self.understood.add(id(value))
+            return value.expr
+        return int.__int__(value)
 
     def formula(self, size: Size) -> None:
         """A size went into a floating-point formula."""
         self.equalities.append((size.expr, int.__int__(size), f"a formula in {self.place()}"))
 
+    def number(self, expr: Expr, value: int, where: str) -> None:
+        """A size reached a value, or decides what no rule follows: it must stay."""
+        key = expr if isinstance(expr, Attribute) else _key(expr)
+        if not isinstance(expr, int) and key not in self.numbers:
+            self.numbers[key] = Number(expr, int.__int__(value), where)
+
     def grid(self, ids: Ids, exprs: Iterable[Expr | None], where: str) -> None:
         self.constraints.append(Grid(ids, tuple(exprs), where))
 
     def finish(self) -> None:
-        """Turn comparisons of sizes into constraints, each once."""
+        """Turn comparisons of sizes into constraints, each once, and sizes that were used as numbers.
+
+        Most attributes size nothing that can go: as numbers they are left out.
+        """
         seen: set[tuple[str, str]] = set()
         for left, right, where in self.equalities:
             if isinstance(left, Attribute) and left == right:
@@ -271,7 +345,13 @@ class Provenance:
             key = (_key(left), _key(right))
             if key not in seen:
                 seen.add(key)
-                self.constraints.append(Equality(left, right, where))
+                self.constraints.append((Number if isinstance(right, int) else Equality)(left, right, where))
+        sizing = set[Attribute]().union(*(attributes_in(c) for c in self.constraints))
+        sizing.update(*(attributes_of(size.expr) for pair in self.differences for size in pair))
+        for number in self.numbers.values():
+            names = attributes_of(number.left)
+            if axes_in(number.left) or not sizing.isdisjoint(names) or any(a.name in REPEATED for a in names):
+                self.constraints.append(number)
 
 
 def _key(expr: Expr) -> str:
@@ -297,7 +377,8 @@ def attributes_of(expr: Expr | None) -> set[Attribute]:
     return {expr} if isinstance(expr, Attribute) else set()
 
 
-def _attributes_in(constraint: Constraint) -> set[Attribute]:
+def attributes_in(constraint: Constraint) -> set[Attribute]:
+    """The module attributes in all expressions of a constraint."""
     exprs = constraint.exprs if isinstance(constraint, Grid) else (constraint.left, constraint.right)
     return set[Attribute]().union(*(attributes_of(e) for e in exprs))
 
@@ -396,14 +477,14 @@ class Solver:
             SizeConflict: both sides would be equal, and both are needed as they are.
         """
         solved = dict(solved)
-        used = set[Attribute]().union(*(_attributes_in(c) for c in self.constraints))
+        used = set[Attribute]().union(*(attributes_in(c) for c in self.constraints))
         for one, two in differences:
             if self.value(one.expr, solved) != self.value(two.expr, solved):
                 continue
             for free, other in ((one, two), (two, one)):
                 if isinstance(free.expr, Attribute) and free.expr not in used:
                     now = self.value(other.expr, solved)
-                    solved[free.expr] = max(1, round(int(free) * now / max(int(other), 1)))
+                    solved[free.expr] = max(1, round(int.__int__(free) * now / max(int.__int__(other), 1)))
                     break
             if self.value(one.expr, solved) == self.value(two.expr, solved):
                 why = f"{one.expr} and {two.expr} would become equal, which the model treats as another case"
@@ -431,10 +512,9 @@ class Solver:
 
     def invert(self, left: Expr, right: Expr, values: dict[Attribute, int], unknown: Attribute) -> int | None:
         """The value of `unknown` that makes both sides equal: its own first, so that nothing changes needlessly."""
-        if left is unknown or left == unknown:
-            return self.value(right, values)
-        if right is unknown or right == unknown:
-            return self.value(left, values)
+        for side, other in ((left, right), (right, left)):
+            if side == unknown and unknown not in attributes_of(other):
+                return self.value(other, values)
         dense = self.dense[unknown]
 
         def excess(candidate: int) -> int:
@@ -452,6 +532,8 @@ class Solver:
 
     def complaint(self, left: Expr, right: Expr, constraint: Constraint, values: dict[Attribute, int]) -> str:
         wanted, got = self.value(right, values), self.value(left, values)
+        if isinstance(constraint, Number):
+            return f"a size is used as a number at {constraint.where}: {left} would become {got}"
         if isinstance(left, int):
             return f"hard-coded size {left} at {constraint.where}"
         return f"{left} would be {got} where {wanted} is needed, at {constraint.where}"

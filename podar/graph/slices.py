@@ -47,8 +47,10 @@ def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
         if 0 < width < len(inner):
             attributes.setdefault(module, {})[key] = width**-0.5
     multiplied = rescales(graph.scalings, graph.record.layouts, graph.aliases, alive)
-    shapes = {name: graph.shapes[name] for name in [*cuts, *multiplied]}
-    return Plan(cuts, attributes, multiplied, shapes)
+    computed = {name: c for name, c in graph.record.computed.items() if name in cuts}
+    others = [partner for c in computed.values() for partner in c.partners]
+    shapes = {name: graph.shapes[name] for name in [*cuts, *multiplied, *others]}
+    return Plan(cuts, attributes, multiplied, shapes, computed=computed)
 
 
 def _attributes(

@@ -14,6 +14,8 @@ from torch import nn
 
 from podar.errors import PodarError
 from podar.graph.calls import Calls, transparent_functionals
+from podar.graph.computed import as_one_operator
+from podar.graph.decisions import Told
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.graph.members import Members
 from podar.graph.protect import protected
@@ -52,7 +54,7 @@ def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = N
 
 def replay(model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False) -> list[Step]:
     """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`."""
-    record = Record(decisions=list(like.decisions))
+    record = Record(decisions=like.decisions)
     _run(model, Members(model), inputs, record, train=False, real=real, labels=False)
     return record.steps
 
@@ -74,7 +76,7 @@ def _run(
             f"{meta} is on the meta device and has no values: load weights, or call model.to_empty(device='cpu')"
         )
     if not labels:
-        tracer.decisions = record.decisions
+        tracer.told = Told(record.decisions)
     calls = Calls(tracer)
     with watching(members, inputs, tracer, None if train else shortcuts(calls), train=train):
         if labels:
@@ -98,7 +100,7 @@ def watching(
         transparent_functionals(),
         no_collection(),
     ):
-        _follow(members, tracer.stack, around)
+        _follow(members, tracer, around)
         tracer.begin()
         for tensor in example_tensors(inputs):
             # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
@@ -122,8 +124,8 @@ def no_collection() -> Generator[None]:
             gc.enable()
 
 
-def _follow(members: Members, stack: list[str], around: Around | None) -> None:
-    """Keep the name of the module that runs on top of `stack`; `protected` takes away again what is set here.
+def _follow(members: Members, tracer: Tracer, around: Around | None) -> None:
+    """Keep the name of the module that runs on top of a stack; `protected` takes away again what is set here.
 
     Each module is told apart: a change of `nn.Module.__call__` would empty the method caches of all its subclasses.
     """
@@ -131,7 +133,8 @@ def _follow(members: Members, stack: list[str], around: Around | None) -> None:
         call = module._call_impl  # pyright: ignore[reportPrivateUsage]
         if around is not None:
             call = around(module, call)
-        module.__dict__["_compiled_call_impl"] = _entering(name, call, stack)  # what `__call__` asks for first
+        call = as_one_operator(tracer, module, call)
+        module.__dict__["_compiled_call_impl"] = _entering(name, call, tracer.stack)  # what `__call__` asks for first
 
 
 def _entering(name: str, call: Call, stack: list[str]) -> Call:

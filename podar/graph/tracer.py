@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,11 +14,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from podar.graph import hollow, statistics
+from podar.graph.decisions import LOOKED_THROUGH, MASKED, Decision, Told, masks_of, own, with_masks
 from podar.graph.labels import Ids, Labels
 from podar.graph.makers import Bits, Makers, makers
 from podar.graph.members import Members
-from podar.graph.sizes import Provenance
+from podar.graph.sizes import Provenance, Size
 from podar.graph.statistics import Norm, Statistic
+from podar.graph.values import FLOATS, LITERAL, UNFILLED, Places, contents_of, numbers_at, places_of
+from podar.plans import Computed
 
 Block = tuple[tuple[int, ...], Ids]
 """Tensor dimensions, in nesting order, and the labels over them: shape = the sizes of those dimensions."""
@@ -61,7 +64,8 @@ class Step(NamedTuple):
     module: str
     shapes: tuple[tuple[int, ...], ...]
     blocks: tuple[Blocks, ...]
-    constants: tuple[float, ...]
+    constants: tuple[float, ...]  # numbers that it computes with
+    contents: tuple[float, ...]  # those in small tensors that hang on no parameter and no input
     reads: tuple[int, ...]
     writes: tuple[tuple[int, int], ...]  # (storage, bytes) allocated here
 
@@ -88,8 +92,9 @@ class Record:
     ties: list[tuple[Ids, ...]] = field(default_factory=list)
     outputs: list[tuple[str, Blocks]] = field(default_factory=list)
     real: bool = False  # whether operators had to be computed
-    decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] = field(default_factory=list)  # values it looked at
+    decisions: list[Decision] = field(default_factory=list)  # values it looked at
     norms: list[Norm] = field(default_factory=list)  # statistics over axes that can go
+    computed: dict[str, Computed] = field(default_factory=dict)  # parameters that weights are made of
     least: list[tuple[Ids, int]] = field(default_factory=list)  # axes of which more than one index must stay
 
 
@@ -128,6 +133,15 @@ COUNTS = {"convolution", "linear", "mm", "addmm", "bmm", "baddbmm", "scaled_dot_
 """Operators whose multiplications count, even where nothing that enters has labels."""
 
 
+class Operator(NamedTuple):
+    """An operator's name, its rule, what tells the shape of its result, and where its numbers stand."""
+
+    name: str
+    rule: Callable[..., None] | None
+    shape: Callable[..., Any] | None
+    places: Places
+
+
 class Tracer(TorchDispatchMode):
     """Sees every ATen call, executes it (hollow where values do not matter), and applies the operator's rule."""
 
@@ -147,13 +161,14 @@ class Tracer(TorchDispatchMode):
         self.given = self.bits.add(INPUTS)
         self.knows_inputs = False
         self.statistics = False  # whether there was one yet
-        self.decisions: list[tuple[str, tuple[tuple[int, ...], ...], Any]] | None = None
+        self.told: Told | None = None
         self.operator = ""
         self.inside = False  # an operator that is traced as a whole
         self.factored: dict[int, tuple[Ids, list[Ids]]] = {}
         self.fixed: dict[int, tuple[bool, ...]] = {}
         self.rows: dict[Any, tuple[Ids, Ids]] = {}
-        self._resolved: dict[Any, tuple[str, Callable[..., None] | None, Callable[..., Any] | None]] = {}
+        self.drawn = False  # whether random numbers were
+        self._resolved: dict[Any, Operator] = {}  # by torch's own object, or by name
 
     def begin(self) -> None:
         """Give every parameter and buffer its mark: nearly all will be asked for it."""
@@ -201,7 +216,7 @@ class Tracer(TorchDispatchMode):
             return shared
         return dims[dim]
 
-    def _is_hollow(self, tensor: Tensor) -> bool:
+    def is_hollow(self, tensor: Tensor) -> bool:
         """The same as `mark(tensor).hollow`, and parameters carry nothing away."""
         known = self.known(tensor)
         return known.hollow if known is not None else _is_parameter(tensor)
@@ -301,6 +316,14 @@ class Tracer(TorchDispatchMode):
             for d in range(first, tensor.dim()):
                 self.freeze(self.axis(tensor, d), why)
 
+    def used_as_numbers(self, sizes: Iterable[Size], name: str) -> None:
+        """Sizes that reached a value, or that no rule follows where they went: they must stay."""
+        for size in sizes:
+            if size.owner is self.sizes:
+                module = self.stack[-1]
+                own = name.strip("_")
+                self.sizes.number(size.expr, size, f"{own} in {module}" if module else own)
+
     def balanced(self, ids: Ids, parts: int) -> None:
         """An axis of `parts` equal parts: each must lose equally many."""
         if parts > 1:
@@ -320,35 +343,35 @@ class Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.inside:
             return func(*args, **(kwargs or {}))
-        return self.observed(func, *self._resolve(func), args, kwargs or {})
+        return self.observed(func, self._resolved.get(func) or self._resolve(func), args, kwargs or {})
 
     def whole(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call of Python as one operator, whatever it is made of."""
         self.inside = True
         try:
-            return self.observed(func, name, RULES.get(name), hollow.SHAPERS.get(name), args, kwargs)
+            operator = self._resolved.get(name)
+            if operator is None:
+                operator = self._resolved[name] = Operator(name, RULES.get(name), hollow.SHAPERS.get(name), FLOATS)
+            return self.observed(func, operator, args, kwargs)
         finally:
             self.inside = False
 
     def observed(
         self,
         func: Callable[..., Any],
-        name: str,
-        apply: Callable[..., None] | None,
-        shape: Callable[..., Any] | None,
+        operator: Operator,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
         """Execute one operator, apply its rule, and write it down."""
-        given = (*args, *kwargs.values()) if kwargs else args
-        tensors = _tensors(given)
+        name, apply, shape, places = operator
+        tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
         inputs = [self.mark(t) for t in tensors] if self.rules else []
-        is_hollow = any([m.hollow for m in inputs] if self.rules else map(self._is_hollow, tensors))
+        empty = [m.hollow for m in inputs] if self.rules else [self.is_hollow(t) for t in tensors]
+        is_hollow = any(empty)
         out = NotImplemented
-        if is_hollow and name in hollow.VALUE_READERS:
-            if not self.real:
-                raise hollow.NeedsValues(name)
-            out = self._decided(func, name, tensors, args, kwargs)
+        if is_hollow and (name in LOOKED_THROUGH or (apply is None and "::" in name)):
+            out, args = self._looked_through(func, name, tensors, args, kwargs)
         elif is_hollow and not self.real and shape is not None and hollow.may_be_empty(args[0], tensors):
             if self.inside:
                 with no_dispatch():
@@ -362,13 +385,21 @@ class Tracer(TorchDispatchMode):
         if not outs:
             return out
         shapes = tuple([o.shape for o in outs])
-        constants = tuple([a for a in given if type(a) is float])
+        constants = numbers_at(places, args, kwargs)
+        contents: tuple[float, ...] = ()
+        if not is_hollow:
+            self.drawn = self.drawn or places.draws
+            if not self.drawn and not name.startswith(UNFILLED):
+                contents = contents_of(outs, LITERAL if name == "lift_fresh" else 1)
+        elif not all(empty):
+            known = [t for t, no in zip(tensors, empty) if not no and id(t) not in self.named]
+            contents = contents_of(known, LITERAL) if known and not self.drawn else ()
         if not self.rules:
             if is_hollow:
                 for o in outs:
                     known = self.known(o) or self.attach(o, Mark(), result=not any(o is t for t in tensors))
                     known.hollow = True
-            self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, (), ()))
+            self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, contents, (), ()))
             return out
         self.operator = name
         made = makers(name, args, tensors, inputs, self.bits)
@@ -382,20 +413,47 @@ class Tracer(TorchDispatchMode):
             statistics.follow(self, name, args, tensors, inputs, outs)
         reads = tuple({m.storage for m in inputs if m.storage >= 0})
         blocks = tuple([self.blocks(o) for o in outs])
-        self.record.steps.append(Step(name, self.stack[-1], shapes, blocks, constants, reads, tuple(writes)))
+        self.record.steps.append(Step(name, self.stack[-1], shapes, blocks, constants, contents, reads, tuple(writes)))
         return out
 
-    def _decided(self, func: Any, name: str, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
-        """What the model read from its activations: written down, so that a later run takes the same way."""
-        shapes = tuple(tuple(t.shape) for t in tensors)
-        known = self.record.decisions
-        if self.decisions is not None:
-            if self.decisions and self.decisions[0][:2] == (name, shapes):
-                return self.decisions.pop(0)[2]
-            return func(*args, **kwargs)
-        out = func(*args, **kwargs)
-        known.append((name, shapes, out.clone() if isinstance(out, Tensor) else out))
-        return out
+    def _looked_through(
+        self, func: Any, name: str, tensors: list[Tensor], args: Any, kwargs: Any
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """The result of an operator that may look at values, unless only its masks are read: then other arguments."""
+        if any(map(self.is_hollow, masks_of(name, args))):
+            args = with_masks(name, args, self._told_mask)
+        if name in MASKED or (hasattr(func, "_schema") and func._schema.is_mutable):
+            return NotImplemented, args
+        return self.decided(name, tensors, lambda: func(*args, **kwargs)), args
+
+    def _told_mask(self, mask: Tensor) -> Tensor:
+        return self.decided("a mask", [mask], lambda: mask) if self.is_hollow(mask) else mask
+
+    def decided(self, operator: str, tensors: list[Tensor], read: Callable[[], Any]) -> Any:
+        """What the model reads from its activations: written down, so that a later run takes the same way."""
+        shapes = tuple([tuple(t.shape) for t in tensors])
+        if self.told is not None:
+            known = self.told.next(operator, self.stack[-1], shapes)
+            if known is not None:
+                return own(known.value)
+        if not self.real:
+            raise hollow.NeedsValues(operator)
+        value = read()
+        if self.told is None:
+            self.record.decisions.append(Decision(operator, self.stack[-1], shapes, own(value)))
+        if self.rules and not _tensors((value,)):
+            self._left(operator, tensors)
+        return value
+
+    def _left(self, operator: str, tensors: list[Tensor]) -> None:
+        """Nobody can say what becomes of numbers that were taken out of tensors: axes that show in them stay."""
+        self.operator = operator
+        for t in tensors:
+            statistic = self.mark(t).statistic
+            if statistic is not None:
+                statistics.refuse(self, [statistic])
+            for _, ids in self.blocks(t):
+                self.freeze(ids, "read as numbers at")
 
     def _apply(
         self,
@@ -421,13 +479,10 @@ class Tracer(TorchDispatchMode):
             for _, ids in self.blocks(t):
                 self.freeze(ids, why)
 
-    def _resolve(self, func: Any) -> tuple[str, Callable[..., None] | None, Callable[..., Any] | None]:
-        found = self._resolved.get(func)
-        if found is None:
-            namespace, _, name = func._schema.name.partition("::")
-            name = name if namespace == "aten" else func._schema.name
-            found = (name, RULES.get(name), hollow.SHAPERS.get(name))
-            self._resolved[func] = found
+    def _resolve(self, func: Any) -> Operator:
+        namespace, _, name = func._schema.name.partition("::")
+        name = name if namespace == "aten" else func._schema.name
+        found = self._resolved[func] = Operator(name, RULES.get(name), hollow.SHAPERS.get(name), places_of(func))
         return found
 
     def _settle(

@@ -39,6 +39,17 @@ LAYOUT = {
 """Where a width falls to 1, torch may reach the same linear layer by other views and products."""
 
 
+class ChangedNumber(PodarError):
+    """The smaller model computes with another number than the dense one: a width reached a value unseen."""
+
+    def __init__(self, step: Step) -> None:
+        self.where = _place(step)
+        super().__init__(
+            f"the numbers that {self.where} computes with depend on a width that this cut changes; "
+            "the model is left as it was"
+        )
+
+
 @dataclass(frozen=True)
 class Expectation:
     """The traced model and the units that went."""
@@ -87,11 +98,16 @@ def verify_trace(model: nn.Module, example_inputs: ExampleInputs, expected: Expe
                     f"after this cut {_place(after)} gives shape {got} where {tuple(wanted)} was planned; "
                     "the model is left as it was"
                 )
-        if any(abs(a - b) > 1e-6 * max(abs(a), abs(b)) for a, b in zip(before.constants, after.constants)):
-            raise PodarError(
-                f"the constant {before.constants} of {_place(before)} depends on a width that this cut changes; "
-                "the model is left as it was"
-            )
+        if _differ(before.constants, after.constants):
+            raise ChangedNumber(before)
+        if len(before.contents) == len(after.contents) and _differ(before.contents, after.contents):
+            raise ChangedNumber(before)  # another count: their shapes follow the cut
+
+
+def _differ(before: Sequence[float], after: Sequence[float]) -> bool:
+    if before == after:
+        return False
+    return len(before) != len(after) or any(abs(a - b) > 1e-6 * max(abs(a), abs(b)) for a, b in zip(before, after))
 
 
 def _paired(dense: Sequence[Step], pruned: Sequence[Step], leave_out: set[str]) -> list[tuple[Step, Step]] | None:

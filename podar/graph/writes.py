@@ -172,15 +172,6 @@ def grouped_mm(
     tracer.macs(a.shape[0] * a.shape[1] * b.shape[2], inner, columns)
 
 
-@rule("_weight_norm_interface", "_weight_norm")
-def weight_norm(tracer: Tracer, out: Any, v: Tensor, g: Tensor, *_: Any) -> None:
-    """A weight computed as g · v / |v|: the length is a statistic over every axis of v."""
-    for t in (v, g):
-        _still(tracer, t, "normalised over this axis by")
-    for o in out if isinstance(out, (list, tuple)) else (out,):
-        tracer.put(o, ())
-
-
 @rule("cummax", "cummin", "logcumsumexp")
 def running(tracer: Tracer, out: Any, x: Tensor, dim: int, *_: Any) -> None:
     """Every index looks at those before it."""

@@ -102,6 +102,7 @@ class Kind:
     """One kind of MODEL string: `form` is how the help writes it.
 
     - `formats`: export formats that its library writes: name → why not on this machine, or "".
+    - `runs_code`: opening a model of this kind runs a file of the user's.
     - `check_settings`: refuses arguments that its trainer does not know (`UsageError`); None where it takes none.
     """
 
@@ -111,6 +112,7 @@ class Kind:
     blueprint: Callable[[str, dict[str, Any], bool], Blueprint] = field(repr=False)
     formats: Callable[[], Mapping[str, str]] | None = None
     check_settings: Callable[[Mapping[str, Any]], None] | None = None
+    runs_code: bool = False
 
 
 _kinds: list[Kind] = []
@@ -125,6 +127,7 @@ def model_source(
     complete: Callable[[str], Iterable[str]],
     formats: Callable[[], Mapping[str, str]] | None = None,
     check_settings: Callable[[Mapping[str, Any]], None] | None = None,
+    runs_code: bool = False,
 ) -> Callable[[Blueprinter], Blueprinter]:
     """Register a function `(model, model_args, trust) → Blueprint` for the MODEL strings that `accepts` takes.
 
@@ -133,11 +136,11 @@ def model_source(
     - `form`: how the help writes this kind, e.g. `"timm:NAME"`.
     - `accepts`: MODEL string → whether it is of this kind.
     - `complete`: the beginning of a MODEL string → whole ones, for shell completion.
-    - `formats`, `check_settings`: as in `Kind`.
+    - `formats`, `check_settings`, `runs_code`: as in `Kind`.
     """
 
     def register(blueprint: Blueprinter) -> Blueprinter:
-        _kinds.append(Kind(form, accepts, complete, blueprint, formats, check_settings))
+        _kinds.append(Kind(form, accepts, complete, blueprint, formats, check_settings, runs_code))
         return blueprint
 
     return register

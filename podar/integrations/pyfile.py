@@ -38,7 +38,7 @@ def _functions(path: Path) -> list[str]:
     ]
 
 
-@model_source("FILE.py:FUNCTION", accepts=_accepts, complete=_complete)
+@model_source("FILE.py:FUNCTION", accepts=_accepts, complete=_complete, runs_code=True)
 def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     """What `function(**model_args)` of the file returns. The file may say what the model eats: `example_inputs`, a
     tensor, tuple, dict, or a function without arguments that returns one of them.

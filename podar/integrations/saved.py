@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from podar.errors import PodarError
-from podar.integrations import Blueprint, find, model_source
+from podar.integrations import Blueprint, _modules, find, model_source
+from podar.plain import Unreadable, read_json
 
 if TYPE_CHECKING:
     from torch import nn
 
 SOURCE = "source.json"
+_FETCHING = ("pretrained", "weights", "weights_backbone", "checkpoint_path")  # the weights lie in the folder
+
+
+class _Spec(BaseModel):
+    """What source.json holds."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+    model: str = Field(min_length=1, max_length=4096)
+    model_args: dict[str, Any] = {}
+    modules: list[str] = []
 
 
 def is_saved(folder: str | Path) -> bool:
@@ -41,15 +53,21 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     if model_args:
         raise PodarError(f"{model} holds a pruned model as it is, so --model-arg has no meaning here.")
     spec = _read(folder)
-    dense_model: str = spec["model"]
+    dense_model = spec.model
     kind = find(dense_model)
-    if kind is None:
-        raise PodarError(f"{folder / SOURCE} names the model {dense_model!r}, which podar does not find.")
-    if ".py:" in dense_model and not trust:
+    if kind is None or kind.form == "FOLDER":
+        raise PodarError(f"{folder / SOURCE} names the model {dense_model[:200]!r}, which podar does not find.")
+    if kind.runs_code and not trust:
         raise PodarError(
             f"{model} was made from {dense_model}, and building it runs that file: add --trust if that is right."
         )
-    dense = kind.blueprint(dense_model, spec.get("model_args", {}), trust)
+    for file in spec.modules:
+        if not _modules.is_taken(file):
+            if not trust:
+                raise PodarError(f"{folder / SOURCE} needs {file}: add --module {file} if that file may be run.")
+            _modules.take([file])
+    given = {key: value for key, value in spec.model_args.items() if key not in _FETCHING}
+    dense = kind.blueprint(dense_model, given, trust)
 
     unpruned = dense.dense or dense.make
 
@@ -61,7 +79,7 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     return Blueprint(make, dense.inputs, dense.spec, dense=unpruned, trained=True, library=dense.library)
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> _Spec:
     path = folder / SOURCE
     if not path.is_file():
         raise PodarError(
@@ -69,9 +87,10 @@ def _read(folder: Path) -> dict[str, Any]:
             "as --weights, or load it in Python with podar.load(folder, build)."
         )
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(spec["model"], str) or not isinstance(spec.get("model_args", {}), dict):
-            raise TypeError("model must be text and model_args an object")
-    except (ValueError, KeyError, TypeError) as error:
+        return _Spec.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise PodarError(f"{path} is damaged ({place}: {first['msg'][:100]}).") from error
+    except Unreadable as error:
         raise PodarError(f"{path} is damaged ({error}).") from error
-    return spec

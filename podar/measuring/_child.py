@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from podar import trusted
 from podar.errors import PodarError
 from podar.measuring.memory import resident_peak
 from podar.measuring.runtimes import RUNTIMES, as_for_serving
@@ -45,6 +46,7 @@ def _load(request: dict[str, Any]) -> tuple[Any, Any]:
     import torch
 
     if "tensors" in request:
+        trusted.remember(request["file"])  # our parent was asked, and would not have come so far
         return request["file"], torch.load(request["tensors"], weights_only=True)
     # Our own parent wrote this pickle a moment ago, into a folder that only this user can write to.
     return torch.load(request["module"], weights_only=False)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from podar import trusted
 from podar.errors import PodarError
 from podar.measuring.energy import open_meter
 from podar.measuring.latency import time_in_turn
@@ -27,6 +28,7 @@ def measure(
     threads: int = 1,
     seconds: float = 2.0,
     memory: bool = True,
+    trust: bool = False,
 ) -> Measured:
     """Measure a model where it runs.
 
@@ -39,6 +41,7 @@ def measure(
     - `runtime`: `"onnxruntime"`, `"openvino"` or `"torch"`; None takes the first that reads the file.
     - `threads`: threads of the runtime.
     - `seconds`: time spent on timed runs, after the warm-up.
+    - `trust`: read a `.pt2` that this process did not write: that can run any program.
     - `memory`: also start the child process that measures peak memory (about a second; three for torch).
 
     **Returns:** `Measured`. What cannot be had (energy without counters, the MACs of a file) is None, with the reason
@@ -53,6 +56,8 @@ def measure(
     print(figures.latency_ms["p50"], figures.memory_bytes)
     ```
     """
+    if trust and isinstance(model_or_file, (str, Path)) and Path(model_or_file).is_file():
+        trusted.remember(model_or_file)
     return compare(
         {"model": model_or_file}, example_inputs, runtime=runtime, threads=threads, seconds=seconds, memory=memory
     )["model"]

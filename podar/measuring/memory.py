@@ -18,6 +18,7 @@ import numpy as np
 
 from podar.errors import PodarError
 from podar.file_inputs import arrays
+from podar.files import opened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,13 +109,14 @@ def _pack(folder: Path, model: Any, example_inputs: Any) -> dict[str, Any]:
     import torch
 
     if isinstance(model, (str, Path)):
-        torch.save(example_inputs, folder / "inputs.pt")
+        with opened(folder / "inputs.pt") as file:
+            torch.save(example_inputs, file)
         return {"file": str(Path(model).resolve()), "tensors": str(folder / "inputs.pt")}
     import cloudpickle
 
     try:
-        with _own_code_by_value(cloudpickle):
-            torch.save((model, example_inputs), folder / "model.pkl", pickle_module=cloudpickle)
+        with _own_code_by_value(cloudpickle), opened(folder / "model.pkl") as file:
+            torch.save((model, example_inputs), file, pickle_module=cloudpickle)
     except Exception as error:  # anything a model may hold: locks, generators, open files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise PodarError(f"the model cannot be copied to a child process: {reason}.") from error

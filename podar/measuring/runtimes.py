@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from podar import trusted
 from podar.errors import PodarError, UsageError, first_line, nearest, require, sizes
 from podar.file_inputs import Wanted, arrays, matched
 from podar.modes import modes_put_back
@@ -305,6 +306,7 @@ def _open_program(path: str | Path, example_inputs: Any) -> tuple[nn.Module, Any
 
     from podar.graph.inputs import named_tensors
 
+    trusted.refuse_unknown(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's loader uses what torch deprecates

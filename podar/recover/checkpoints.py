@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from podar.errors import PodarError
-from podar.files import atomic_path
+from podar.files import atomic_path, opened
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain data)."""
-    with atomic_path(path) as unfinished:
-        torch.save(state, unfinished)
+    with atomic_path(path) as unfinished, opened(unfinished) as file:
+        torch.save(state, file)
 
 
 def load(path: Path, signature: dict[str, Any]) -> dict[str, Any] | None:

@@ -277,7 +277,7 @@ def test_ctrl_c_in_the_middle_of_a_stage(folder: Path, stage: str, sent: str) ->
         rest = started.stderr.read()
     assert started.returncode == 1, rest
     last = rest.strip().splitlines()[-1]
-    assert last == f"Error: interrupted in the stage '{stage}': podar resume runs/x goes on from there."
+    assert last == f"Error: interrupted in the stage '{stage}': podar resume runs/x --trust goes on from there."
     assert "Traceback" not in rest
     assert [p.name for p in (folder / "runs/x").iterdir()] == [".work"], "nothing half-written"
     assert before.items() <= contents(folder).items()

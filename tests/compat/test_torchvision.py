@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from podar.compat.torchvision import import_torchvision, nms
+from podar.compat.torchvision import import_torchvision, nms, roi_align
 
 
 def test_it_imports_and_stays_imported() -> None:
@@ -67,3 +68,31 @@ def test_batched_nms_keeps_classes_apart() -> None:
     boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, 9]])
     kept = import_torchvision().ops.batched_nms(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 0]), 0.5)
     assert kept.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("ratio", [2, 3, 0, -1])
+def test_roi_align_and_its_gradient_against_torchvisions_own_python(ratio: int, aligned: bool) -> None:
+    import_torchvision()
+    theirs = importlib.import_module(
+        "torchvision.ops.roi_align"
+    )._roi_align.__wrapped__  # as it is before it is compiled
+    maps = torch.randn(2, 5, 20, 30, dtype=torch.float64, requires_grad=True)
+    corners = torch.rand(17, 2, 2, dtype=torch.float64) * torch.tensor([118.0, 78.0])
+    boxes = torch.cat([torch.randint(0, 2, (17, 1)), corners.amin(1), corners.amax(1)], 1)
+    wanted = theirs(maps, boxes, 0.25, 7, 5, ratio, aligned)
+    got = import_torchvision().ops.roi_align(maps, boxes, (7, 5), 0.25, ratio, aligned)
+    assert torch.allclose(got, wanted, rtol=0, atol=1e-12)
+    back = torch.randn_like(got)
+    assert torch.allclose(*(torch.autograd.grad(y, maps, back)[0] for y in (got, wanted)), rtol=0, atol=1e-12)
+
+
+def test_points_outside_the_map_count_as_nothing_and_no_boxes_give_nothing() -> None:
+    maps, outside = torch.ones(1, 1, 8, 8, requires_grad=True), torch.tensor([[0.0, 20, 20, 40, 40]])
+    assert roi_align(maps, outside, 1.0, 2, 2, 2, False).eq(0).all()
+    half = torch.tensor([[0.0, 0, 0, 12, 8]])
+    assert roi_align(maps, half, 1.0, 1, 2, 4, False).flatten().tolist() == [1.0, 0.25]  # of 6.75 to 11.25 one
+    nothing = import_torchvision().ops.roi_align(maps, outside[:0], 7, 1.0, 0)
+    assert nothing.shape == (0, 1, 7, 7)
+    nothing.sum().backward()
+    assert maps.grad is not None and maps.grad.eq(0).all()

@@ -28,7 +28,8 @@ def networks() -> dict[str, tuple[nn.Module, torch.Tensor]]:
 @pytest.mark.parametrize("name", networks())
 def test_every_mirror_is_the_size_that_it_repeats(name: str) -> None:
     model, inputs = networks()[name]
-    found = mirrors(Members(model.eval()).all)
+    members = Members(model.eval())
+    found = mirrors(members.all, members.tensors)
     assert found
     assert_true(model, found)
     podar.prune(model, inputs, "channels=0.5", scope="local")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import podar
 from podar.errors import PodarError
-from podar.graph.verify import Expectation, verify_trace
+from podar.graph.verify import ChangedNumber, Expectation, verify_trace
 from podar.plans import Plan
 
 
@@ -79,3 +82,46 @@ def test_prune_refuses_and_undoes_what_does_not_verify() -> None:
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     podar.prune(model, INPUT, "channels=0.5", scope="local", verify=False)
     assert model.a.out_features == 4
+
+
+class Hidden(nn.Module):
+    """Computes with its width in ways that a trace cannot follow."""
+
+    def __init__(self, use: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.use, self.a, self.b, self.c = use, nn.Linear(6, 8), nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.b(self.a(x).relu()).relu()
+        return self.use(self.c(h), h.shape[-1])
+
+
+HIDDEN: list[Callable[[Tensor, int], Tensor]] = [
+    lambda y, c: y * (1.0 / c),
+    lambda y, c: y + math.isqrt(c),
+    lambda y, c: torch.add(y, y, alpha=math.log(c)),
+    lambda y, c: y.masked_fill(y > 0, math.gcd(c, 96)),
+    lambda y, c: y * torch.tensor([1.0, math.log(c)])[1],
+    lambda y, c: y * torch.from_numpy(np.full(3, math.log2(c))),
+    lambda y, c: y * torch.full((3,), math.log2(c)),
+    lambda y, c: y.roll(math.isqrt(c), 1),
+]
+
+
+@pytest.mark.parametrize("k", range(len(HIDDEN)))
+def test_a_number_that_hangs_on_a_width_is_noticed(k: int) -> None:
+    model = Hidden(HIDDEN[k]).double()
+    x = INPUT.double()
+    graph = podar.trace(model, x)
+    plan = podar.plan(graph, "channels=0.5", model=model, scope="local")
+    podar.apply(model, plan)
+    with pytest.raises(ChangedNumber, match="depend on a width"):
+        verify_trace(model, x, Expectation(graph, graph.removed_units(plan)))
+
+
+@pytest.mark.parametrize("k", range(len(HIDDEN)))
+def test_what_is_noticed_stays_and_the_rest_goes(k: int) -> None:
+    model = Hidden(HIDDEN[k]).double()
+    result = podar.prune(model, INPUT.double(), "channels=0.5", scope="local")
+    assert model.a.weight.shape == (4, 6) and model.b.weight.shape == (16, 4)
+    assert any(name == "b.weight" and "used as a number at" in why for name, _, why in result.graph.frozen)

@@ -19,6 +19,7 @@ from podar.integrations._modules import file_that_defines, own_layer
 from podar.integrations.ultralytics.building import know_own_layers
 from podar.integrations.ultralytics.configuration import checked
 from podar.integrations.ultralytics.sealing import unsealed
+from podar.offline import ultralytics_offline
 
 _OF_LAYERS = ("torch.nn.modules.", "ultralytics.nn.modules.", "ultralytics.nn.tasks.")
 
@@ -42,7 +43,8 @@ def read_checkpoint(path: Path, trust: bool = False) -> nn.Module:
     **Raises:** `PodarError` when the file is damaged, holds no model, or needs anything outside the allow-list.
     """
     import_torchvision()
-    require("ultralytics", extra="ultralytics")
+    with ultralytics_offline():
+        require("ultralytics", extra="ultralytics")
     try:
         if trust:
             loaded = torch.load(path, map_location="cpu", weights_only=False)

@@ -18,13 +18,12 @@ from podar.graph import Graph, trace
 from podar.graph.graph import Outputs
 from podar.graph.inputs import ExampleInputs
 from podar.graph.slices import plan_for
-from podar.graph.verify import Expectation
 from podar.integrations.ultralytics.samples import IMPORTANCE, Samples, loss_of
 from podar.integrations.ultralytics.sealing import seal
-from podar.moves import AUTO
+from podar.moves import AUTO, Allocation
 from podar.patterns import patterns
 from podar.plans import Plan
-from podar.pruning import Result, carry_out
+from podar.pruning import Result, cut
 from podar.reduction import unit_scores
 
 # RT-DETR's training looks the classes of labels up in this table; a trace, which has no labels, does not see it.
@@ -81,12 +80,15 @@ def prune(
     if any(name.endswith(LOOKED_UP) for name, _ in model.named_modules()):
         protect = (*patterns(protect), f"*{LOOKED_UP}*")
     options: dict[str, Any] = {"scope": scope, "protect": protect, "only": only, "multiple_of": multiple_of}
-    allocation = allocate(graph, wanted, values, ratios=ratios, **options)
-    uneven = _uneven(graph, allocation.share)
-    if uneven:  # the target was met in the middle of a pair
-        allocation = allocate(graph, wanted, values, ratios={**(ratios or {}), **uneven}, **options)
-    plan = _with_halves(model, plan_for(graph, allocation.removed))
-    carry_out(model, plan, Expectation(graph, allocation.removed) if verify else None, example_inputs)
+
+    def planned() -> tuple[Plan, Allocation]:
+        allocation = allocate(graph, wanted, values, ratios=ratios, **options)
+        uneven = _uneven(graph, allocation.share)
+        if uneven:  # the target was met in the middle of a pair
+            allocation = allocate(graph, wanted, values, ratios={**(ratios or {}), **uneven}, **options)
+        return _with_halves(model, plan_for(graph, allocation.removed)), allocation
+
+    plan, allocation = cut(model, example_inputs, graph, planned, verify)
     seal(model)
     return Result(model, plan, graph, allocation)
 

@@ -7,15 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from podar.errors import PodarError, UsageError, nearest
 from podar.integrations import LibraryData
+from podar.integrations.ultralytics.caches import read_cache, use_plain_caches
 from podar.integrations.ultralytics.files import write_checkpoint
 from podar.integrations.ultralytics.heads import head_of, with_head
 from podar.integrations.ultralytics.models import make_ready
 from podar.integrations.ultralytics.samples import IMPORTANCE, Samples, loss_of
 from podar.integrations.ultralytics.training import said, train
+from podar.plain import read_yaml
 
 SHAPED = {"segment": "polygons", "obb": "rotated rectangles of four corners"}
 _METRICS = {
@@ -41,6 +41,7 @@ def open_data(model: Any, spec: str, side: int | None) -> LibraryData:
     folders, labels of another task, classes outside `names`, corrupt images.
     """
     make_ready()
+    use_plain_caches()
     side = side or _side_of(model)
     stride = max(int(getattr(model, "stride", [32])[-1]) if hasattr(model, "stride") else 32, 32)
     if side % stride:
@@ -166,10 +167,7 @@ def _detect(spec: str, task: str, side: int) -> dict[str, Any]:
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
         raise PodarError(f"there is no data set {spec}" + (f"; did you mean {path.with_name(near)}?" if near else "."))
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PodarError(f"{spec} cannot be read as YAML: {said(error)}") from error
+    content = read_yaml(path)
     for key in ("train", "val", "names"):
         if not isinstance(content, dict) or not content.get(key):
             raise PodarError(f"{spec} is no data set of Ultralytics: {key}: is missing.")
@@ -189,7 +187,6 @@ def _detect(spec: str, task: str, side: int) -> dict[str, Any]:
 def _check_labels(spec: str, split: str, data: dict[str, Any], task: str, side: int) -> None:
     """Let Ultralytics read every image and label, which it does before training anyway, and look at what it says."""
     from ultralytics.data.dataset import YOLODataset
-    from ultralytics.data.utils import load_dataset_cache_file
 
     for place in data[split] if isinstance(data[split], list) else [data[split]]:
         if not Path(place).exists():
@@ -203,7 +200,7 @@ def _check_labels(spec: str, split: str, data: dict[str, Any], task: str, side: 
         raise PodarError(f"{spec}: {cause or said(error)}") from error
     cache = Path(read.label_files[0]).parent.with_suffix(".cache")
     if cache.is_file():
-        kept = load_dataset_cache_file(cache)
+        kept = read_cache(cache)
         corrupt = kept["results"][3]
         if corrupt:
             first = next((said(ValueError(m)) for m in kept["msgs"] if "corrupt" in m), "")

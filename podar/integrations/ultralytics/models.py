@@ -14,10 +14,12 @@ from podar.errors import PodarError, nearest, require
 from podar.integrations import Blueprint
 from podar.integrations._builders import call_builder
 from podar.integrations._inputs import random_images
+from podar.integrations._modules import taken
 from podar.integrations.ultralytics.building import build
 from podar.integrations.ultralytics.checkpoint import is_checkpoint, read_checkpoint
-from podar.integrations.ultralytics.configuration import checked
+from podar.integrations.ultralytics.configuration import checked, is_own
 from podar.integrations.yolo import architectures, blueprint
+from podar.offline import ultralytics_offline
 from podar.plain import read_yaml
 from podar.weights import read_state
 
@@ -37,7 +39,9 @@ def make_ready() -> None:
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     os.environ.setdefault("YOLO_VERBOSE", "false")
     import_torchvision()
-    require("ultralytics", extra="ultralytics")
+    with ultralytics_offline():
+        require("ultralytics", extra="ultralytics")
+        require("ultralytics.utils", extra="ultralytics")  # which asks for the network
 
 
 def from_yaml(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
@@ -88,8 +92,14 @@ def _from_config(raw: Any, model: str, model_args: dict[str, Any], trust: bool) 
     from podar.integrations.ultralytics.library import LIBRARY
 
     notes = (f"{model} has random weights: give trained ones with --weights FILE, or a .pt as MODEL.",)
-    spec = {"model": model, "model_args": kwargs}
+    spec = {"model": model, "model_args": kwargs, **_own_files(config)}
     return Blueprint(make, _inputs, spec, notes=notes, read_weights=_read_weights, library=LIBRARY)
+
+
+def _own_files(config: dict[str, Any]) -> dict[str, list[str]]:
+    """The files that define the layers of the user's own which a configuration names."""
+    own = any(is_own(row[2]) for row in (*config["backbone"], *config["head"]))
+    return {"modules": taken()} if own else {}
 
 
 def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
@@ -154,7 +164,7 @@ def from_checkpoint(model: str, model_args: dict[str, Any], trust: bool) -> Blue
         read: Any = make()
         return _build_dense(read) if is_pruned(read) else read
 
-    spec = {"model": str(path), "model_args": head}
+    spec = {"model": str(path), "model_args": head, **({"modules": taken()} if taken() else {})}
     return Blueprint(make, _inputs, spec, dense=dense, trained=True, library=LIBRARY)
 
 
@@ -173,9 +183,9 @@ def _find_checkpoint(model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_file():
         return path.resolve()
-    from ultralytics.utils import ONLINE, downloads
+    from ultralytics.utils import downloads, is_online
 
-    if model in downloads.GITHUB_ASSETS_NAMES and ONLINE:
+    if model in downloads.GITHUB_ASSETS_NAMES and is_online():
         found = Path(_asked(downloads.attempt_download_asset, model))
         if found.is_file():
             return found.resolve()

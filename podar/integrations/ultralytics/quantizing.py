@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+
+from podar.integrations.ultralytics.caches import check_unpickling
+from podar.plain import read_yaml
 
 QUANTIZATION = "podar_quantization"  # attribute of a model; no parameter or buffer
 
@@ -31,8 +33,10 @@ def recall_quantization(model: Any, folder: Path) -> None:
     best, arguments = folder / "weights" / "best.pt", folder / "args.yaml"
     if QUANTIZATION in model.__dict__ or not best.is_file() or not arguments.is_file():
         return
-    if str(yaml.safe_load(arguments.read_text(encoding="utf-8")).get("quantize")) not in ("8", "int8"):
+    kept = read_yaml(arguments)
+    if not isinstance(kept, dict) or str(kept.get("quantize")) not in ("8", "int8"):
         return
-    state = torch.load(best, map_location="cpu", weights_only=False).get("modelopt")  # this run's trainer wrote it
+    check_unpickling(best)
+    state = torch.load(best, map_location="cpu", weights_only=False).get("modelopt")
     if state is not None:
         setattr(model, QUANTIZATION, state)

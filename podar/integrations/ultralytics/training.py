@@ -15,6 +15,7 @@ from torch import nn
 
 from podar.errors import PodarError, UsageError, nearest
 from podar.files import write_atomic
+from podar.integrations.ultralytics.caches import check_unpickling
 from podar.integrations.ultralytics.files import NAME, write_checkpoint
 from podar.integrations.ultralytics.models import make_ready, refuse_missing
 from podar.integrations.ultralytics.quantizing import remember_quantization
@@ -60,6 +61,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     teacher = settings.get("distill_model")
     if teacher and not Path(str(teacher)).expanduser().is_file():
         refuse_missing(str(teacher))
+    elif teacher and str(teacher).endswith(".pt"):
+        check_unpickling(Path(str(teacher)).expanduser())
     try:
         read = get_cfg(overrides={key: smart_value(v) if isinstance(v, str) else v for key, v in settings.items()})
     except Exception as error:
@@ -202,6 +205,12 @@ def _unfinished(last: Path) -> bool:
         return False
     from ultralytics.nn.tasks import load_checkpoint
 
+    try:
+        check_unpickling(last)
+    except PodarError as error:
+        if "damaged" in str(error) or "no checkpoint" in str(error):  # half written: begin anew
+            return False
+        raise
     try:
         return int(load_checkpoint(str(last))[1].get("epoch", -1)) >= 0
     except Exception:  # half written: begin anew

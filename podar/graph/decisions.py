@@ -1,0 +1,110 @@
+"""What a model reads from its activations: written down in the dense run, and told to every later one.
+
+A detector keeps the boxes that score well, a mixture of experts the tokens that chose an expert, and a branch hangs on
+a number. A pruned network has other values, so it would keep other boxes, and no shape could be compared any more.
+So later runs get what the dense one read: the numbers, the positions, the masks.
+"""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+READERS = frozenset(
+    """_local_scalar_dense item equal is_nonzero nonzero masked_select _unique _unique2 unique_dim unique_consecutive
+    bincount repeat_interleave one_hot torchvision::nms torchvision::qnms""".split()
+)
+"""Operators whose result as a whole (a number, or a tensor whose size nobody knows beforehand) hangs on values."""
+
+MASKED = {
+    "index": 1,
+    "_unsafe_index": 1,
+    "index_put": 1,
+    "index_put_": 1,
+    "_index_put_impl_": 1,
+    "_unsafe_index_put": 1,
+    "masked_scatter": 1,
+    "masked_scatter_": 1,
+}
+"""Operators that take as many elements as a mask has marks, and where their masks stand among the arguments."""
+
+LOOKED_THROUGH = READERS | MASKED.keys()
+
+CONVERSIONS = frozenset(("tolist", "numpy", "__array__"))
+"""Methods that take values out of a tensor without an operator."""
+
+MASKS = (torch.bool, torch.uint8)
+
+
+class Decision(NamedTuple):
+    """One reading: by which operator of which module, the shapes that it looked at, and what it read."""
+
+    operator: str
+    module: str
+    shapes: tuple[tuple[int, ...], ...]
+    value: Any
+
+
+class Told:
+    """The decisions of an earlier run, handed out in their order, each module and operator for itself."""
+
+    def __init__(self, decisions: Iterable[Decision]) -> None:
+        self.waiting: dict[tuple[str, str], deque[Decision]] = {}
+        for decision in decisions:
+            self.waiting.setdefault((decision.operator, decision.module), deque()).append(decision)
+
+    def next(self, operator: str, module: str, shapes: tuple[tuple[int, ...], ...]) -> Decision | None:
+        """What was read at this place, if it can be read there again: positions mean nothing in another shape."""
+        waiting = self.waiting.get((operator, module))
+        if not waiting:
+            return None
+        decision = waiting.popleft()
+        return decision if decision.shapes == shapes or isinstance(decision.value, (int, float, complex)) else None
+
+
+def own(value: Any) -> Any:
+    """A copy of what was read: the model may go on to write into it."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, (list, tuple)):
+        return type(value)(own(v) for v in value)
+    return value.copy() if hasattr(value, "copy") else value
+
+
+def masks_of(name: str, args: tuple[Any, ...]) -> Iterator[Tensor]:
+    """The masks that decide how many elements an operator takes, or writes."""
+    place = MASKED.get(name)
+    if place is None:
+        return
+    given = args[place]
+    masks = [m for m in (given if isinstance(given, (list, tuple)) else (given,)) if is_mask(m)]
+    if masks and "put" in name and len(args) > 2:
+        # One value for all places, or one row: how many places there are does not matter.
+        positions = sum(m.dim() if is_mask(m) else 1 for m in given if isinstance(m, Tensor))
+        if args[2].numel() == 1 or args[2].dim() <= args[0].dim() - positions:
+            return
+    yield from masks
+
+
+def is_mask(given: Any) -> bool:
+    return isinstance(given, Tensor) and given.dtype in MASKS
+
+
+def with_masks(name: str, args: tuple[Any, ...], told: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+    """The arguments of an operator, each of its masks exchanged for what `told` says of it."""
+    replaced = {id(m): told(m) for m in masks_of(name, args)}
+    if not replaced:
+        return args
+    place = MASKED[name]
+    given = args[place]
+    if isinstance(given, (list, tuple)):
+        changed: Any = type(given)(replaced.get(id(m), m) for m in given)
+    else:
+        changed = replaced.get(id(given), given)
+    return (*args[:place], changed, *args[place + 1 :])
