@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from podar.allocate import Target, allocate, parse_target
+from podar.bare import prefix, reshaping
 from podar.cost import Cost
 from podar.criteria import Scorer, score
 from podar.errors import PodarError, UsageError
@@ -37,12 +38,13 @@ class Result:
     """What `podar.prune` did: print it for a table. Costs and removed indices are worked out when first asked for.
 
     Attributes:
-        model: the pruned model: the object that was passed in.
+        model: the pruned model: the object that was passed in, wrappers and all.
         plan: what was removed.
         graph: the trace of the model as it was passed in.
         allocation: what is left of each family of units.
         blocks: names of the residual blocks that went as a whole (`depth=True`).
         rest: the trace without those blocks, which the allocation is for; None where none went.
+        prefix: what wrappers put before the names of the model inside, as "module."; plan and graph have bare names.
     """
 
     model: nn.Module
@@ -51,6 +53,7 @@ class Result:
     allocation: Allocation
     blocks: tuple[str, ...] = ()
     rest: Graph | None = None
+    prefix: str = ""
 
     @cached_property
     def before(self) -> Cost:
@@ -68,10 +71,11 @@ class Result:
 
         Where groups of a convolution lose different inputs, `removed_mask` has the full story.
         """
-        return {
+        found = {
             name: {cut.dim: torch.tensor(cut.array) for cut in cuts if cut.groups == 1}
             for name, cuts in self.plan.cuts.items()
         } | {name: {0: torch.arange(shape[0] if shape else 1)} for name, shape in self.plan.dropped().items()}
+        return {self.prefix + name: gone for name, gone in found.items()}
 
     def removed_mask(self, name: str) -> Tensor:
         """BoolTensor of the dense shape of a parameter or buffer: True where an element was removed.
@@ -79,6 +83,7 @@ class Result:
         Raises:
             PodarError: the model as passed in had no tensor of that name.
         """
+        name = name.removeprefix(self.prefix)
         if name not in self.graph.shapes:
             raise PodarError(f"the model has no parameter or buffer named {name!r}")
         if name in self.plan.dropped():
@@ -186,8 +191,10 @@ def prune(
     """Make a model smaller, in place: trace, score, plan, cut, and check that what is left fits together.
 
     Args:
-        model: any module.
-        example_inputs: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model and runs it.
+        model: any module. DistributedDataParallel, DataParallel, torch.compile and moving averages around it are looked
+            through, and go on working with what is left; under the first all processes cut alike.
+        example_inputs: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model (without its
+            wrappers) and runs it.
         target: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M". May be left out where `ratios`
             are given: the rest of the model then stays whole.
         importance: "magnitude" (squared L2), "magnitude-l1", "bn-scale", "taylor", "random", or a callable
@@ -225,9 +232,6 @@ def prune(
     parsed = None if target is None else parse_target(target)
     if depth and parsed is None:
         raise UsageError("depth weighs whole blocks against channels for a target: give one, such as macs=0.5")
-    graph = trace(model, example_inputs, outputs=outputs)
-    elementwise = score(importance, model, data, loss)
-    scores = unit_scores(graph, elementwise)
     options: dict[str, Any] = {
         "scope": scope,
         "ratios": ratios,
@@ -235,14 +239,34 @@ def prune(
         "only": patterns(only),
         "multiple_of": multiple_of,
     }
-    if depth and parsed is not None:
-        blocks = choose_blocks(model, example_inputs, graph, parsed, elementwise, scores, **options)
+    with reshaping(model) as own:
+        found = _pruned(own, example_inputs, parsed, (importance, data, loss), outputs, verify, depth, options)
+    return replace(found, model=model, prefix=prefix(model))
+
+
+def _pruned(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    target: Target | None,
+    scoring: tuple[str | Scorer, Any, Any],
+    outputs: Outputs,
+    verify: bool,
+    depth: bool,
+    options: dict[str, Any],
+) -> Result:
+    """The work of `prune`, on a model without wrappers."""
+    importance, data, loss = scoring
+    graph = trace(model, example_inputs, outputs=outputs)
+    elementwise = score(importance, model, data, loss)
+    scores = unit_scores(graph, elementwise)
+    if depth and target is not None:
+        blocks = choose_blocks(model, example_inputs, graph, target, elementwise, scores, **options)
         if blocks:
-            return _with_depth(model, example_inputs, graph, blocks, parsed, elementwise, outputs, verify, options)
+            return _with_depth(model, example_inputs, graph, blocks, target, elementwise, outputs, verify, options)
     del elementwise  # it may hold the weights that are about to go
 
     def planned() -> tuple[Plan, Allocation]:
-        allocation = allocate(graph, parsed, scores, **options)
+        allocation = allocate(graph, target, scores, **options)
         return plan_for(graph, allocation.removed), allocation
 
     made, allocation = cut(model, example_inputs, graph, planned, verify)

@@ -12,6 +12,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from podar.bare import bare, reshaping
 from podar.computed import partners
 from podar.errors import PodarError
 from podar.graph.members import Members
@@ -30,7 +31,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     Optimizers made before keep state of the old shapes: make them anew.
 
     Args:
-        model: the model that the plan was made for, with the same parameter names and shapes.
+        model: the model that the plan was made for, with the same parameter names and shapes, under wrappers or not.
         plan: from `podar.plan`, `podar.Plan.load` or `result.plan`.
 
     Returns:
@@ -42,14 +43,15 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     Example:
         >>> podar.apply(model, podar.Plan.load("plan.json"))
     """
-    undo = Undo(model)
-    try:
-        for step in plan.steps:
-            fill(reshape(model, step, undo))
-            remember(model, step)
-    except BaseException:
-        undo.restore()
-        raise
+    with reshaping(model) as own:
+        undo = Undo(own)
+        try:
+            for step in plan.steps:
+                fill(reshape(own, step, undo))
+                remember(own, step)
+        except BaseException:
+            undo.restore()
+            raise
     return model
 
 
@@ -63,7 +65,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         raise PodarError(
             "a plan of several steps cannot be a mask: each step counts in the shapes that the last one left"
         )
-    members = Members(model)
+    members = Members(bare(model))
     for step in plan.steps:
         _check(members, step)
     tensors = members.tensors

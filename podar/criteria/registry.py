@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError, nearest
 from podar.graph.members import Members
+from podar.wrappers import unwrapped
 
 Scores = Mapping[str, Tensor]
 Scorer = Callable[[nn.Module, Any, Any], Scores]
@@ -59,7 +60,7 @@ def score(importance: str | Scorer, model: nn.Module, data: Any = None, loss: An
 
     Args:
         importance: a name in `CRITERIA` or a callable of the scorer contract.
-        model: the model; left as it was.
+        model: the model; left as it was. Wrappers around it are left away, so names are those of the model inside.
         data: batches for criteria that need them: an iterable of (inputs, targets).
         loss: `loss(outputs, targets)`; cross entropy when None.
 
@@ -75,6 +76,7 @@ def score(importance: str | Scorer, model: nn.Module, data: Any = None, loss: An
         scorer = CRITERIA[importance]
     else:
         scorer = importance
+    model = unwrapped(model)
     scores = scorer(model, data, loss)
     if isinstance(scores, PerParameter):
         return scores

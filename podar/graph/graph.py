@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from podar.bare import bare
 from podar.cost import Cost, CostModel
 from podar.errors import PodarError
 from podar.graph.families import Cluster, Ties
@@ -404,7 +405,8 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
     """Run the model once and find out what must go together.
 
     Args:
-        model: any module; left exactly as it was.
+        model: any module; left exactly as it was. Wrappers around it (DataParallel, torch.compile, moving averages)
+            are left away: names are those of the model inside.
         example_inputs: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model and runs it.
         outputs: paths of the outputs that must keep their shape ("0", "logits"), or a test of a path; None keeps all.
 
@@ -417,6 +419,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
     Example:
         >>> graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
     """
+    model = bare(model)
     try:
         members = Members(model)
         record = observe(model, example_inputs, members)
