@@ -16,6 +16,7 @@ from podar.bare import bare, reshaping
 from podar.computed import partners
 from podar.errors import PodarError
 from podar.graph.members import Members
+from podar.graph.quantizers import is_quantizer
 from podar.plans import Computed, Cut, Plan, Rescale
 from podar.skips import Skipped, replace
 from podar.slicing import Slicer, empty_after
@@ -74,7 +75,8 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
             tensors[name].zero_()
         made = partners(tensors, plan, _zeroed)
         for name, cuts in plan.cuts.items():
-            zero(tensors[name], _but_rows(cuts, plan.computed.get(name)))
+            if not is_quantizer(type(members.owners[name][0])):  # with a scale of 0 it would divide by that
+                zero(tensors[name], _but_rows(cuts, plan.computed.get(name)))
         for name, value in made.items():
             tensors[name].copy_(value)
     return model

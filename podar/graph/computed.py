@@ -40,7 +40,7 @@ def weight_norm(tracer: Tracer, out: Any, v: Tensor, g: Tensor, dim: int = 0) ->
     if None in names or known not in (None, made) or (known is None and _is_partner(tracer, g)):
         _freeze(tracer, v, g)
         return
-    _rows_and_columns(tracer, v)
+    rows_and_columns(tracer, v)
     if dim >= 0 and g.dim():
         tracer.equal(tracer.axis(v, dim), tracer.axis(g, dim))
     tracer.record.computed[names[0] or ""] = made
@@ -54,7 +54,7 @@ def spectral_norm(tracer: Tracer, out: Tensor, w: Tensor, u: Tensor, v: Tensor, 
     if name is None or None in partners or dim > 1:
         _freeze(tracer, w, u, v)
         return
-    _rows_and_columns(tracer, w)
+    rows_and_columns(tracer, w)
     rows, columns = tracer.axis(w, dim), tracer.axis(w, 1 - dim)
     tracer.equal(rows, tracer.axis(u, 0))
     shape = [n for d, n in enumerate(w.shape) if d != dim]
@@ -71,7 +71,7 @@ def spectral_shape(w: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(w)
 
 
-def _rows_and_columns(tracer: Tracer, w: Tensor) -> None:
+def rows_and_columns(tracer: Tracer, w: Tensor) -> None:
     """Kernel positions are no candidates: only rows and columns get atoms."""
     mark, name = tracer.mark(w), tracer.named[id(w)]
     if mark.fresh:

@@ -19,6 +19,7 @@ from podar.graph.decisions import Told
 from podar.graph.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.graph.members import Members
 from podar.graph.protect import protected
+from podar.graph.quantizers import as_a_quantizer
 from podar.graph.shortcuts import shortcuts
 from podar.graph.statistics import refuse
 from podar.graph.tracer import Mark, Record, Step, Tracer
@@ -133,7 +134,7 @@ def _follow(members: Members, tracer: Tracer, around: Around | None) -> None:
         call = module._call_impl  # pyright: ignore[reportPrivateUsage]
         if around is not None:
             call = around(module, call)
-        call = as_one_operator(tracer, module, call)
+        call = as_a_quantizer(tracer, module, as_one_operator(tracer, module, call))
         module.__dict__["_compiled_call_impl"] = _entering(name, call, tracer.stack)  # what `__call__` asks for first
 
 
