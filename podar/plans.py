@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json  # a quarter of the time that json takes
 
+from podar.errors import PodarError
 from podar.files import write_atomic
+from podar.plain import Unreadable, loads_json
+from podar.plan_checks import check
 
 VERSION = 1
 
@@ -167,24 +169,25 @@ class Plan:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: the text is not a plan, or one of a newer format.
+            PodarError: the text is not a plan, or one of a newer format.
         """
         try:
-            data = json.loads(text)
-            version = data["podar_plan"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError("this is not a podar plan: a JSON object with the key 'podar_plan' is needed") from error
+            data = loads_json(text)
+        except Unreadable as error:
+            raise PodarError(f"this is not a podar plan: {error}.") from error
+        version = data.get("podar_plan") if isinstance(data, dict) else None
+        if version is None:
+            raise PodarError("this is not a podar plan: a JSON object with the key 'podar_plan' is needed.")
         if version != VERSION:
-            raise ValueError(
-                f"this plan has format {version}, this podar reads {VERSION}; install the podar that wrote it"
-            )
+            told = f"this plan has format {str(version)[:40]}, this podar reads {VERSION}"
+            raise PodarError(f"{told}; install the podar that wrote it.")
         try:
-            sets = [Indices(int(i) for i in s) for s in data["sets"]]
-            steps = [_decode(step, sets) for step in data["steps"]]
-            last = steps[-1]
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"this plan is damaged ({type(error).__name__}: {error}); save it again") from error
-        return replace(last, earlier=tuple(steps[:-1]))
+            check(data)
+        except Unreadable as error:
+            raise PodarError(f"this plan is damaged ({error}); save it again.") from error
+        sets = [Indices(indices) for indices in data["sets"]]
+        *earlier, last = [_decode(step, sets) for step in data["steps"]]
+        return replace(last, earlier=tuple(earlier))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all."""
@@ -196,16 +199,16 @@ class Plan:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is not a plan.
+            PodarError: the file is not a plan.
         """
         try:
-            text = Path(path).read_text()
+            text = Path(path).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not a podar plan: it is not text") from error
+            raise PodarError(f"{path} is not a podar plan: it is not text.") from error
         try:
             return Plan.from_json(text)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except PodarError as error:
+            raise PodarError(f"{path}: {error}") from error
 
 
 def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:

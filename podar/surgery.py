@@ -167,6 +167,15 @@ def _check(members: Members, plan: Plan) -> None:
     for name in plan.attributes:
         if name not in known:
             raise PodarError(f"the plan sets attributes of {name!r}, which this model does not have")
+    for name, rescales in plan.rescales.items():
+        sizes = list(tensors[name].shape) if name in tensors else []
+        for cut in plan.cuts.get(name, ()):
+            sizes[cut.dim] -= len(cut.removed) // cut.groups
+        if any(r.dim >= len(sizes) or max(r.indices, default=-1) >= sizes[r.dim] for r in rescales):
+            raise PodarError(f"the plan rescales {name!r}, which this model does not have; was it made for another?")
+    for name, computed in plan.computed.items():
+        if not {name, *computed.partners} <= tensors.keys():
+            raise PodarError(f"the plan cuts {name!r} and what it is made of, which this model does not have")
 
 
 class Slot(NamedTuple):
@@ -320,21 +329,34 @@ def _set(module: Any, key: str, value: int | float, undo: Undo) -> None:
         settings = module.__dict__.get(held)
         if settings is None:
             return
+        if not hasattr(settings, "__dict__") or isinstance(settings, (nn.Module, type)):
+            raise PodarError(f"the plan sets {key} of a {type(module).__name__}, whose {held} holds no settings")
         undo.attributes.append((module, held, settings))
         own = copy.copy(settings)
         module.__dict__[held] = own
         module = own
-    old = module.__dict__[name] if path else getattr(module, name)
-    if index and not isinstance(old, (list, tuple)):
+    old: Any = module.__dict__.get(name) if path else getattr(module, name, None)
+    if old is None and (name in module.__dict__ or hasattr(module, name)):
         return  # a cache that this copy of the model has not filled yet
-    undo.attributes.append((module, name, old))
+    new: Any = value
+    was: Any = old
     if index:
-        items: list[Any] = list(old)
-        items[int(index[:-1])] = value
-        value = type(old)(items)  # pyright: ignore[reportAssignmentType]
+        if not isinstance(old, (list, tuple)):
+            return  # the same
+        items, place = list(old), int(index[:-1])
+        was = items[place] if place < len(items) else None
+        items[place : place + 1] = [value]
+        new = type(old)(items)
+    numeric = type(was) is float or (type(was) is int and type(value) is int)
+    if not numeric or (value < 0) != (was < 0):
+        raise PodarError(
+            f"the plan sets {key} of a {type(module).__name__} to {value}, which has no such number ({str(was)[:40]}); "
+            "was it made for another model?"
+        )
+    undo.attributes.append((module, name, old))
     kind = type(module)
     plain = name in module.__dict__ and kind.__setattr__ is nn.Module.__setattr__ and not hasattr(kind, name)
     if path or plain:  # setattr takes ten times as long
-        module.__dict__[name] = value
+        module.__dict__[name] = new
     else:
-        setattr(module, name, value)
+        setattr(module, name, new)
