@@ -19,6 +19,7 @@ from podar.lottery.controls import drawn, random_masks, redrawn
 from podar.lottery.curve import ARMS, TicketPoint
 from podar.lottery.store import Store
 from podar.lottery.tickets import Tickets, load
+from podar.patterns import patterns
 from podar.recover import accuracy, finetune
 from podar.sparse.early_bird import EarlyBird
 from podar.sparse.layers import Weight, weights_of
@@ -41,14 +42,14 @@ def find_ticket(
     amount: float = 0.2,
     rewind: int = 0,
     seeds: int | Sequence[int] = 3,
-    controls: Iterable[str] = (),
+    controls: str | Iterable[str] = (),
     every: int = 1,
     epochs: int = 5,
     lr: float | None = None,
     batch_size: int = 128,
     scope: str = "global",
     importance: str | Scorer = "magnitude",
-    protect: Iterable[str] = (),
+    protect: str | Iterable[str] = (),
     early_bird: float | None = None,
     folder: str | os.PathLike[str] | None = None,
     train: Train | None = None,
@@ -87,7 +88,7 @@ def find_ticket(
         >>> tickets = podar.find_ticket(build, podar.data.load("fashion-mnist"), rounds=12, controls=("reinit",))
         >>> tickets.smallest("ticket"), tickets.smallest("reinit")
     """
-    arms = ("ticket", *dict.fromkeys(controls))
+    arms = ("ticket", *dict.fromkeys(patterns(controls)))
     chosen = _checked(rounds, amount, rewind, seeds, arms[1:], every)
     if data is None and (train is None or evaluate is None):
         raise PodarError("a ticket search trains again and again: give data, or train= and evaluate=")
@@ -116,7 +117,7 @@ def find_ticket(
     judge = evaluate if evaluate is not None else _accuracy_on(data.test if isinstance(data, Dataset) else data)
     teach = train if train is not None else _finetuning(data, epochs, lr, batch_size)
     search = _Search(
-        build, Store(folder, signature), teach, judge, tuple(protect), amount, rewind, kind, importance, data,
+        build, Store(folder, signature), teach, judge, patterns(protect), amount, rewind, kind, importance, data,
         early_bird, rounds,
     )  # fmt: skip
     _run(search, chosen, arms, every, progress)

@@ -24,12 +24,14 @@ class Weight:
         axes: its (output, input) axes.
         groups: of a grouped convolution; its input axis then counts the channels of one group (of a transposed
             convolution, of all groups).
+        others: its further paths, where it is tied.
     """
 
     name: str
     places: tuple[tuple[nn.Module, str], ...]
     axes: tuple[int, int]
     groups: int = 1
+    others: tuple[str, ...] = ()
 
     @property
     def layer(self) -> str:
@@ -80,7 +82,7 @@ class Weight:
         return full.movedim((0, -1), self.axes).contiguous()
 
 
-def weights_of(model: nn.Module, protect: Iterable[str] = (), computed: str = "refuse") -> list[Weight]:
+def weights_of(model: nn.Module, protect: str | Iterable[str] = (), computed: str = "refuse") -> list[Weight]:
     """The convolution, linear, embedding, recurrent and attention weights of a model, tied ones once, in module order.
 
     Args:
@@ -95,12 +97,12 @@ def weights_of(model: nn.Module, protect: Iterable[str] = (), computed: str = "r
     if isinstance(protect, str):
         protect = (protect,)
     found: dict[int, Weight] = {}
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         for attribute, axes in _attributes(module).items():
             name = f"{path}.{attribute}" if path else attribute
             parameter = _parameter(module, attribute, name)
             if parameter is None:
-                if computed == "refuse" and not any(matches(name, p) for p in protect):
+                if computed == "refuse" and not any(matches(p, name) for p in protect):
                     raise PodarError(
                         f"{name} is computed from other parameters (weight norm or a parametrization), so a mask on it "
                         f"would not last: make it plain first with remove_parametrizations, or "
@@ -110,19 +112,22 @@ def weights_of(model: nn.Module, protect: Iterable[str] = (), computed: str = "r
             if not parameter.is_floating_point():
                 continue
             known = found.get(id(parameter))
-            places = (*known.places, (module, attribute)) if known else ((module, attribute),)
+            here = (module, attribute)
+            places = known.places if known else ()
+            places = places if any(m is module and a == attribute for m, a in places) else (*places, here)
             groups = getattr(module, "groups", 1) if isinstance(module, _ConvNd) else 1
-            found[id(parameter)] = Weight(known.name if known else name, places, axes, groups)
+            others = (*known.others, name) if known else ()
+            found[id(parameter)] = Weight(known.name if known else name, places, axes, groups, others)
     weights = list(found.values())
     for pattern in protect:
         _expect_match(pattern, weights, "protect")
-    return [w for w in weights if not any(matches(w.name, p) for p in protect)]
+    return [w for w in weights if not any(matches(p, w.name, *w.others) for p in protect)]
 
 
-def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern means a weight: its name, its layer, a layer above it, or a shell pattern of one of these."""
-    parts = name.split(".")
-    paths = [".".join(parts[:k]) for k in range(1, len(parts) + 1)]
+def matches(pattern: str, *names: str) -> bool:
+    """Whether a pattern means a weight of these names: a name, its layer, one above it, or a shell pattern of such."""
+    parts = [name.split(".") for name in names]
+    paths = [".".join(own[:k]) for own in parts for k in range(1, len(own) + 1)]
     return any(path == pattern or fnmatchcase(path, pattern) for path in paths)
 
 
@@ -135,7 +140,7 @@ def per_weight(patterns: Mapping[str, float], weights: list[Weight], option: str
     values = {}
     for pattern, value in patterns.items():
         _expect_match(pattern, weights, option)
-        values.update({w.name: value for w in weights if matches(w.name, pattern)})
+        values.update({w.name: value for w in weights if matches(pattern, w.name, *w.others)})
     return values
 
 
@@ -146,9 +151,9 @@ def leave_dense(layer: str, *others: str) -> str:
 
 
 def _expect_match(pattern: str, weights: list[Weight], option: str) -> None:
-    if any(matches(w.name, pattern) for w in weights):
+    if any(matches(pattern, w.name, *w.others) for w in weights):
         return
-    near = nearest(pattern, [n for w in weights for n in (w.name, w.layer)])
+    near = nearest(pattern, [n for w in weights for n in (w.name, *w.others, w.layer)])
     raise UsageError(f"{option}: no weight fits {pattern!r}" + (f"; did you mean {near!r}?" if near else ""))
 
 

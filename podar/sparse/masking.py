@@ -44,7 +44,7 @@ def sparsify(
     data: Any = None,
     loss: Any = None,
     amounts: Mapping[str, float] | None = None,
-    protect: Iterable[str] = (),
+    protect: str | Iterable[str] = (),
     rounds: int | None = None,
 ) -> Sparsity:
     """Mask the least important weights, in place and in the format of torch.nn.utils.prune.

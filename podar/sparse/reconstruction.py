@@ -45,7 +45,7 @@ def reconstruct(
     scope: str = "global",
     importance: str | Scorer = "magnitude",
     amounts: Mapping[str, float] | None = None,
-    protect: Iterable[str] = (),
+    protect: str | Iterable[str] = (),
     passes: int = 8,
 ) -> list[LayerError]:
     """Sparsify in one shot without labels: each layer's remaining weights take over the work of those that go.

@@ -125,7 +125,7 @@ class Keeper:
         self.apply()
 
 
-def keep(model: nn.Module, protect: Iterable[str] = ()) -> Keeper:
+def keep(model: nn.Module, protect: str | Iterable[str] = ()) -> Keeper:
     """Hold the zeros that a model has, so that training does not fill them. Masks of torch's format are baked.
 
     Example:
@@ -149,7 +149,7 @@ def gradual(
     importance: str | Scorer = "magnitude",
     data: Any = None,
     loss: Any = None,
-    protect: Iterable[str] = (),
+    protect: str | Iterable[str] = (),
     updates: int = 100,
 ) -> Keeper:
     """Sparsify in the course of a training: "one-shot", "iterative", or the "cubic" schedule of Zhu and Gupta (2017).
@@ -193,7 +193,7 @@ def rigl(
     loss: Any = None,
     drop: float = 0.3,
     end: float = 0.75,
-    protect: Iterable[str] = (),
+    protect: str | Iterable[str] = (),
     updates: int = 50,
 ) -> Keeper:
     """Train sparse from the first step on, and rewire: drop the least weights, grow where gradients are largest.
@@ -246,7 +246,7 @@ def _rewired(weight: Weight, mask: Tensor, fraction: float) -> Tensor:
     return flat.view(mask.shape)
 
 
-def _trainable(model: nn.Module, protect: Iterable[str], pattern: Pattern) -> list[Weight]:
+def _trainable(model: nn.Module, protect: str | Iterable[str], pattern: Pattern) -> list[Weight]:
     """The weights to be kept sparse, checked; masks of torch's format are baked, their parameters stay the same."""
     weights = weights_of(model, protect)
     if not weights:

@@ -56,3 +56,25 @@ def test_amounts_that_make_no_sense_change_nothing(amount: float) -> None:
         podar.sparsify(model, amount)
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class TiedTwice(nn.Module):
+    """A head that is the embedding, and a layer that stands at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(20, 8), nn.Linear(8, 8)
+        self.lm_head = nn.Linear(8, 20, bias=False)
+        self.lm_head.weight, self.again = self.embed.weight, self.mix
+
+
+@pytest.mark.parametrize(
+    ("pattern", "dense"),
+    [("lm_head", "embed.weight"), ("*lm_head*", "embed.weight"), ("embed", "embed.weight"), ("again", "mix.weight")],
+)
+def test_a_tied_weight_is_named_by_each_of_its_names(pattern: str, dense: str) -> None:
+    model = TiedTwice()
+    podar.sparsify(model, 0.5, protect=pattern)
+    found = podar.sparsity(model)
+    assert [layer.name for layer in found.layers] == ["embed.weight", "mix.weight"]
+    assert [layer.fraction for layer in found.layers] == [0.0 if layer.name == dense else 0.5 for layer in found.layers]
