@@ -17,6 +17,7 @@ __all__ = [
     "accelerate",
     "apply",
     "bake",
+    "compensate",
     "distill",
     "export",
     "find_ticket",
@@ -35,6 +36,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from podar.compat.torchvision import import_torchvision
+    from podar.compensation import compensate
     from podar.exporters import export
     from podar.graph import Graph, trace
     from podar.lottery import find_ticket
@@ -54,6 +56,7 @@ _HOME = {
     "accelerate": "podar.runtime",
     "apply": "podar.surgery",
     "bake": "podar.sparse",
+    "compensate": "podar.compensation",
     "distill": "podar.recover",
     "export": "podar.exporters",
     "find_ticket": "podar.lottery",

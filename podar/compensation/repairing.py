@@ -1,0 +1,341 @@
+"""`compensate`: after a cut every linear map is solved anew, so that the smaller model gives what the dense one gave.
+
+Both models walk side by side over the same inputs, in the order of the network. Before each map of the pruned model its
+weights are solved by least squares: its inputs as they now are, the dense map's outputs as the target. The last map of
+a residual branch also takes over what the other branch lost, and what a ReLU cuts off does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from podar.compensation.flow import After, follow
+from podar.compensation.forms import Convolution
+from podar.compensation.readings import Key, Parameters, Reading
+from podar.compensation.report import Compensation, Consumer
+from podar.compensation.solving import Cutoff, Solution, solve
+from podar.compensation.walking import Walk
+from podar.errors import PodarError, first_line
+from podar.model.batches import inputs_of, run, size
+from podar.modes import modes_put_back
+from podar.plans import Plan
+from podar.surgery import PLAN_ATTRIBUTE
+
+ROWS_PER_COLUMN = 8
+"""Rows that are drawn for each unknown of an output, where the inputs give as many; more change nothing."""
+
+FEWEST_ROWS = 4096
+
+HELD = 10
+"""One sample of this many is held back: these choose the ridge and say whether a solution is better."""
+
+SAMPLES = 512
+"""So many samples are read: what their layers hold is in memory at once."""
+
+SPARSE = 0.1
+"""A weight with this share of zeros was sparsified: solving it would fill them."""
+
+Run = Callable[[nn.Module], Any]
+
+
+def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, seed: int = 0) -> Compensation:
+    """Solve the linear maps of a pruned model anew, in place, from inputs without labels.
+
+    Least squares over all inputs of a map, kernel positions included, towards the dense model's outputs, with an
+    intercept where a bias or a batch norm can take it (reconstruction as in ZipLM, Kurtic et al. 2023, and OSSCAR, Meng
+    et al. 2024, but on the pruned model's own inputs). Convolutions of any kind and products with a parameter are
+    solved, wherever in the model they stand. A map whose outputs would not come nearer to the dense ones on samples
+    that were held back stays as it is.
+
+    Args:
+        pruned: a model that `podar.prune` or `podar.apply` cut; it carries its plan. Changed in place.
+        dense: the model as it was before. Left as it is.
+        inputs: a tensor (its first axis is the batch), batches, or a data set, as docs/data.md says; targets are not
+            looked at. The first 512 samples are read: shuffle what is in the order of its classes.
+        seed: of the rows that are drawn.
+
+    Returns:
+        Compensation: per map the error before and after; `print(…)` shows a table.
+
+    Raises:
+        PodarError: no inputs, inputs that are not finite or do not fit, or two models that do not belong together.
+
+    Example:
+        >>> dense = copy.deepcopy(model)
+        >>> podar.prune(model, pictures[:1], "macs=0.5")
+        >>> print(podar.compensate(model, dense, pictures))
+    """
+    batches = _batches(inputs, dense)
+    pair = _Pair(pruned, dense)
+    runs: list[Run] = [lambda model, batch=batch: run(model, batch) for batch in batches]
+    with modes_put_back(pruned), modes_put_back(dense):
+        for model in (pruned, dense):
+            for module in model.modules():
+                module.training = False
+        try:
+            with torch.no_grad():
+                return _Repair(pair, runs, seed).carried_out()
+        except PodarError:
+            raise
+        except Exception as error:
+            raise PodarError(
+                f"the models do not run on the inputs ({type(error).__name__}: {first_line(error)}); check shapes and "
+                "types by calling both on one batch."
+            ) from error
+
+
+def _batches(inputs: Any, model: nn.Module) -> list[Any]:
+    """The first batches, up to `SAMPLES`: more change next to nothing, and all of them are in memory at once."""
+    found, count = [], 0
+    for batch in inputs_of(inputs, model, "compensation"):
+        found.append(batch)
+        count += size(batch)
+        if count >= SAMPLES:
+            break
+    return found
+
+
+class _Pair:
+    """The two models, and which indices of the dense one's axes the pruned one kept."""
+
+    def __init__(self, pruned: nn.Module, dense: nn.Module) -> None:
+        self.pruned, self.dense = pruned, dense
+        self.of_pruned, self.of_dense = Parameters(pruned), Parameters(dense)
+        self._kept: dict[tuple[str, int], np.ndarray] = {}
+        self.cut: set[str] = set()
+        text = pruned.__dict__.get(PLAN_ATTRIBUTE)
+        for step in Plan.from_json(text).steps if text else ():
+            for name, cuts in step.cuts.items():
+                self.cut.add(name)
+                for c in cuts:
+                    if c.groups == 1:
+                        before = self._kept.get((name, c.dim), np.arange(c.size))
+                        self._kept[name, c.dim] = np.delete(before, c.array)
+
+    def kept(self, name: str, dim: int) -> Tensor | None:
+        """The indices of an axis that were kept; None: all."""
+        found = self._kept.get((name, dim))
+        return None if found is None else torch.from_numpy(found)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Rows of one batch at one reading of a map.
+
+    Attributes:
+        rows: (groups, rows, columns) inputs. wanted: (groups, rows, outputs) what the dense model gives there.
+        zero: where the ReLU behind it is zero, in the shape of `wanted`; None without one.
+        held: which rows are held back.
+        number: which reading of its parameter it is.
+    """
+
+    rows: Tensor
+    wanted: Tensor
+    zero: Tensor | None
+    held: Tensor
+    number: int
+
+
+class _Repair:
+    """One walk of both models through all batches."""
+
+    def __init__(self, pair: _Pair, runs: Sequence[Run], seed: int) -> None:
+        self.pair, self.runs = pair, runs
+        self.generator = torch.Generator().manual_seed(seed)
+        self.flow = follow(pair.pruned, runs[0], pair.of_pruned)
+        self.dense_flow = follow(pair.dense, runs[0], pair.of_dense)
+        self.calls: dict[str, int] = {}
+        for name, _ in self.flow.order:
+            self.calls[name] = self.calls.get(name, 0) + 1
+        self.earlier: dict[str, list[_Sample]] = {}  # of parameters that are read again: each time all rows count
+        self.found: dict[str, Consumer] = {}
+        self.replaced: list[tuple[Tensor, Tensor]] = []  # tensors of the pruned model, and what they were
+
+    def carried_out(self) -> Compensation:
+        """Solve every map; what fails leaves the model as it was."""
+        try:
+            return self._walked()
+        except BaseException:
+            with torch.no_grad():
+                for tensor, before in reversed(self.replaced):
+                    tensor.data.copy_(before)
+            raise
+
+    def _walked(self) -> Compensation:
+        pair = self.pair
+        walks = [Walk(pair.pruned, run, pair.of_pruned, self.flow) for run in self.runs]
+        dense_walks = [Walk(pair.dense, run, pair.of_dense, self.dense_flow) for run in self.runs]
+        try:
+            for walk in walks:
+                walk.step()
+            passed: set[Key] = set()
+            for key in self.flow.order:
+                here = []
+                for walk, other in zip(walks, dense_walks):
+                    while walk.at is not None and walk.at.key in passed:
+                        walk.step()
+                    if walk.at is not None and walk.at.key == key:
+                        here.append((walk, other))
+                self._at(key, [(a, b) for a, b in here if _stepped_to(b, key)])
+                passed.add(key)
+                for walk, _ in here:
+                    walk.step()
+        finally:
+            for walk in (*walks, *dense_walks):
+                walk.close()
+        read = {name for name, _ in self.flow.order}
+        tensors = pair.of_pruned.members.tensors
+        for name in sorted(pair.cut - read):
+            if name in tensors and tensors[name].dim() > 1 and name in pair.of_pruned.members.parameters:
+                self.found[name] = Consumer(name, None, None, "no convolution or product reads it as a whole")
+        return Compensation(tuple(self.found.values()))
+
+    def _at(self, key: Key, walks: list[tuple[Walk, Walk]]) -> None:
+        """All batches stand before one map: solve it, with the rows of earlier readings where it is read again."""
+        name, number = key
+        if not walks:
+            self.found.setdefault(name, Consumer(name, None, None, "the dense model does not read it at this place"))
+            return
+        reading = walks[0][0].at
+        assert reading is not None
+        reason = self._unsolvable(reading, walks[0][1].at)
+        if reason is None:
+            samples = [*self.earlier.pop(name, ()), *self._samples(key, walks)]
+            if number + 1 < self.calls[name]:
+                self.earlier[name] = samples
+            self.found[name] = self._solved(reading, self.flow.after[key], samples)
+        else:
+            self.found.setdefault(name, Consumer(name, None, None, reason))
+
+    def _unsolvable(self, reading: Reading, dense: Reading | None) -> str | None:
+        weight, other = reading.weight, None if dense is None else dense.weight
+        if other is None or other.dim() != weight.dim():
+            return "the dense model reads it in another way"
+        if _sparse(weight):
+            return "its zeros would be filled"
+        if isinstance(reading.form, Convolution) and reading.form.transposed and reading.form.groups > 1:
+            return "a transposed convolution in groups"
+        return None
+
+    def _samples(self, key: Key, walks: list[tuple[Walk, Walk]]) -> list[_Sample]:
+        sizes = [w.at.form.positions(w.at.x, w.at.weight) for w, _ in walks if w.at is not None]
+        columns = 1 if walks[0][0].at is None else walks[0][0].at.form.matrix(walks[0][0].at.weight).shape[-1]
+        share = max(FEWEST_ROWS, ROWS_PER_COLUMN * columns) / sum(sizes)
+        return [self._sample(key, a, b, max(2, round(n * share))) for n, (a, b) in zip(sizes, walks)]
+
+    def _sample(self, key: Key, walk: Walk, dense_walk: Walk, take: int) -> _Sample:
+        """Draw rows of one batch, and work out what the map is to give there."""
+        here, there = walk.at, dense_walk.at
+        assert here is not None and there is not None
+        after, dense_after = self.flow.after[key], self.dense_flow.after[key]
+        form, total = here.form, here.form.positions(here.x, here.weight)
+        drawn = torch.randperm(total, generator=self.generator)[:take] if take < total else torch.arange(total)
+        rows = form.rows(here.x, here.weight, drawn).float()
+        matrix = there.form.matrix(there.weight).float()
+        wanted = _flat(there.form.rows(there.x, there.weight, drawn).float() @ matrix.mT)
+        bias = _value(self.pair.of_dense, dense_after.bias)
+        if bias is not None:
+            wanted = wanted + bias
+        lost: Tensor | float = 0.0
+        if after.other is not None and dense_after.other is not None:
+            dense_other, other = dense_walk.taken(dense_after.other), walk.taken(after.other)
+            if dense_other is not None and other is not None:
+                wanted = wanted + there.form.outputs(dense_after.back(dense_other), drawn).float()
+                lost = form.outputs(after.back(other), drawn).float()
+        kept = self.pair.kept(here.name, 1 - form.input_dim if form.groups == 1 else 0)
+        wanted = (wanted if kept is None else wanted[:, kept]) - lost
+        zero = None
+        if after.rectified:
+            zero = torch.zeros_like(wanted) - lost
+            if after.norm is not None:
+                scale, offset = after.norm.affine()
+                zero = zero - offset / scale
+        groups = form.matrix(here.weight).shape[0]
+        split = lambda t: t.reshape(len(drawn), groups, -1).transpose(0, 1)  # noqa: E731
+        return _Sample(rows, split(wanted), None if zero is None else split(zero), _held(drawn, total, here.x), key[1])
+
+    def _solved(self, reading: Reading, after: After, samples: list[_Sample]) -> Consumer:
+        form, weight = reading.form, reading.weight
+        old = form.matrix(weight).detach()
+        bias = _value(self.pair.of_pruned, after.bias)
+        shift = torch.zeros(old.shape[:2]) if bias is None else bias.reshape(old.shape[:2])
+        cutoff = None
+        if all(s.zero is not None for s in samples):
+            sign = torch.ones(old.shape[0], 1, old.shape[1])
+            if after.norm is not None:
+                sign = after.norm.affine()[0].sign().reshape(old.shape[0], 1, -1)
+            cutoff = Cutoff(torch.cat([s.zero for s in samples if s.zero is not None], 1), sign)
+        held = torch.cat([s.held for s in samples])
+        if bool(held.all()) or not bool(held.any()):
+            held = torch.arange(len(held)) % HELD == HELD - 1
+        if int((~held).sum()) < 2 or not bool(held.any()):
+            return Consumer(reading.name, None, None, "too few inputs")
+        solution = solve(
+            torch.cat([s.rows for s in samples], 1), torch.cat([s.wanted for s in samples], 1), old, shift, held,
+            weights=_weights(samples), shifts=bias is not None or after.norm is not None, cutoff=cutoff,
+        )  # fmt: skip
+        if solution.ridge is None:
+            return Consumer(reading.name, solution.before, solution.before, "no better on the samples held back")
+        self._put(reading, after, solution)
+        return Consumer(reading.name, solution.before, solution.after)
+
+    def _put(self, reading: Reading, after: After, solution: Solution) -> None:
+        """Write the solution into the model: weights, and the shift into the bias or into the norm's mean."""
+        members = self.pair.of_pruned.members
+        self._replace(reading.weight, reading.form.weight(solution.matrix, reading.weight))
+        if after.bias is not None:
+            bias = members.tensors[after.bias]
+            self._replace(bias, solution.shift.reshape(bias.shape))
+        elif after.norm is not None:
+            mean = members.buffers[after.norm.mean]
+            self._replace(mean, mean - solution.shift.reshape(mean.shape).to(mean.dtype))
+
+    def _replace(self, tensor: Tensor, value: Tensor) -> None:
+        self.replaced.append((tensor, tensor.detach().clone()))
+        tensor.data.copy_(value)
+
+
+def _sparse(weight: Tensor) -> bool:
+    """Whether so many weights are zero that somebody made them so."""
+    return int((weight == 0).sum()) > SPARSE * weight.numel()
+
+
+def _stepped_to(walk: Walk, key: Key) -> bool:
+    """Whether a walk comes to a reading; it goes on to it."""
+    while (found := walk.step()) is not None:
+        if found.key == key:
+            return True
+    return False
+
+
+def _value(parameters: Parameters, name: str | None) -> Tensor | None:
+    return None if name is None else parameters.members.tensors[name].detach().float()
+
+
+def _weights(samples: Sequence[_Sample]) -> Tensor | None:
+    """Where a parameter is read again and again, each reading counts alike, however large its outputs are."""
+    if len({s.number for s in samples}) == 1:
+        return None
+    of_reading: dict[int, float] = {}
+    for number in {s.number for s in samples}:
+        wanted = torch.cat([s.wanted for s in samples if s.number == number], 1)
+        of_reading[number] = 1 / float((wanted - wanted.mean(1, keepdim=True)).square().sum().clamp_min(1e-30))
+    largest = max(of_reading.values())
+    return torch.cat([torch.full((len(s.held),), of_reading[s.number] / largest) for s in samples])
+
+
+def _flat(outputs: Tensor) -> Tensor:
+    """(groups, rows, outputs of a group) → (rows, outputs)."""
+    return outputs.transpose(0, 1).reshape(outputs.shape[1], -1)
+
+
+def _held(drawn: Tensor, total: int, x: Tensor) -> Tensor:
+    """Whole samples are held back, since positions of one picture resemble each other; rows where there are none."""
+    samples = x.shape[0] if x.dim() > 2 else total
+    return drawn // (total // samples) % HELD == HELD - 1

@@ -1,0 +1,47 @@
+"""What compensation did: for every linear map the error before and after, or why it was left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """One linear map.
+
+    Attributes:
+        name: its parameter.
+        before, after: squared error of its outputs on samples held back, as a share of the dense outputs' squared
+            spread; None where it was not measured.
+        left: why it was left as it was; None where it was solved.
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    left: str | None = None
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """Every linear map of the pruned model in the order in which the model reads them."""
+
+    consumers: tuple[Consumer, ...]
+
+    @property
+    def solved(self) -> tuple[Consumer, ...]:
+        """The maps that were solved anew."""
+        return tuple(c for c in self.consumers if c.left is None)
+
+    @property
+    def left(self) -> tuple[Consumer, ...]:
+        """The maps that were left as they were."""
+        return tuple(c for c in self.consumers if c.left is not None)
+
+    def __str__(self) -> str:
+        width = max([len(c.name) for c in self.consumers], default=0)
+        lines = [f"{len(self.solved)} of {len(self.consumers)} linear maps solved anew (error before → after)"]
+        for c in self.consumers:
+            numbers = "" if c.before is None or c.after is None else f"{c.before:8.4f} → {c.after:.4f}"
+            lines.append(f"  {c.name:<{width}}  {numbers}{'  left: ' + c.left if c.left else ''}".rstrip())
+        return "\n".join(lines)
