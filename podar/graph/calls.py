@@ -29,6 +29,7 @@ WHOLE = {
     "scaled_dot_product_attention",
     "einsum",
     "_weight_norm_interface",
+    "_sparse_mm",
     *_RECURRENT,
 }
 """Traced as Python calls them: what they fall into depends on the machine and on sizes of 1."""

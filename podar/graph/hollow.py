@@ -43,7 +43,7 @@ def may_be_empty(first: Any, tensors: Sequence[Tensor]) -> bool:
     `first` is its first argument: shapers know those that begin with a tensor or tensors.
     """
     floats = tensors[0].is_floating_point() or any(t.is_floating_point() or t.is_complex() for t in tensors)
-    return floats and isinstance(first, (Tensor, list, tuple))
+    return floats and (first.layout is torch.strided if isinstance(first, Tensor) else isinstance(first, (list, tuple)))
 
 
 def shaper(*names: str) -> Callable[[Shaper], Shaper]:

@@ -73,6 +73,9 @@ def _joined(group: list[Tensor]) -> Tensor:
 
 def _put_back(group: list[Tensor], before: Tensor) -> None:
     with torch.no_grad():
+        if before.layout is not torch.strided:  # sparse: not to be compared
+            group[0].copy_(before)
+            return
         if torch.equal(_joined(group), before):
             return
         parts = [before] if len(group) == 1 else _unflatten_dense_tensors(before, group)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from podar.graph import statistics
@@ -326,16 +327,18 @@ def group_norm(
     tracer.put(out[0], tracer.blocks(x), zero=w is not None and b is not None)
 
 
-@rule("mm")
-def mm(tracer: Tracer, out: Tensor, a: Tensor, b: Tensor) -> None:
+@rule("mm", "_sparse_mm")
+def mm(tracer: Tracer, out: Tensor, a: Tensor, b: Tensor, *_: Any) -> None:
     """The contracted axes meet; rows come from a, columns from b."""
     contract(tracer, a, 1, b, 0)
     rows, inner, columns = tracer.axis(a, 0), tracer.axis(a, 1), tracer.axis(b, 1)
-    tracer.put(out, axes_of({0: rows, 1: columns}), zero=(tracer.mark(a).zero and tracer.mark(b).zero) or rows is None)
-    tracer.macs(a.shape[0] * a.shape[1] * b.shape[1], rows, inner, columns)
+    zero = (rows is None or tracer.mark(a).zero) and (columns is None or tracer.mark(b).zero)
+    tracer.put(out, axes_of({0: rows, 1: columns}), zero)
+    entries = a.shape[0] * a.shape[1] if a.layout is torch.strided else a._nnz()
+    tracer.macs(entries * b.shape[1], rows, inner, columns)
 
 
-@rule("addmm")
+@rule("addmm", "_sparse_addmm")
 def addmm(tracer: Tracer, out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> None:
     """A linear layer."""
     mm(tracer, out, a, b)
@@ -513,4 +516,4 @@ def embedding(tracer: Tracer, out: Tensor, w: Tensor, index: Tensor, *_: Any) ->
     tracer.freeze(tracer.axis(w, 0), "rows looked up by")
     for _, ids in tracer.blocks(index):
         tracer.freeze(ids, "positions of")
-    tracer.put(out, axes_of({out.dim() - 1: tracer.axis(w, 1)}), zero=True)
+    tracer.put(out, axes_of({out.dim() - 1: tracer.axis(w, 1)}), tracer.mark(w).zero)

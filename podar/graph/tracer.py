@@ -168,6 +168,7 @@ class Tracer(TorchDispatchMode):
         self.fixed: dict[int, tuple[bool, ...]] = {}
         self.rows: dict[Any, tuple[Ids, Ids]] = {}
         self.drawn = False  # whether random numbers were
+        self.unfilled: set[int] = set()  # memory that was given out as it was
         self._resolved: dict[Any, Operator] = {}  # by torch's own object, or by name
 
     def begin(self) -> None:
@@ -365,7 +366,7 @@ class Tracer(TorchDispatchMode):
     ) -> Any:
         """Execute one operator, apply its rule, and write it down."""
         name, apply, shape, places = operator
-        tensors = _tensors((*args, *kwargs.values()) if kwargs else args)
+        tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
         inputs = [self.mark(t) for t in tensors] if self.rules else []
         empty = [m.hollow for m in inputs] if self.rules else [self.is_hollow(t) for t in tensors]
         is_hollow = any(empty)
@@ -381,7 +382,7 @@ class Tracer(TorchDispatchMode):
         new = out is not NotImplemented
         if not new:
             out = func(*args, **kwargs)
-        outs = [out] if isinstance(out, Tensor) else _tensors((out,))
+        outs = [out] if isinstance(out, Tensor) else tensors_in((out,))
         if not outs:
             return out
         shapes = tuple([o.shape for o in outs])
@@ -389,11 +390,14 @@ class Tracer(TorchDispatchMode):
         contents: tuple[float, ...] = ()
         if not is_hollow:
             self.drawn = self.drawn or places.draws
-            if not self.drawn and not name.startswith(UNFILLED):
-                contents = contents_of(outs, LITERAL if name == "lift_fresh" else 1)
+            if name.startswith(UNFILLED):
+                self.unfilled.update(map(storage, outs))
+            elif not self.drawn:
+                contents = contents_of(self.filled(outs), LITERAL if name == "lift_fresh" else 1)
         elif not all(empty):
-            known = [t for t, no in zip(tensors, empty) if not no and id(t) not in self.named]
-            contents = contents_of(known, LITERAL) if known and not self.drawn else ()
+            written = {id(o) for o in outs}  # it holds what came of the others now
+            known = [t for t, no in zip(tensors, empty) if not no and id(t) not in self.named and id(t) not in written]
+            contents = contents_of(self.filled(known), LITERAL) if known and not self.drawn else ()
         if not self.rules:
             if is_hollow:
                 for o in outs:
@@ -415,6 +419,10 @@ class Tracer(TorchDispatchMode):
         blocks = tuple([self.blocks(o) for o in outs])
         self.record.steps.append(Step(name, self.stack[-1], shapes, blocks, constants, contents, reads, tuple(writes)))
         return out
+
+    def filled(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Without views of memory that may hold anything."""
+        return [t for t in tensors if storage(t) not in self.unfilled] if self.unfilled else tensors
 
     def _looked_through(
         self, func: Any, name: str, tensors: list[Tensor], args: Any, kwargs: Any
@@ -441,7 +449,7 @@ class Tracer(TorchDispatchMode):
         value = read()
         if self.told is None:
             self.record.decisions.append(Decision(operator, self.stack[-1], shapes, own(value)))
-        if self.rules and not _tensors((value,)):
+        if self.rules and not tensors_in((value,)):
             self._left(operator, tensors)
         return value
 
@@ -518,6 +526,8 @@ def _is_parameter(tensor: Tensor) -> bool:
 
 def storage(tensor: Tensor) -> int:
     """What two tensors share when one is a view of the other, memory allocated or not."""
+    if tensor.layout is not torch.strided:  # a sparse one shares nothing
+        return -id(tensor)
     return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
@@ -525,7 +535,7 @@ PLAIN = frozenset((int, float, bool, type(None), str))
 """Types of most arguments that are no tensors."""
 
 
-def _tensors(items: Any) -> list[Tensor]:
+def tensors_in(items: Any) -> list[Tensor]:
     """The tensors among arguments or results, in nested lists too."""
     found: list[Tensor] = []
     for item in items:
@@ -534,5 +544,5 @@ def _tensors(items: Any) -> list[Tensor]:
         if isinstance(item, Tensor):
             found.append(item)
         elif isinstance(item, (list, tuple)) and item and type(item[0]) is not int:  # sizes are all ints
-            found += _tensors(item)
+            found += tensors_in(item)
     return found

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from podar.graph.labels import Ids
 from podar.graph.sizes import Axis, Expr
-from podar.graph.tracer import Block, Blocks, Tracer, rule
+from podar.graph.tracer import Block, Blocks, Tracer, rule, tensors_in
 
-SIZED = {"view", "reshape", "expand", "repeat", "_unsafe_view", "broadcast_to"}
+SIZED = {"view", "reshape", "expand", "repeat", "_unsafe_view", "broadcast_to", "tile"}
+ALIKE = {"expand_as", "view_as", "reshape_as"}
+"""Calls that give a tensor the shape of another one."""
 CREATED = {"zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty", "new_full"}
 
 
@@ -31,14 +33,17 @@ def written_sizes(tracer: Tracer, rank: int) -> list[Expr | None]:
         sizes: Sequence[int] = kwargs.get("sizes", args[2] if len(args) > 2 else ())
         start = dim % (rank - len(sizes) + 1)
         return nothing[:start] + _exprs(tracer, sizes) + nothing[start + len(sizes) :]
-    if name == "expand_as" and isinstance(args[1], Tensor):
-        return sizes_of(tracer, args[1])
+    other = args[1] if len(args) > 1 else kwargs.get("other")
+    if name in ALIKE and isinstance(other, Tensor):
+        return sizes_of(tracer, other)
     if name not in SIZED | CREATED:
         return nothing
     written = args[1:] if name in SIZED or name.startswith("new_") else args
     if name in ("full", "new_full"):
         written = written[:1]
     shape = kwargs.get("shape", kwargs.get("size", written[0] if written and _is_list(written[0]) else written))
+    if name == "tile" and isinstance(shape := kwargs.get("dims", shape), (tuple, list)):
+        shape = (*[1] * (rank - len(shape)), *shape)
     if not isinstance(shape, (tuple, list)) or len(shape) != rank:
         return nothing
     # A size may be a number in a tensor, as that of a packed batch is.
@@ -52,6 +57,27 @@ def sizes_of(tracer: Tracer, tensor: Tensor) -> list[Expr | None]:
         for k, d in enumerate(dims):
             exprs[d] = Axis(ids, k)
     return exprs
+
+
+def _expanded_sizes(tracer: Tracer, out: Tensor, x: Tensor) -> list[Expr | None]:
+    """The sizes that decided a repetition; where torch worked them out itself, those of the tensor that it met."""
+    rank, found = out.dim(), written_sizes(tracer, out.dim())
+    if tracer.call is None or any(e is not None for e in found):
+        return found
+    func, args, kwargs = tracer.call
+    if getattr(func, "__name__", "") == "repeat_interleave":
+        repeats = args[1] if len(args) > 1 else kwargs.get("repeats")
+        new = next((d for d in range(1, rank) if x.shape[d] == 1 != out.shape[d]), None)
+        if new is not None and isinstance(repeats, int):
+            found[new] = tracer.sizes.expr(repeats)
+        return found
+    own = (*[1] * (rank - x.dim()), *x.shape)
+    for other in tensors_in((*args, *kwargs.values())):
+        shift = rank - other.dim()
+        for d, expr in enumerate(sizes_of(tracer, other) if shift >= 0 else (), shift):
+            if isinstance(expr, Axis) and own[d] == 1 and other.shape[d - shift] == out.shape[d]:
+                found[d] = expr
+    return found
 
 
 def _is_list(value: Any) -> bool:
@@ -253,8 +279,7 @@ def expand(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
     shift = out.dim() - x.dim()
     blocks = tuple((tuple(d + shift for d in dims), ids) for dims, ids in tracer.blocks(x))
     tracer.put(out, blocks, tracer.mark(x).zero)
-    exprs = written_sizes(tracer, out.dim())
-    for d, expr in enumerate(exprs):
+    for d, expr in enumerate(_expanded_sizes(tracer, out, x)):
         owner = next(((dims, ids) for dims, ids in blocks if d in dims), None)
         if expr is None:
             continue
@@ -262,46 +287,45 @@ def expand(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
             if len(owner[0]) == 1:
                 tracer.sizes.grid(owner[1], (expr,), tracer.where)
         elif out.shape[d] > 1 and (d < shift or x.shape[d - shift] == 1):
-            tracer.put(out, (*tracer.blocks(out), *_new_axis(tracer, out, d, expr)), tracer.mark(x).zero)
+            tracer.put(out, (*tracer.blocks(out), *_new_axis(tracer, out.shape[d], d, expr)), tracer.mark(x).zero)
         else:
             tracer.sizes.number(expr, out.shape[d], tracer.where)
     tracer.mark(out).blocks = tuple(sorted(tracer.blocks(out), key=lambda b: b[0]))
 
 
-def _new_axis(tracer: Tracer, out: Tensor, dim: int, expr: Expr | None) -> list[Block]:
+def _new_axis(tracer: Tracer, size: int, dim: int, expr: Expr | None) -> list[Block]:
     """Atoms for an axis that the model sized by itself, where something it remembers decided the size."""
-    if expr is None or isinstance(expr, int) or out.shape[dim] <= 1:
+    if expr is None or isinstance(expr, int) or size <= 1:
         return []
-    ids = tracer.labels.fresh(out.shape[dim])
+    ids = tracer.labels.fresh(size)
     tracer.sizes.grid(ids, (expr,), tracer.where)
     return [((dim,), ids)]
 
 
 @rule("repeat")
 def repeat(tracer: Tracer, out: Tensor, x: Tensor, repeats: Sequence[int]) -> None:
-    """Labels repeat with their indices."""
+    """Labels repeat with their indices; times that something remembered decides are an axis of their own, outside."""
     shift = out.dim() - x.dim()
     blocks: list[Block] = []
-    for d in range(x.dim()):
-        ids = tracer.axis(x, d)
-        if ids is not None:
-            blocks.append(((d + shift,), np.tile(ids, repeats[d + shift])))
+    for d, expr in enumerate(written_sizes(tracer, out.dim())):
+        ids = tracer.axis(x, d - shift) if d >= shift else None
+        within = x.shape[d - shift] if d >= shift else 1
+        times = _new_axis(tracer, repeats[d], d, expr)
+        if not times:
+            blocks += [] if ids is None else [((d,), np.tile(ids, repeats[d]))]
+            if expr is not None:
+                tracer.sizes.number(expr, repeats[d], tracer.where)
+        else:
+            inner = np.zeros(within, dtype=np.int64) if ids is None else ids
+            blocks.append(((d,), np.ascontiguousarray(tracer.labels.outer(times[0][1], inner).ravel())))
     tracer.put(out, tuple(blocks), tracer.mark(x).zero)
-    exprs = written_sizes(tracer, out.dim())
-    taken = {d for dims, _ in blocks for d in dims}
-    for d, expr in enumerate(exprs):
-        if d not in taken and (d < shift or x.shape[d - shift] == 1):
-            blocks += _new_axis(tracer, out, d, expr)
-        elif expr is not None:
-            tracer.sizes.number(expr, repeats[d], tracer.where)
-    tracer.put(out, tuple(sorted(blocks, key=lambda b: b[0])), tracer.mark(x).zero)
 
 
 @rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn")
 def created(tracer: Tracer, out: Tensor, *_: Any, **__: Any) -> None:
     """A new tensor follows the sizes it was made with."""
     exprs = written_sizes(tracer, out.dim())
-    blocks = [b for d, e in enumerate(exprs) for b in _new_axis(tracer, out, d, e)]
+    blocks = [b for d, e in enumerate(exprs) for b in _new_axis(tracer, out.shape[d], d, e)]
     tracer.put(out, tuple(blocks), zero=tracer.operator.endswith("zeros"))
 
 

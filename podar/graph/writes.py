@@ -180,13 +180,21 @@ def running(tracer: Tracer, out: Any, x: Tensor, dim: int, *_: Any) -> None:
         tracer.put(o, tuple(b for b in tracer.blocks(x) if dim % x.dim() not in b[0]))
 
 
-@rule("embedding_bag", "_embedding_bag")
+@rule("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
 def embedding_bag(tracer: Tracer, out: Any, w: Tensor, index: Tensor, *_: Any, **__: Any) -> None:
     """Rows are looked up and added up; columns are channels."""
     tracer.freeze(tracer.axis(w, 0), "rows looked up by")
     _still(tracer, index, "positions of")
     y = out[0] if isinstance(out, (list, tuple)) else out
-    tracer.put(y, axes_of({y.dim() - 1: tracer.axis(w, 1)}), zero=True)
+    tracer.put(y, axes_of({y.dim() - 1: tracer.axis(w, 1)}), tracer.mark(w).zero)
+
+
+@rule("segment_reduce")
+def segment_reduce(tracer: Tracer, out: Tensor, x: Tensor, how: str, *_: Any, axis: int = 0, **__: Any) -> None:
+    """Rows are gathered segment by segment; channels pass. The largest of no rows is not zero."""
+    tracer.freeze(tracer.axis(x, axis), "gathered by segment at")
+    own = {d: tracer.axis(x, d) for d in range(x.dim()) if d != axis % x.dim()}
+    tracer.put(out, axes_of(own), tracer.mark(x).zero and how == "sum")
 
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")

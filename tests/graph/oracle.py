@@ -177,18 +177,22 @@ def _on_what_remains(module: Any, forward: Callable[..., Tensor], index: Tensor)
         vectors = {k: p for k, p in module._parameters.items() if p is not None and p.dim() == 1}
         size = len(next(iter(vectors.values())))
         dim = x.dim() - 1 if x.shape[-1] == size else 1
-        shape = getattr(module, "normalized_shape", None)
+        shape, width = getattr(module, "normalized_shape", None), getattr(module, "in_channels", None)
         try:
             for key, vector in vectors.items():
                 module._parameters[key] = vector[index]
             if shape is not None:
                 module.normalized_shape = (len(index),)
+            if width == size:
+                module.in_channels = len(index)
             same = [a.index_select(dim, index) if isinstance(a, Tensor) and a.shape == x.shape else a for a in args]
             part = forward(x.index_select(dim, index), *same)
         finally:
             module._parameters.update(vectors)
             if shape is not None:
                 module.normalized_shape = shape
+            if width == size:
+                module.in_channels = width
         return torch.zeros_like(x, dtype=part.dtype).index_copy(dim, index, part)
 
     return run

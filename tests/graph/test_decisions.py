@@ -111,6 +111,10 @@ WAYS: dict[str, Way] = {
     "nothing written by a mask": lambda n, y, s: n.out(torch.index_put(y, [s[:, 0] > 0], y.new_zeros(()))),
     "rows one by one": lambda n, y, s: torch.stack([n.out(r) for r, k in zip(y, s) if k[0] > k.min()]),
     "by way of numpy": by_numpy,
+    "how often each was chosen": lambda n, y, s: (
+        n.out(y)
+        + torch.zeros(5, dtype=torch.int64).scatter_add_(0, s.argmax(-1), torch.ones(20, dtype=torch.int64)).max()
+    ),
     "experts": of_each_expert,
     "mixture": mixture,
     "sorted by expert": sorted_by_expert,

@@ -428,3 +428,23 @@ def test_arithmetic_on_sizes_that_ends_in_a_value(
 
     worst, _ = difference(lambda: Net(USES[use], worked_out), FLAT, cut)
     assert worst < 1e-6
+
+
+def test_memory_that_was_given_out_unfilled_is_no_number() -> None:
+    """Sums that start at zero, as PyTorch Geometric makes them: their first place is read before the others are."""
+
+    class Running(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            ends = torch.empty(5)
+            ends.narrow(0, 0, 1).fill_(torch.rand(())).zero_()
+            torch.cumsum(torch.ones(4), 0, out=ends.narrow(0, 1, 4))
+            return self.last(self.first(x) * ends[1:].sum())
+
+    for _ in range(5):
+        model = Running().eval()
+        podar.prune(model, torch.zeros(2, 6), "channels=0.5", scope="local")
+        assert model.first.out_features == 4
