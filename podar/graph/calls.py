@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from podar.graph.decisions import CONVERSIONS
 from podar.graph.shapes import Shape, product, sizes_among, strides
 from podar.graph.sizes import Axis, Size
+from podar.graph.statistics import means_among
 from podar.graph.tracer import Tracer
 
 _RECURRENT = """lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell _pack_padded_sequence
@@ -50,6 +51,9 @@ ASKED = {"__get__", "size", "numel", "nelement", "stride", "__len__"}
 
 FILLED = {"full": 1, "new_full": 2}
 """The place of a value beside sizes that are one's own: the same size may stand for both."""
+
+DIVISIONS = {"div", "div_", "true_divide", "__truediv__", "__itruediv__"}
+"""A sum divided by the size of its axis is a mean."""
 
 LIBRARIES = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)  # pyright: ignore[reportPrivateUsage]
 """Operators called by `torch.ops.library.name`: one may have the name of one of torch's own and mean something else."""
@@ -87,12 +91,16 @@ class Calls(TorchFunctionMode):
             return self.handled(func, name, args, kwargs)
         understood = self.tracer.sizes.understood
         understood.clear()
+        divided = name in DIVISIONS and isinstance(args[0], Tensor) and not kwargs
+        summed = self.tracer.mark(args[0]).summed if divided else ()
         result = self.handled(func, name, args, kwargs)
         if name == "__getitem__":
             found = self.indices(*args)
         numbers = [s for s in found if id(s) not in understood]
         if name in FILLED:
             numbers += sizes_among([kwargs.get("fill_value"), *args[FILLED[name] :]])
+        if summed:
+            numbers = means_among(self.tracer, summed, result, numbers)
         self.tracer.used_as_numbers(numbers, name)
         return result
 

@@ -440,6 +440,8 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
                 (tuple(place_of[d] for d in dims), ids) for dims, ids in tracer.blocks(x) if not gone & set(dims)
             )
         tracer.put(o, kept, mark.zero and tracer.operator in ("mean", "sum", "amax", "max"))
+        if name == "sum":
+            tracer.mark(o).summed = tuple(ids for own, ids in tracer.blocks(x) if gone.issuperset(own))
 
 
 def _correction(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> float:

@@ -10,6 +10,7 @@ feature that a layer reads, as an output of the model), it freezes the axis that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from podar.graph.labels import Ids
-from podar.graph.sizes import Axis, Equality, Term
+from podar.graph.sizes import Axis, Equality, Expr, Size, Term
 
 NORMS = {"mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "amax", "amin", "nanmean",
          "logsumexp"}  # fmt: skip
@@ -87,6 +88,30 @@ def take(tracer: Any, outs: Iterable[Tensor], ids: Ids, correction: float = 0, b
         before = () if mark.statistic is None else mark.statistic.over
         mark.statistic = Statistic((*before, (ids, why)))
     tracer.statistics = True
+
+
+def means_among(tracer: Any, summed: Sequence[Ids], out: Tensor, sizes: Iterable[Size]) -> list[Size]:
+    """A sum over the axes `summed` was divided by these sizes: those that made no mean of it are left."""
+    left: list[Size] = []
+    for size in sizes:
+        over = [ids for ids in summed if _is_size_of(size.expr, ids)]
+        if not over:
+            left.append(size)
+            continue
+        steps = tracer.record.steps  # verification compares nothing with what is no number: this one follows the cut
+        steps[-1] = steps[-1]._replace(constants=(math.nan,) * len(steps[-1].constants))
+        known = tracer.mark(out).statistic
+        if known is None or not any(ids is over[0] for ids, _ in known.over):
+            take(tracer, [out], over[0])
+    return left
+
+
+def _is_size_of(expr: Expr, ids: Ids) -> bool:
+    """Whether an expression is the size of an axis, or so many times that size."""
+    if isinstance(expr, Term) and expr.symbol == "*":
+        sides = [e for e in (expr.left, expr.right) if not isinstance(e, int)]
+        return len(sides) == 1 and _is_size_of(sides[0], ids)
+    return isinstance(expr, Axis) and expr.ids.ndim == ids.ndim == 1 and np.array_equal(expr.ids, ids)
 
 
 def follow(

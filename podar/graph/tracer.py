@@ -34,7 +34,10 @@ NOTHING: frozenset[int] = frozenset()
 class Mark:
     """What a trace knows of one tensor: its labels, and whether a removed index is exactly zero in it."""
 
-    __slots__ = ("blocks", "fresh", "hollow", "makers", "needs", "normal", "statistic", "storage", "trace", "zero")
+    __slots__ = (
+        *("blocks", "fresh", "hollow", "makers", "needs", "normal"),
+        *("statistic", "storage", "summed", "trace", "zero"),
+    )
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Mark:
         self.needs = needs
         self.statistic: Statistic | None = None
         self.normal: frozenset[int] = NOTHING  # by `id`: labels of the axes that it was divided by a statistic over
+        self.summed: tuple[Ids, ...] = ()  # labels of the axes that it is the sum over, and nothing else
         self.fresh = False  # a parameter or buffer that no rule has looked at yet
         self.trace: object = None  # which trace made it
 
@@ -506,7 +510,7 @@ class Tracer(TorchDispatchMode):
             known = self.known(o)
             if known is not None:
                 known.hollow = known.hollow or is_hollow
-                known.makers, known.needs = made, needs
+                known.makers, known.needs, known.summed = made, needs, ()
                 continue
             bases = bases or {storage(t): m for t, m in zip(tensors, inputs)}
             base = bases.get(storage(o)) if bases else None

@@ -269,3 +269,60 @@ def test_a_trace_by_a_callable_knows_norms_too() -> None:
     model: Any = Hand(mean_and_var, last=False)
     podar.prune(model, lambda m: m(torch.zeros(2, 3, 6, 6)), "channels=0.5", scope="local")
     assert model.stem.out_channels == 4
+
+
+def by_sums(x: Tensor, dim: int) -> Tensor:
+    c = x.shape[dim]
+    x = x - x.sum(dim, keepdim=True) / c
+    return x / ((x * x).sum(dim, keepdim=True).div(c) + 1e-6).sqrt()
+
+
+def sum_in_place(x: Tensor, dim: int) -> Tensor:
+    mean = x.sum(dim, keepdim=True)
+    mean /= x.size(dim)
+    return x - mean
+
+
+def by_means(x: Tensor, dim: int) -> Tensor:
+    x = x - x.mean(dim, keepdim=True)
+    return x / ((x * x).mean(dim, keepdim=True) + 1e-6).sqrt()
+
+
+def twice(x: Tensor, dim: int) -> Tensor:
+    mean = x.sum(dim, keepdim=True)
+    mean /= x.size(dim)
+    mean /= x.size(dim)
+    return x - mean
+
+
+def changed_before(x: Tensor, dim: int) -> Tensor:
+    total = x.sum(dim, keepdim=True)
+    total += 1
+    return x - total / x.size(dim)
+
+
+MEANS: list[tuple[Any, Any]] = [
+    (by_sums, by_means),
+    (sum_in_place, lambda x, dim: x - x.mean(dim, keepdim=True)),
+]
+
+
+@pytest.mark.parametrize("activation", [torch.relu, torch.sigmoid])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("pair", MEANS)
+def test_a_sum_divided_by_the_size_of_its_axis_is_a_mean(pair: Any, last: bool, activation: Any) -> None:
+    """Cut alike, a norm of sums over sizes computes what one of means does."""
+    outputs = []
+    for norm in pair:
+        torch.manual_seed(0)
+        model = Hand(lambda m, x, norm=norm: norm(activation(x), m.dim) * m.g + m.b, last)
+        podar.prune(model, IMAGES, "channels=0.5", scope="local")
+        assert model.stem.out_channels == 4
+        outputs.append(model(torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(1))))
+    torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize("norm", [twice, changed_before])
+def test_what_only_looks_like_a_mean_is_none(norm: Any) -> None:
+    graph = podar.trace(Hand(lambda m, x: norm(x.relu(), m.dim) * m.g + m.b, True), IMAGES)
+    assert any(name == "stem.weight" and "used as a number" in why for name, _, why in graph.frozen)
