@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from podar.errors import PodarError
-from podar.plans import Cut, Plan
+from podar.plans import Computed, Cut, Plan
 
 ITERATIONS = 30
 """Of the power method, for the singular vectors of what remains."""
@@ -27,15 +27,37 @@ def partners(tensors: Mapping[str, Tensor], plan: Plan, carry: Carry) -> dict[st
     found: dict[str, Tensor] = {}
     for name, computed in plan.computed.items():
         dense, cuts = tensors[name], plan.cuts.get(name, ())
+        if len(computed.partners) != (1 if computed.kind == "length" else 2) or computed.dim >= dense.dim():
+            raise PodarError(
+                f"the plan has {name!r} made of others in a way that there is not; was it changed by hand?"
+            )
         own = [(tensors[p], carry(tensors[p], plan.cuts.get(p, ()))) for p in computed.partners]
-        if computed.kind == "length":
-            rows = carry(dense, tuple(c for c in cuts if c.dim == computed.dim))
-            made = [own[0][1] * _quotient(rows, carry(dense, cuts), computed.dim, name)]
-        else:
-            before, after = (dense, own[0][0], own[1][0]), (carry(dense, cuts), own[0][1], own[1][1])
-            made = _singular_vectors(before, after, computed.dim)
+        try:
+            made = _made(computed, dense, cuts, own, carry, name)
+            if any(new.shape != left.shape for new, (_, left) in zip(made, own)):
+                raise RuntimeError("their shapes do not fit")
+        except RuntimeError as error:
+            raise PodarError(
+                f"the plan cuts {name!r} otherwise than what it is made of ({' '.join(str(error).split())[:100]})"
+            ) from error
         found.update(zip(computed.partners, made))
     return found
+
+
+def _made(
+    computed: Computed,
+    dense: Tensor,
+    cuts: tuple[Cut, ...],
+    own: list[tuple[Tensor, Tensor]],
+    carry: Carry,
+    name: str,
+) -> list[Tensor]:
+    """New values of the partners of one weight; `own` are these, dense and cut."""
+    if computed.kind == "length":
+        rows = carry(dense, tuple(c for c in cuts if c.dim == computed.dim))
+        return [own[0][1] * _quotient(rows, carry(dense, cuts), computed.dim, name)]
+    before, after = (dense, own[0][0], own[1][0]), (carry(dense, cuts), own[0][1], own[1][1])
+    return _singular_vectors(before, after, computed.dim)
 
 
 def _quotient(rows: Tensor, left: Tensor, dim: int, name: str) -> Tensor:

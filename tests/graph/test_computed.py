@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -211,3 +212,18 @@ def test_lengths_that_two_weights_share_freeze_both() -> None:
     graph = podar.trace(Net(), TOKENS)
     reasons = {why for n, _, why in graph.frozen if n.startswith("b.parametrizations")}
     assert any("remove_parametrizations" in why for why in reasons)
+
+
+@pytest.mark.parametrize("changed", [{"partners": ()}, {"dim": 7}, {"kind": "spectral"}, {"partners": ("0.bias",)}])
+def test_a_plan_that_somebody_changed_is_refused(changed: dict[str, Any]) -> None:
+    def build() -> nn.Module:
+        return images(new_weight_norm, new_weight_norm(nn.Conv2d(8, 12, 3)), out=12)
+
+    plan = podar.plan(podar.trace(build(), IMAGES), "channels=0.5", scope="local")
+    name = "2.parametrizations.weight.original1"
+    wrong = dataclasses.replace(plan, computed={name: plan.computed[name]._replace(**changed)})
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(podar.errors.PodarError, match="the plan"):  # pyright: ignore
+        podar.apply(model, wrong)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
