@@ -190,5 +190,6 @@ def test_wrong_usage_is_one_sentence_and_leaves_nothing(
     out = tmp_path / "run"
     result = CliRunner().invoke(app, [command, *given, *options, "--out", str(out)])
     assert result.exit_code == 2, result.output
-    assert words in result.output and result.output.count("\n") == 1
+    assert words in result.stderr and result.stderr.count("\n") == 1
+    assert words in json.loads(result.stdout)["error"]["message"]
     assert not out.exists()
