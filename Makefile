@@ -23,7 +23,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: lock audit check-spills engine test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-kill test-yolo test-yolo-oldest test-zoo
+.PHONY: test-hostile lock audit check-spills engine test-native sanitize test-aarch64 demo test lint clean install demo-yolo test-kill test-yolo test-yolo-oldest test-zoo
 
 install: $(INSTALLED) $(NATIVE)
 
@@ -81,6 +81,10 @@ test-yolo-oldest: $(INSTALLED)
 	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' > .venv-yolo-oldest/lib/$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')/site-packages/podar-rest.pth
 	.venv-yolo-oldest/bin/python -m pip install -qq --no-deps ultralytics==8.4.0
 	.venv-yolo-oldest/bin/python -m pytest -m "not slow" tests/integrations/ultralytics
+
+# A thousand broken and hostile files of every kind: one sentence, no code of theirs, limits on time and memory.
+test-hostile: $(INSTALLED)
+	PODAR_HOSTILE_CASES=70 $(BIN)/python -m pytest tests/test_hostile.py
 
 test-zoo: $(INSTALLED)
 	$(BIN)/python -m tests.zoo.run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,6 +22,7 @@ from pydantic import (
 )
 
 from podar.errors import PodarError, UsageError, nearest
+from podar.plain import read_yaml
 
 
 class Stage(BaseModel):
@@ -170,7 +173,7 @@ class Measure(Stage):
 
     title = "measure"
     seconds: float = Field(default=3.0, gt=0)
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=4096)
 
 
 STAGES: dict[str, type[Stage]] = {stage.title: stage for stage in (Prune, Sparsify, Ticket, Finetune, Export, Measure)}
@@ -206,7 +209,7 @@ class Recipe(BaseModel):
     modules: tuple[str, ...] = ()
     weights: str | None = None
     data: str | None = None
-    image_size: int | None = Field(default=None, ge=1)
+    image_size: int | None = Field(default=None, ge=1, le=1 << 14)
     seed: int = 0
     deterministic: bool = False
     stages: tuple[Prune | Sparsify | Ticket | Finetune | Export | Measure, ...] = Field(min_length=1)
@@ -217,6 +220,33 @@ class Recipe(BaseModel):
         if not isinstance(value, (list, tuple)):
             raise ValueError("stages is a list, such as - prune: {target: macs=0.5}")
         return tuple(stage if isinstance(stage, Stage) else _stage(stage) for stage in value)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        """It becomes the name of a folder."""
+        if value is not None and not (re.fullmatch(r"[\w][\w .+@=-]{0,99}", value) and value.strip() == value):
+            raise ValueError(f"name is {value[:80]!r}; give letters, digits and - _ . + = @, without / and not hidden")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _within_bounds(cls, value: Any) -> Any:
+        """Numbers that a machine has, and texts that a file can be called."""
+        pending = [value]
+        while pending:
+            part = pending.pop()
+            if isinstance(part, int) and abs(part) >= 1 << 53:
+                raise ValueError(f"the number {str(part)[:40]} is too large")
+            if isinstance(part, float) and not math.isfinite(part):
+                raise ValueError(f"{part} is no number that an option can have")
+            if isinstance(part, str) and (len(part) > 4096 or "\0" in part):
+                raise ValueError(f"the text {part[:40]!r} is too long, or holds a NUL")
+            if isinstance(part, Mapping):
+                pending += [*part, *part.values()]
+            elif isinstance(part, (list, tuple)):
+                pending += part
+        return value
 
     @model_validator(mode="after")
     def _order(self) -> Recipe:
@@ -282,16 +312,14 @@ def read(path: str | os.PathLike[str]) -> Recipe:
     **Raises:** `PodarError` for a missing file or one that is not YAML; `UsageError` as `make`.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
-    except FileNotFoundError as error:
+        data = read_yaml(path)
+    except PodarError as error:
+        if Path(path).exists():
+            raise PodarError(f"the recipe {error}") from error
         folder = Path(path).parent
         near = nearest(Path(path).name, [p.name for p in folder.iterdir()]) if folder.is_dir() else None
         hint = f"; did you mean {folder / near}?" if near else "."
         raise PodarError(f"there is no recipe {path}{hint}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise PodarError(f"the recipe {path} cannot be read: {reason}.") from error
     if not isinstance(data, dict):
         raise UsageError(f"the recipe {path} is no mapping: begin with model: and stages:.")
     return make(data, of=str(path))

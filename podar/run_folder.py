@@ -14,7 +14,9 @@ import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from podar.errors import PodarError
 from podar.files import lock, write_atomic
@@ -24,6 +26,30 @@ WORK, STATE, FILES, SUMMARY = ".work", "state.json", "files", "summary.json"
 CHECKPOINT = ".checkpoint"
 _OURS = re.compile(r"files|tickets|model-\d+|dense\.safetensors|dense\.check|state\.json|.*\.(checkpoint|pt|part)")
 _ATTEMPTS = 20
+
+
+# A file under the run's folder: no name that is hidden, absolute or leads out of it.
+_PART = r"[^./\\\x00][^/\\\x00]*"
+_Inside = Annotated[str, StringConstraints(pattern=rf"^{_PART}(/{_PART})*$", max_length=4096)]
+
+
+class _Done(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    seconds: float
+    found: dict[str, Any]
+    model: Annotated[str, StringConstraints(pattern=r"^model-\d{2,6}$")] | None
+
+
+class _State(BaseModel):
+    """What must hold of a state before anything is done by it."""
+
+    model_config = ConfigDict(extra="allow")
+    recipe: dict[str, Any]
+    command: str
+    done: list[_Done]
+    files: list[_Inside] = []
+    publish: list[_Inside] = []
 
 
 def work_of(folder: Path) -> Path:
@@ -80,7 +106,15 @@ def read_state(folder: Path) -> dict[str, Any]:
 
     **Raises:** `PodarError` where it is missing or damaged.
     """
-    return read_json(folder / WORK / STATE)
+    path = folder / WORK / STATE
+    try:
+        return _State.model_validate(read_json(path)).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part)[:60] for part in first["loc"])
+        raise PodarError(
+            f"{path} is damaged ({place}: {first['msg'][:100]}): remove {path.parent} and run again."
+        ) from error
 
 
 def files_in(folder: Path) -> list[str]:

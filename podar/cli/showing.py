@@ -152,9 +152,18 @@ def report(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: report.html in the run's folder.")] = None,
 ) -> None:
     """Write a run's report again, and show its table."""
+    from jinja2 import TemplateError
+
     from podar import reports, runs
+    from podar.errors import PodarError, first_line
 
     summary = runs.summary(folder)
     path = out or folder / runs.REPORT
-    reports.write(reports.RunRecord.from_folder(folder), path)
-    end(summary, folder, path)
+    try:
+        reports.write(reports.RunRecord.from_folder(folder), path)
+        end(summary, folder, path)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+        if isinstance(error, PodarError):
+            raise
+        said = f"{type(error).__name__}: {first_line(error)[:100]}"
+        raise PodarError(f"{folder / runs.SUMMARY} is damaged ({said}): run the recipe again.") from error

@@ -88,4 +88,9 @@ def _names(folder: Path, split: str, count: int) -> list[str]:
 
 
 def _open(rows: Any, column: str, number: int) -> Any:
-    return rows[number][column]
+    from PIL import Image
+
+    try:
+        return rows[number][column]
+    except Image.DecompressionBombError as error:
+        raise OSError("its pixels are too many") from error

@@ -89,7 +89,12 @@ def common_shape(
 def _open(paths: Sequence[Path], number: int) -> Any:
     from PIL import Image
 
-    return Image.open(paths[number])
+    try:
+        return Image.open(paths[number])
+    except ImportError as error:  # Ultralytics, once it is imported, looks for further packages first
+        raise OSError("cannot identify image file") from error
+    except Image.DecompressionBombError as error:
+        raise OSError(f"its {str(error).partition('(')[2].partition(' pixels')[0]} pixels are too many") from error
 
 
 def _folders(folder: Path) -> list[Path]:

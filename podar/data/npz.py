@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from podar.data.checks import whole_labels
 from podar.data.pixels import Held
 from podar.data.registry import Found, Part, data_source
-from podar.errors import PodarError
+from podar.errors import PodarError, sizes
 
 # Pairs of arrays that are known, by split: Keras' names, those of MedMNIST, and a single pair that podar splits.
 KEYS = {
@@ -23,6 +25,8 @@ KEYS = {
     "all": (("images", "labels"), ("x", "y"), ("X", "y")),
 }
 _CLASSES = "classes"
+_RATIO = 1100  # no zip archive packs better
+_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError)
 
 
 @data_source("FILE.npz", accepts=lambda spec: spec.endswith(".npz") and Path(spec).expanduser().is_file())
@@ -67,6 +71,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise PodarError(f"{path} cannot be read as .npz: the file is damaged or something else.")
     try:
         # numpy leaves a file open whose zip turns out to be damaged, so it is opened here.
+        _check_sizes(path)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except ValueError as error:
@@ -75,8 +80,34 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                 f"{path} holds Python objects, which podar does not unpickle: save plain arrays of numbers."
             ) from error
         raise PodarError(f"{path} cannot be read as .npz ({error}).") from error
-    except (OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, KeyError, AttributeError, MemoryError, RuntimeError, *_DAMAGED) as error:
         raise PodarError(f"{path} cannot be read as .npz ({error}): the file is damaged or something else.") from error
+
+
+def _check_sizes(path: Path) -> None:
+    """Look at what the arrays will take before memory is taken: sizes may lie, and zeros pack a thousandfold.
+
+    **Raises:** `PodarError` for arrays that the file cannot hold, or that this machine's memory cannot.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        for member in members:
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)  # type: ignore[arg-type]
+            packed = member.file_size <= _RATIO * max(1, member.compress_size)
+            if not packed or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > member.file_size:
+                raise PodarError(
+                    f"{path}: {member.filename[:80]} says that it is {sizes(shape)} {dtype}, which it does not hold: "
+                    "the file is damaged or something else."
+                )
+        needed, free = sum(member.file_size for member in members), psutil.virtual_memory().available
+        if needed > free:
+            raise PodarError(
+                f"the arrays of {path} take {needed >> 20:,} MB, and {free >> 20:,} MB of memory are free: give fewer "
+                "or smaller pictures, or a folder of them."
+            )
 
 
 def _images(array: np.ndarray, of: str) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError, require
 from podar.integrations import Blueprint, model_source
+from podar.plain import Unreadable, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,9 +61,12 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PodarError(f"{path} is not JSON: {error}.") from error
+        found = read_json(path, nan=True)
+    except Unreadable as error:
+        raise PodarError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise PodarError(f"{path} holds no configuration: it is no JSON object.")
+    return found
 
 
 def _build(
@@ -78,8 +81,8 @@ def _build(
     if getattr(config, "use_cache", False):
         config.use_cache = False
     names = settings.get("architectures") or []
-    builder = getattr(transformers, names[0], None) if names else None
-    if builder is None:
+    builder = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
+    if not (isinstance(builder, type) and issubclass(builder, transformers.PreTrainedModel)):
         builder = transformers.AutoModel
     if trained:
         transformers.utils.logging.disable_progress_bar()  # a bar for a fraction of a second, in the middle of ours

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from podar.errors import PodarError
+from podar.plain import read_json
+
+_PICTURE_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,15 @@ class RunRecord:
         """
         path = Path(folder) / "summary.json"
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path, nan=True)  # a loss may have been none
         except FileNotFoundError as error:
             raise PodarError(f"{folder} holds no finished run: there is no summary.json in it.") from error
         except (ValueError, OSError) as error:
             raise PodarError(f"{path} cannot be read ({error}): run the recipe again.") from error
         try:
             return RunRecord.from_summary(data, Path(folder))
+        except PodarError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             raise PodarError(f"{path} is damaged ({type(error).__name__}: {error}): run the recipe again.") from error
 
@@ -120,10 +124,10 @@ class RunRecord:
     def from_summary(data: Mapping[str, Any], folder: Path) -> RunRecord:
         """The record of the object that summary.json holds; `folder` is where its pictures lie."""
         pictures = [
-            Picture((folder / shown["file"]).read_bytes(), **{k: v for k, v in shown.items() if k != "file"})
+            Picture(_inside(folder, shown["file"]), **{k: v for k, v in shown.items() if k != "file"})
             for shown in data.get("pictures", ())
         ]
-        scenes = [Scene((folder / shown["file"]).read_bytes(), shown["caption"]) for shown in data.get("scenes", ())]
+        scenes = [Scene(_inside(folder, shown["file"]), shown["caption"]) for shown in data.get("scenes", ())]
         return RunRecord(
             before=data["before"],
             after=data["after"],
@@ -144,3 +148,16 @@ class RunRecord:
             stages=data.get("stages", {}),
             notes=tuple(data.get("notes", ())),
         )
+
+
+def _inside(folder: Path, name: object) -> bytes:
+    """A picture of a run folder, which the page will hold: nothing from elsewhere, not by a link either."""
+    path = folder / str(name)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise PodarError(f"{folder / 'summary.json'} names {str(name)[:200]}, which lies outside its folder.")
+    if path.stat().st_size > _PICTURE_BYTES:
+        raise PodarError(f"the picture {path} is larger than {_PICTURE_BYTES >> 20} MB: remove it.")
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG"):
+        raise PodarError(f"{path} is no picture of a run (PNG): run the recipe again.")
+    return content
