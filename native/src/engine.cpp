@@ -75,15 +75,13 @@ void Engine::run_pair(int index, int threads) {
   // About 2000 floats a channel at a time; narrow planes whole.
   const int32_t strip = std::max(8, 2048 / (between.stride * next.p[kStep])) / 4 * 4;
   const int parts = std::min(threads, groups);
+  // Memory is asked for here, where there is one thread to be told that there is none.
+  const size_t floats = static_cast<size_t>(between.lead) * 2 + static_cast<size_t>(group) * between.plane + 1024;
   while (static_cast<int>(scratch_.size()) < parts - 1) scratch_.emplace_back();
+  for (int i = 0; i < parts - 1; ++i)
+    if (!scratch_[i] || scratch_[i]->floats() < floats) scratch_[i] = std::make_unique<Arena>(floats);
   auto part = [&](int i, int n) {
-    float* out = first_work.out;
-    if (i > 0) {
-      auto& own = scratch_[i - 1];
-      const size_t floats = static_cast<size_t>(between.lead) * 2 + static_cast<size_t>(group) * between.plane + 1024;
-      if (!own || own->floats() < floats) own = std::make_unique<Arena>(floats);
-      out = own->begin() + between.lead;
-    }
+    float* const out = i > 0 ? scratch_[i - 1]->begin() + between.lead : first_work.out;
     if (conv.flags & kMasked) zero_between(between, out);
     SparseJob job = first_work.sparse_job(out, channels);
     auto [from, to] = share(groups, i, n);
@@ -160,6 +158,7 @@ void Engine::run_chain(int first, int last, int threads, int64_t* nanoseconds) {
 }
 
 void Engine::run(const float* const* inputs_, float* const* outputs_, int64_t batch, int threads, int64_t* nanoseconds) {
+  const Running now_running;
   std::lock_guard<std::mutex> mine(busy_);
   in_ = inputs_;
   out_ = outputs_;

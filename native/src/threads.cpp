@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace podar {
@@ -26,6 +29,17 @@ struct Pool {
   void (*part)(void*, int, int) = nullptr;
   void* context = nullptr;
   int started = 0;
+  std::exception_ptr thrown;  // the first of a job, kept until its caller has waited for all parts
+
+  // An exception that left a thread would end the process.
+  void guarded(int i, int n) {
+    try {
+      part(context, i, n);
+    } catch (...) {
+      std::lock_guard<std::mutex> hold(lock);
+      if (!thrown) thrown = std::current_exception();
+    }
+  }
 
   void work(int index, unsigned seen) {
     for (;;) {
@@ -38,7 +52,7 @@ struct Pool {
         n = parts;
       }
       if (index < n) {
-        part(context, index, n);
+        guarded(index, n);
         left.fetch_sub(1, std::memory_order_release);
       }
     }
@@ -47,17 +61,62 @@ struct Pool {
 
 // Never destroyed: its threads may sleep in it until the process ends. A forked child starts an empty one.
 Pool* pool = nullptr;
-std::once_flag once;
 
-void start() {
-  pool = new Pool;
-  pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+// How many engines run now; a fork waits until none does and lets none begin, so that no lock of an engine or of the pool
+// is held by a thread that the child does not have.
+struct Gate {
+  std::mutex lock;
+  std::condition_variable changed;
+  int running = 0;
+  bool forking = false;
+};
+alignas(Gate) unsigned char gate_memory[sizeof(Gate)];
+Gate* gate = nullptr;
+
+void before_fork() {
+  std::unique_lock<std::mutex> hold(gate->lock);
+  gate->changed.wait(hold, [] { return !gate->forking; });
+  gate->forking = true;
+  gate->changed.wait(hold, [] { return gate->running == 0; });
 }
+
+void after_fork() {
+  {
+    std::lock_guard<std::mutex> hold(gate->lock);
+    gate->forking = false;
+  }
+  gate->changed.notify_all();
+}
+
+void in_child() {
+  gate = new (gate_memory) Gate;  // other threads may have waited at the old one
+  pool = new Pool;
+}
+
+// When the library is loaded, before there is any engine.
+const int prepared = [] {
+  gate = new (gate_memory) Gate;
+  pool = new Pool;
+  return pthread_atfork(before_fork, after_fork, in_child);
+}();
 
 }  // namespace
 
+Running::Running() {
+  std::unique_lock<std::mutex> hold(gate->lock);
+  gate->changed.wait(hold, [] { return !gate->forking; });
+  ++gate->running;
+}
+
+Running::~Running() {
+  {
+    std::lock_guard<std::mutex> hold(gate->lock);
+    --gate->running;
+  }
+  gate->changed.notify_all();
+}
+
 void in_parallel(int n, void (*part)(void*, int, int), void* context) {
-  std::call_once(once, start);
   Pool& p = *pool;
   std::unique_lock<std::mutex> mine(p.one_job, std::try_to_lock);
   if (n <= 1 || !mine.owns_lock()) {
@@ -79,8 +138,9 @@ void in_parallel(int n, void (*part)(void*, int, int), void* context) {
     p.round.fetch_add(1, std::memory_order_release);
   }
   p.wake.notify_all();
-  part(context, 0, n);
+  p.guarded(0, n);
   while (p.left.load(std::memory_order_acquire) != 0) std::this_thread::yield();
+  if (p.thrown) std::rethrow_exception(std::exchange(p.thrown, nullptr));
 }
 
 }  // namespace podar

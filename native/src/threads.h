@@ -3,8 +3,16 @@
 
 namespace podar {
 
+// While one of these lives an engine runs: a fork waits for its end, and where a fork is under way its making waits.
+struct Running {
+  Running();
+  ~Running();
+  Running(const Running&) = delete;
+};
+
 // Calls part(context, i, n) for i in 0..n, each on a thread of its own; serially where another engine is using the pool,
-// and with a smaller n where the system does not give so many threads.
+// and with a smaller n where the system does not give so many threads. Returns, or throws what a part threw first, when all
+// parts have ended.
 void in_parallel(int n, void (*part)(void* context, int i, int n), void* context);
 
 template <class F>

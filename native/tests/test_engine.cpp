@@ -1,13 +1,20 @@
 // The engine alone, against a plain loop: random convolutions on every level, over memory that ends at guard pages.
 // `make sanitize` runs it under the address and undefined-behaviour sanitizers, `make test-aarch64` under qemu.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <random>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "engine.h"
@@ -227,6 +234,67 @@ int run_threads() {
   return failures;
 }
 
+// What a part throws reaches the caller, when all other parts have ended, and the pool works on.
+int run_exceptions() {
+  int failures = 0;
+  for (int thrower : {0, 1, 2, 7}) {
+    std::atomic<int> ended{0};
+    auto part = [&](int i, int) {
+      if (i == thrower || (thrower == 7 && i > 0)) throw Refused("part " + std::to_string(i));
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      ++ended;
+    };
+    try {
+      podar::in_parallel(3, part);
+      failures += thrower < 3;
+    } catch (const Refused&) {
+      failures += ended != (thrower == 7 ? 1 : 2);
+    }
+  }
+  return failures + run_threads();
+}
+
+// A child that is forked while another thread runs an engine can run the same engine.
+int run_forks() {
+  std::mt19937 random(3);
+  const Case c{16, 16, 8, 24, 3, 4, 0, 0, kRelu, 0.3f, false};
+  std::vector<float> weight(16 * 16 * 9), bias(16, 0.1f), in(16 * 8 * 24, 0.5f);
+  for (float& v : weight) v = random() % 3 ? 0.0f : 0.25f;
+  const std::vector<uint8_t> image = program(c, weight, bias);
+  void* aligned = nullptr;
+  if (posix_memalign(&aligned, 64, image.size()) != 0) return 1;
+  std::memcpy(aligned, image.data(), image.size());
+  podar_engine* engine = nullptr;
+  if (podar_open(aligned, image.size(), nullptr, &engine)) return 1;
+  auto run = [&](std::vector<float>& out) {
+    const float* inputs[] = {in.data()};
+    float* outputs[] = {out.data()};
+    return podar_run(engine, inputs, outputs, 1, 2, nullptr);
+  };
+  std::vector<float> expected(16 * 8 * 24);
+  int failures = run(expected);
+  std::atomic<bool> stop{false};
+  std::thread busy([&] {
+    std::vector<float> out(expected.size());
+    while (!stop) run(out);
+  });
+  for (int k = 0; k < 40; ++k) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20);  // a child that hangs ends by it
+      std::vector<float> out(expected.size());
+      _exit(run(out) || out != expected);
+    }
+    int status = 1;
+    failures += child < 0 || waitpid(child, &status, 0) != child || status != 0;
+  }
+  stop = true;
+  busy.join();
+  podar_close(engine);
+  std::free(aligned);
+  return failures;
+}
+
 // Columns in their order, on every level: `rows` times out of as many rows of `columns`.
 int run_pack(std::mt19937& random, int64_t rows, int64_t columns) {
   std::vector<uint32_t> from(static_cast<size_t>(rows * columns));
@@ -318,6 +386,8 @@ int main(int count, char** arguments) {
   }
   run_damaged(random);
   failures += run_threads();
+  failures += run_exceptions();
+  failures += run_forks();
   failures += run_weights(random);
   std::printf("%d cases on %s: %d failures\n", cases, podar_levels(), failures);
   return failures ? 1 : 0;
