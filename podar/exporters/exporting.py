@@ -71,7 +71,7 @@ def export(
       inputs and on a noisy variant of them.
     - `dynamic_batch`: let the file take any batch size (axis 0 of every input as long as the first one's). A model that
       has its batch size built in is written for the example's alone: `Exported.dynamic_batch` tells.
-    - `opset`: ONNX operator set; None takes what the exporter recommends.
+    - `opset`: ONNX operator set, 9 or newer, which the file then has; None takes what the exporter recommends.
     - `tolerance`: the largest `Exported.parity` that passes; None: 1e-4 (float16: 1e-2, bfloat16: 5e-2).
     - `verbose`: let the exporter talk.
 

@@ -75,7 +75,8 @@ def flatten(model: nn.Module, example_inputs: ExampleInputs) -> Flat:
     inputs = _leaves(bound)
     if not inputs:
         raise PodarError("the example inputs hold no tensor: an exported file needs at least one input.")
-    module = _Flattened(serving, bound, tuple(inputs))
+    # In eval mode itself: an exporter that puts modes back would set all that it holds to its own.
+    module = _Flattened(serving, bound, tuple(inputs)).eval()
     try:
         with torch.no_grad():
             # Also what Ultralytics' heads need: their anchors are built in one eager forward at this size.

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from podar.errors import PodarError, first_line, require
+from podar.errors import PodarError, UsageError, first_line, require
 from podar.exporters.flat import Flat
 from podar.exporters.formats import Attempt, Options, Reloaded, file_format
 from podar.onnx_session import session
+
+OLDEST_OPSET = 9
+"""Older operator sets can say hardly any network of today."""
 
 # A protobuf message ends at 2 GB; larger weights go into a second file. Some room is left for the graph itself.
 _SIDECAR_BYTES = 2**31 - 2**24
@@ -28,6 +31,8 @@ def write_onnx(flat: Flat, path: Path, options: Options) -> list[Attempt]:
     require("onnx", extra="onnx")
     require("onnxscript", extra="onnx")
     require("onnxruntime", extra="onnx")
+    if options.opset is not None:
+        _check_opset(options.opset)
     attempts: list[Attempt] = []
     if options.dynamic_batch and any(flat.batched):
         attempts.append(lambda: _through_torch_export(flat, path, options, dynamic=True))
@@ -59,7 +64,8 @@ def _through_torch_export(flat: Flat, path: Path, options: Options, *, dynamic: 
             raise  # a full disk
         except Exception as error:  # torch.export and the exporter raise dozens of kinds
             raise PodarError(f"torch.onnx cannot export the model: {_reason(error)}.") from error
-    return _reload(flat, path, dynamic=dynamic, writer="torch.export")
+    _convert(path, options.opset)
+    return _reload(flat, path, dynamic=dynamic, writer="torch.export", opset=options.opset)
 
 
 def _through_torchscript(flat: Flat, path: Path, options: Options) -> Reloaded:
@@ -80,11 +86,47 @@ def _through_torchscript(flat: Flat, path: Path, options: Options) -> Reloaded:
             raise
         except Exception as error:  # also TypeError: a torch that has dropped this exporter
             raise PodarError(f"the TorchScript exporter cannot export the model: {_reason(error)}.") from error
-    return _reload(flat, path, dynamic=False, writer="TorchScript")
+    return _reload(flat, path, dynamic=False, writer="TorchScript", opset=options.opset)
 
 
-def _reload(flat: Flat, path: Path, *, dynamic: bool, writer: str) -> Reloaded:
+def _check_opset(opset: int) -> None:
+    """Refuse what is no operator set of the installed onnx.
+
+    **Raises:** `UsageError`.
+    """
+    newest = require("onnx", extra="onnx").defs.onnx_opset_version()
+    if isinstance(opset, bool) or not isinstance(opset, int) or not OLDEST_OPSET <= opset <= newest:
+        raise UsageError(
+            f"opset is {opset!r}: give a whole number from {OLDEST_OPSET} to {newest}, the newest that the installed "
+            "onnx knows."
+        )
+
+
+def _convert(path: Path, opset: int | None) -> None:
+    """Bring a file to an older operator set than the exporter wrote, where onnx knows how."""
     onnx = require("onnx", extra="onnx")
+    if opset is None or _opset_of(path) == opset:
+        return
+    try:
+        converted = onnx.version_converter.convert_version(onnx.load(str(path)), opset).SerializeToString()
+    except Exception as error:  # an operator that this set does not have, or that the converter does not know; 2 GB
+        raise PodarError(f"the model cannot be written with opset {opset}: {first_line(error)}.") from error
+    path.write_bytes(converted)
+
+
+def _opset_of(path: Path) -> int:
+    """The operator set that a file says it is written in."""
+    model = require("onnx", extra="onnx").load(str(path), load_external_data=False)
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _reload(flat: Flat, path: Path, *, dynamic: bool, writer: str, opset: int | None) -> Reloaded:
+    onnx = require("onnx", extra="onnx")
+    if opset is not None and _opset_of(path) != opset:
+        raise PodarError(
+            f"the model cannot be written with opset {opset}: the {writer} exporter wrote {_opset_of(path)}; leave "
+            "opset out, or ask for that one."
+        )
     _strip(onnx, path)
     try:
         onnx.checker.check_model(str(path))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from podar.errors import PodarError, first_line, require
+from podar.errors import PodarError, UsageError, first_line, require
 from podar.exporters.flat import Flat
 from podar.exporters.formats import Attempt, Options, Reloaded, file_format
 from podar.exporters.onnx import write_onnx
@@ -18,6 +18,8 @@ from podar.exporters.onnx import write_onnx
 def write_openvino(flat: Flat, path: Path, options: Options) -> list[Attempt]:
     """Ways to write an OpenVINO file: those of the ONNX export, each then converted."""
     require("openvino", extra="openvino")
+    if path.suffix != ".xml":
+        raise UsageError(f"OpenVINO opens files that end in .xml only: write {path.with_suffix('.xml').name}.")
     step = path.with_suffix(".onnx")
     return [
         lambda attempt=attempt: _convert(attempt(), flat, step, path) for attempt in write_onnx(flat, step, options)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import podar
+from podar.errors import PodarError, UsageError
 from podar.exporters import onnx as exporter
 from tests.exporters.networks import Branching, ConvNet
 
@@ -32,6 +33,52 @@ def test_weights_too_large_for_one_file_travel_beside_it(tmp_path, monkeypatch) 
     monkeypatch.undo()  # written again in one file: the old second file would only mislead
     podar.export(model, tmp_path / "big.onnx", images)
     assert os.listdir(tmp_path) == ["big.onnx"]
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 15, 17, 18, 20])
+def test_the_file_is_of_the_operator_set_that_was_asked_for(tmp_path, opset: int) -> None:
+    import onnx
+
+    model, images = ConvNet(32).eval(), torch.randn(1, 3, 8, 8)
+    exported = podar.export(model, tmp_path / "m.onnx", images, opset=opset)
+    assert [entry.version for entry in onnx.load(str(exported.path)).opset_import if not entry.domain] == [opset]
+    session = ort.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"image": images.numpy()})[0], model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [0, 8, 99, True, "17"])
+def test_an_operator_set_that_there_is_not_is_refused(tmp_path, opset) -> None:
+    with pytest.raises(UsageError, match="opset is"):
+        podar.export(ConvNet(32).eval(), tmp_path / "m.onnx", torch.randn(1, 3, 8, 8), opset=opset)
+    assert not os.listdir(tmp_path)
+
+
+def test_an_operator_that_a_set_does_not_have_is_refused(tmp_path) -> None:
+    with pytest.raises(PodarError, match="opset 9"):
+        podar.export(Shuffled().eval(), tmp_path / "m.onnx", torch.randn(1, 4, 6, 6), opset=9, dynamic_batch=False)
+    assert not os.listdir(tmp_path)
+
+
+class Shuffled(nn.Module):
+    """grid_sample came with opset 16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = torch.linspace(-0.5, 0.5, 5).repeat(1, 5, 1).unsqueeze(-1).repeat(1, 1, 1, 2)
+        return nn.functional.grid_sample(x, grid, align_corners=False)
+
+
+def test_a_model_is_in_eval_mode_after_each_way_of_writing(tmp_path) -> None:
+    """The older exporter puts back the mode that it found on the whole, and batch norms with it."""
+    from podar.exporters.flat import flatten
+    from podar.exporters.formats import Options
+
+    flat = flatten(ConvNet(32).eval(), torch.randn(2, 3, 8, 8))
+    before = flat.run(flat.inputs)
+    reloaded = exporter.write_onnx(flat, tmp_path / "m.onnx", Options())[-1]()
+    assert reloaded.writer == "TorchScript"
+    assert all(torch.equal(a, b) for a, b in zip(before, flat.run(flat.inputs)))
+    torch.testing.assert_close(reloaded.run(flat.inputs)[0], before[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_older_exporter_where_torch_export_cannot_follow(tmp_path) -> None:

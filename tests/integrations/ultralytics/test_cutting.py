@@ -53,10 +53,13 @@ def test_surgery_is_what_masking_is(name: str, target: float) -> None:
 @pytest.mark.parametrize("target", [0.7, 0.4])
 def test_rtdetr_meets_its_target_and_runs(target: float) -> None:
     model = blueprint("rtdetr-l.yaml", {}, False).make()
+    picture = torch.rand(1, 3, 320, 320)
+    with torch.no_grad():
+        answer = model(picture)[0].shape  # 84 numbers a box, or 6, as the release of Ultralytics has it
     result = prune(model, torch.rand(1, 3, 320, 320), f"macs={target}")
     assert abs(result.after.macs / result.before.macs - target) <= 0.03
     with torch.no_grad():
-        assert model(torch.rand(1, 3, 320, 320))[0].shape == (1, 300, 84)
+        assert model(picture)[0].shape == answer
 
 
 def test_one_that_has_predicted_can_be_pruned_and_fused() -> None:
