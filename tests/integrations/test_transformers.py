@@ -72,7 +72,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     with pytest.raises(PodarError, match=r"holds no config\.json"):
         blueprint(f"transformers:{tmp_path}", {}, False)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(PodarError, match=r"config\.json is not JSON"):
+    with pytest.raises(PodarError, match=r"config\.json cannot be read: it is no JSON"):
         blueprint(f"transformers:{tmp_path}", {}, False)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no_such_type"}))
     with pytest.raises(PodarError, match="cannot be built: .*no_such_type"):

@@ -123,8 +123,10 @@ def test_files_that_are_no_models(tmp_path) -> None:
     with pytest.raises(PodarError, match=r"broken\.onnx is not a model that ONNX Runtime can open"):
         podar.measure(tmp_path / "broken.onnx", X)
     (tmp_path / "broken.pt2").write_bytes(b"garbage")
-    with pytest.raises(PodarError, match=r"broken\.pt2 is not an exported program"):
+    with pytest.raises(PodarError, match=r"broken\.pt2 was not written by this podar.*--trust"):
         podar.measure(tmp_path / "broken.pt2", X)
+    with pytest.raises(PodarError, match=r"broken\.pt2 is not an exported program"):
+        podar.measure(tmp_path / "broken.pt2", X, trust=True)
     (tmp_path / "notes.txt").write_text("no model")
     with pytest.raises(UsageError, match=r"\.txt is none of \.onnx, \.podar, \.pt2, \.xml"):
         podar.measure(tmp_path / "notes.txt", X)
@@ -150,7 +152,7 @@ def test_an_exported_program(tmp_path) -> None:
     torch.export.save(torch.export.export(model, (), inputs), tmp_path / "named.pt2")
     torch.export.save(torch.export.export(model, tuple(inputs.values())), tmp_path / "flat.pt2")
     for name in ("named.pt2", "flat.pt2"):
-        found = podar.measure(tmp_path / name, inputs, seconds=0.05)
+        found = podar.measure(tmp_path / name, inputs, seconds=0.05, trust=True)
         assert found.params == 4 * 8 + 8 + 8 * 4 + 4
         assert found.memory_bytes is not None, found.missing
 
