@@ -108,7 +108,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / WORK / STATE
     try:
-        return _State.model_validate(read_json(path)).model_dump(exclude_unset=True)
+        return {"files": [], **_State.model_validate(read_json(path)).model_dump(exclude_unset=True)}
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part)[:60] for part in first["loc"])

@@ -204,13 +204,14 @@ def test_a_file_of_anybody(
     )  # fmt: skip
     @given(contents)
     def held(content: bytes) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)  # a run that was resumed to its end took it away
         (folder / name).write_bytes(content)
         began = time.monotonic()
         code = cli.app([*command, "--quiet"], standalone_mode=False, prog_name="podar") or 0
         said = capsys.readouterr().err
         assert MARK not in os.environ, "code of the file was run"
         assert time.monotonic() - began < SECONDS
-        assert "unexpected" not in said and "Traceback" not in said, said
+        assert not said.startswith("Error: unexpected") and "Traceback" not in said, said
         assert not list(folder.glob("**/*.ran"))
         if code:  # a change may leave a file as good as it was
             assert code in (1, 2) and said.startswith("Error: "), said
