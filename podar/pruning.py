@@ -22,8 +22,8 @@ from podar.graph.depth import Block
 from podar.graph.families import Cluster
 from podar.graph.graph import Outputs
 from podar.graph.inputs import ExampleInputs
+from podar.graph.nested import outside_of_other_traces
 from podar.graph.slices import plan_for
-from podar.graph.trace import no_collection
 from podar.graph.verify import ChangedNumber, Expectation, verify_trace
 from podar.layers import block_plan, choose_blocks, nothing_left, share_of_target
 from podar.moves import AUTO, Allocation
@@ -171,7 +171,7 @@ def plan(
     return plan_for(graph, allocation.removed)
 
 
-@no_collection()
+@outside_of_other_traces()
 def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,

@@ -16,6 +16,7 @@ from podar.bare import bare, reshaping
 from podar.computed import partners
 from podar.errors import PodarError
 from podar.graph.members import Members
+from podar.graph.nested import outside_of_other_traces
 from podar.graph.quantizers import is_quantizer
 from podar.plans import Computed, Cut, Plan, Rescale
 from podar.skips import Skipped, replace
@@ -25,6 +26,7 @@ PLAN_ATTRIBUTE = "podar_plan"
 """Where a pruned model carries its plan, as a JSON string: deepcopy, pickling and other trainers keep it."""
 
 
+@outside_of_other_traces()
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
     """Remove what a plan lists, in place.
 

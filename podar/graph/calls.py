@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import operator
-from collections.abc import Generator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from podar.graph.chance import is_dropping
 from podar.graph.decisions import CONVERSIONS
+from podar.graph.functionals import bodies
 from podar.graph.shapes import Shape, product, sizes_among, strides
 from podar.graph.sizes import Axis, Size
 from podar.graph.statistics import means_among
@@ -66,16 +65,31 @@ LEADING = {
 """Arguments that may be given by name, in their order."""
 
 
-class Calls(TorchFunctionMode):
-    """Stands above the dispatch: shows rules the call as Python wrote it, and hands out sizes that remember."""
+push = torch._C._push_on_torch_function_stack  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+pop = torch._C._pop_torch_function_stack  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
-    def __init__(self, tracer: Tracer) -> None:
+
+class Calls(TorchFunctionMode):
+    """Stands above the dispatch: shows rules the call as Python wrote it, and hands out sizes that remember.
+
+    While it does, torch.nn takes none of its fused paths (one operator for a whole encoder layer would tell nothing).
+    """
+
+    def __init__(self, tracer: Tracer, train: bool = False) -> None:
         super().__init__()
         self.tracer = tracer
         self.names: dict[Any, str] = {}
+        self.bodies = bodies(train)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        body = self.bodies.get(func)
+        if body is not None:
+            push(self)  # what the body calls comes here again
+            try:
+                return body(*args, **kwargs)
+            finally:
+                pop()
         name = self.names.get(func)
         if name is None:
             name = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
@@ -139,6 +153,8 @@ class Calls(TorchFunctionMode):
             if given:
                 args, kwargs = (*args, *(kwargs[k] for k in given)), {k: v for k, v in kwargs.items() if k not in given}
             return self.tracer.whole(func, name, args, kwargs)
+        if is_dropping(name, args, kwargs):
+            return self.tracer.whole(_undropped_in_place if name.endswith("_") else _undropped, name, args[:1], {})
         if name in SAME and not kwargs and all(isinstance(a, Tensor) for a in args):
             return self.tracer.whole(func, name, args, kwargs)
         if name in CONVOLUTIONS:
@@ -183,25 +199,9 @@ def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ..
     return x, w, bias, stride, padding, dilation, False, [0], operator.index(groups)
 
 
-def _nothing_overridden(*_: Any) -> bool:
-    return False
+def _undropped(x: Tensor) -> Tensor:
+    return x.clone()
 
 
-@contextlib.contextmanager
-def transparent_functionals() -> Generator[None]:
-    """Let the Python bodies of torch.nn.functional run under the function mode, so that the sizes in them are seen.
-
-    Each begins with `if has_torch_function(…): return handle_torch_function(…)`, which hides all that it does inside.
-    """
-    names = ["has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"]
-    saved = {n: getattr(functional, n) for n in names}
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole encoder layer tells nothing
-    try:
-        for n in names:
-            setattr(functional, n, _nothing_overridden)
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for n, value in saved.items():
-            setattr(functional, n, value)
+def _undropped_in_place(x: Tensor) -> Tensor:
+    return x

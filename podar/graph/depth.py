@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from podar.graph.inputs import call as run_model
 from podar.graph.makers import AFFINE
 from podar.graph.members import Members
 from podar.graph.rules import ZERO_STAYS_ZERO
-from podar.graph.trace import Around, Call, watching
+from podar.graph.trace import Around, Call, alone, watching, with_what_it_needs
 from podar.graph.tracer import Operator, Record, Tracer, storage
+from podar.graph.twins import Own, Twin, twin
 from podar.skips import Skipped, replace
 
 PASSES_ZERO = {*ZERO_STAYS_ZERO, "mul", "div", "mm", "bmm", "_unsafe_view", "reshape", "permute", "transpose"} | {
@@ -64,8 +65,8 @@ class _Event:
 class _Flow(Tracer):
     """Runs a model and notes which operator reads what which other one made; views are what they look at."""
 
-    def __init__(self, members: Members, record: Record, real: bool) -> None:
-        super().__init__(members, record, real, False)
+    def __init__(self, double: Twin, record: Record, real: bool) -> None:
+        super().__init__(double, record, real, False)
         self.told = Told(record.decisions)
         self.events: list[_Event] = []
         self.value: dict[int, int] = {}  # storage → the last value written there
@@ -105,21 +106,21 @@ def _all(items: Any) -> Generator[Any]:
             yield item
 
 
-Results = dict[int, list[tuple[int, int, Any]]]
-"""For every module (by id) and call: the value of its first tensor, the value that it returned, and all it returned."""
+Results = dict[str, list[tuple[int, int, int | None]]]
+"""For every module (by name) and call: the values of its first tensor and of its result, and the form of that."""
 
 
 def _noting(tracer: _Flow, found: Results) -> Around:
     """Note what every module is given (the value of its first tensor) and what it returns."""
 
-    def around(module: nn.Module, call: Call) -> Call:
+    def around(name: str, _: nn.Module, call: Call) -> Call:
         def called(*args: Any, **kwargs: Any) -> Any:
             first = next((t for t in _all((*args, *kwargs.values())) if isinstance(t, Tensor)), None)
             given = -1 if first is None else tracer.value.get(storage(first), -1)
             out = call(*args, **kwargs)
             main = out[0] if isinstance(out, tuple) and out else out
             made = tracer.value.get(storage(main), -1) if isinstance(main, Tensor) else -1
-            found.setdefault(id(module), []).append((given, made, out))
+            found.setdefault(name, []).append((given, made, _form(out)))
             return out
 
         return called
@@ -127,16 +128,27 @@ def _noting(tracer: _Flow, found: Results) -> Around:
     return around
 
 
-def _flow(model: nn.Module, inputs: ExampleInputs, like: Record) -> tuple[_Flow, set[int], Results]:
-    """Events of one run, the values that are returned, and the results of every module."""
-    members = Members(model)
-    tracer = _Flow(members, Record(decisions=like.decisions), like.real)
-    results: Results = {}
-    with watching(members, inputs, tracer, _noting(tracer, results)):
-        with Calls(tracer), tracer:
-            output = run_model(model, inputs)
-        returned = {tracer.value.get(storage(t), -1) for _, t in named_tensors(output)}
-    return tracer, returned, results
+def _flow(
+    model: nn.Module, inputs: ExampleInputs, like: Record, skips: Mapping[str, tuple[bool, int]] | None = None
+) -> tuple[_Flow, set[int], Results]:
+    """Events of one run (perhaps without some modules), the values that it returns, the results of every module."""
+
+    def change(double: nn.Module) -> None:
+        for name, (zeros, items) in (skips or {}).items():
+            replace(double, name, Skipped(zeros, items))
+
+    def once(own: Own) -> tuple[_Flow, set[int], Results]:
+        results: Results = {}
+        with alone(), twin(Members(model), inputs, own=own, change=change) as double:
+            flow = _Flow(double, Record(decisions=like.decisions), like.real)
+            with watching(flow, _noting(flow, results)):
+                with Calls(flow), flow:
+                    output = run_model(double.model, double.inputs)
+                returned = {flow.value.get(storage(t), -1) for _, t in named_tensors(output)}
+        flow.alive.clear()
+        return flow, returned, results
+
+    return with_what_it_needs(once)
 
 
 def residual_blocks(model: nn.Module, inputs: ExampleInputs, graph: Graph) -> tuple[Block, ...]:
@@ -145,8 +157,7 @@ def residual_blocks(model: nn.Module, inputs: ExampleInputs, graph: Graph) -> tu
     Each was tried: with all of them skipped the model runs the same operators outside of them, in the same shapes.
     """
     flow, returned, results = _flow(model, inputs, graph.record)
-    search = _Search(model, flow, returned, results)
-    found = search.blocks()
+    found = _Search(model, flow, returned, results).blocks()
     if _fits(model, inputs, graph, flow.events, found):
         return tuple(found)
     return tuple(b for b in found if _fits(model, inputs, graph, flow.events, [b]))
@@ -154,8 +165,8 @@ def residual_blocks(model: nn.Module, inputs: ExampleInputs, graph: Graph) -> tu
 
 class _Search:
     def __init__(self, model: nn.Module, flow: _Flow, returned: set[int], results: Results) -> None:
-        self.events, self.results, self.tensors = flow.events, results, flow.tensors
         members = Members(model)
+        self.events, self.results, self.tensors = flow.events, results, members.tensors
         self.modules = dict(members.once)
         times = Counter(id(m) for _, m in members.all)
         self.shared = {m for m, n in times.items() if n > 1}
@@ -216,8 +227,8 @@ class _Search:
         for name in reversed(self.events[add].stack):
             if not name or any(self.used(k) and k not in inside and k != add for k in self.runs[name]):
                 return None
-            calls = self.results.get(id(self.modules[name]), [])
-            form = _form(calls[0][2]) if len(calls) == 1 else None
+            calls = self.results.get(name, [])
+            form = calls[0][2] if len(calls) == 1 else None
             if (
                 form is None
                 or calls[0][:2] != (trunk, self.events[add].makes[0])
@@ -253,8 +264,8 @@ class _Search:
         skips: dict[str, tuple[bool, int]] = {}
         for name in outermost:
             module = self.modules[name]
-            shapes = {_form(out) for _, _, out in self.results.get(id(module), [])}
-            form = shapes.pop() if len(shapes) == 1 else None
+            forms = {form for _, _, form in self.results.get(name, [])}
+            form = forms.pop() if len(forms) == 1 else None
             if form is None or id(module) in self.shared:
                 return None
             skips[name] = (name == last, form)
@@ -316,16 +327,10 @@ def _fits(
     skips = {name: form for block in blocks for name, form in block.skips.items()}
     if not skips:
         return True
-    old: list[tuple[str, nn.Module]] = []
     try:
-        for name, (zeros, items) in skips.items():
-            old.append((name, replace(model, name, Skipped(zeros, items))))
-        flow, _, _ = _flow(model, inputs, graph.record)
+        flow, _, _ = _flow(model, inputs, graph.record, skips)
     except Exception:
         return False
-    finally:
-        for name, module in reversed(old):
-            replace(model, name, module)
     return _outside(dense, skips) == _outside(flow.events, skips)
 
 

@@ -20,10 +20,11 @@ from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
 from podar.graph.members import Members
 from podar.graph.mirrors import Mirror, mirrors, tie
+from podar.graph.nested import outside_of_other_traces
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
 from podar.graph.statistics import check
-from podar.graph.trace import no_collection, observe
+from podar.graph.trace import observe
 from podar.graph.tracer import Record
 from podar.graph.unreached import freeze_beside_unreached
 from podar.patterns import means, patterns
@@ -33,6 +34,8 @@ KERNEL = "kernel positions"
 
 Outputs = str | Iterable[str] | Callable[[str], bool] | None
 """Which outputs must keep their shape: a path or several ("0", "logits"), a test of a path, or None for all."""
+
+SINGLE = "it has one index only"
 
 KINDS = {0: "channels", OUTER: "heads", INNER: "inner"}
 
@@ -176,8 +179,14 @@ class Graph:
                 reason = self._why(ids)
                 if reason is not None and not reason.startswith(KERNEL):
                     found.append((name, dim, reason))
-        untouched = [n for n, (_, _, parameter) in self.elements.items() if parameter and n not in self.record.layouts]
-        found += [(n, d, "no forward pass uses it") for n in untouched for d in range(len(self.shapes[n]))]
+        training = self.record.training
+        unused = "no forward pass uses it"
+        if training is not None and training.broken is not None:
+            unused = f"evaluation does not use it, and the run in train mode broke off ({training.broken})"
+        for name, (_, _, parameter) in self.elements.items():
+            if parameter and not self.record.layouts.get(name):
+                why = SINGLE if name in self.record.met else unused
+                found += [(name, d, why) for d in range(len(self.shapes[name]))]
         return tuple(found)
 
     def explain(self, name: str) -> str:
@@ -400,7 +409,7 @@ def _under(path: str, wanted: str) -> bool:
     return path == wanted or path.startswith(wanted + ".")
 
 
-@no_collection()
+@outside_of_other_traces()
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs = None) -> Graph:
     """Run the model once and find out what must go together.
 

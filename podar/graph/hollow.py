@@ -29,10 +29,12 @@ class NeedsValues(Exception):
 _SAME = """abs acos alias_copy asin atan celu ceil clamp clamp_max clamp_min cos dropout elu erf exp expm1 floor gelu
 hardsigmoid hardswish hardtanh leaky_relu log log1p log_sigmoid logit masked_fill mish neg native_dropout pow reciprocal
 relu roll round rsqrt selu sigmoid sign silu sin softplus sqrt square tan tanh threshold flip _softmax _log_softmax
+feature_dropout alpha_dropout feature_alpha_dropout
 """.split()
 _IN_PLACE = """add_ sub_ mul_ div_ relu_ relu6_ silu_ gelu_ hardswish_ hardsigmoid_ hardtanh_ leaky_relu_ elu_ celu_
 selu_ mish_ sigmoid_ tanh_ clamp_ clamp_min_ clamp_max_ neg_ exp_ sqrt_ rsqrt_ pow_ masked_fill_ copy_ fill_ zero_
 addcmul_ addcdiv_ threshold_ softplus_ erf_ square_ reciprocal_ lerp_ abs_ log_ floor_ round_
+dropout_ feature_dropout_ alpha_dropout_ feature_alpha_dropout_
 """.split()
 _BROADCAST = "add sub rsub mul div maximum minimum where atan2 addcmul addcdiv lerp".split()
 

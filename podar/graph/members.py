@@ -45,6 +45,15 @@ class Members:
                 stem = prefix + "." if prefix else ""
                 waiting += [(stem + key, child) for key, child in reversed(children.items()) if child is not None]
 
+    def mapped(self, copies: dict[int, tuple[Any, Any]]) -> Members:
+        """The same of a copy of the model, given (original, copy) by the id of every module, parameter and buffer."""
+        other = Members.__new__(Members)
+        other.all = [(name, copies[id(m)][1]) for name, m in self.all]
+        other.once = [(name, copies[id(m)][1]) for name, m in self.once]
+        other.buffers = {name: copies[id(t)][1] for name, t in self.buffers.items()}
+        other.tensors = {name: copies[id(t)][1] for name, t in self.tensors.items()}
+        return other
+
     @cached_property
     def once(self) -> Named:
         """Each module under its first name alone, as `named_modules()` lists them."""

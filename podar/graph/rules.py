@@ -16,14 +16,16 @@ from podar.graph import statistics
 from podar.graph.labels import Ids
 from podar.graph.tracer import Block, Blocks, Tracer, rule
 
-ZERO_STAYS_ZERO = """abs alias_copy asin atan ceil celu clone copy detach dropout elu erf expm1 floor gelu hardswish
-hardtanh leaky_relu log1p mish neg native_dropout relu relu6 round selu sign silu sin sqrt square tan tanh _to_copy
+ZERO_STAYS_ZERO = """abs alias_copy asin atan ceil celu clone copy detach dropout elu erf expm1 floor
+feature_dropout gelu hardswish hardtanh
+leaky_relu log1p mish neg native_dropout relu relu6 round selu sign silu sin sqrt square tan tanh _to_copy
 lift_fresh positive contiguous asinh atanh sinh sgn frac trunc fix nan_to_num softshrink hardshrink deg2rad rad2deg
 special_i1 lift
 """.split()
 ZERO_MOVES = """acos cos erfc exp hardsigmoid log log2 log10 log_sigmoid log_sigmoid_forward logit reciprocal rsqrt
 sigmoid softplus bitwise_not logical_not isnan isinf isfinite threshold bernoulli cosh acosh exp2 erfinv lgamma
 digamma sinc signbit special_i0 special_entr special_ndtr special_erfcx rrelu_with_noise
+alpha_dropout feature_alpha_dropout
 """.split()
 SUMS = "add sub rsub where maximum minimum fmax fmin lerp addcmul addcdiv fmod remainder".split()
 PRODUCTS = "mul div floor_divide bitwise_and logical_and true_divide".split()

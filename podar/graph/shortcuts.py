@@ -38,13 +38,13 @@ def shortcut_of(kind: type[nn.Module]) -> Callable[..., Any]:
     return register
 
 
-def shortcuts(calls: Calls) -> Callable[[nn.Module, Callable[..., Any]], Callable[..., Any]]:
-    """What to call instead of a module in eval mode, given the module and its own call."""
+def shortcuts(calls: Calls) -> Callable[[str, nn.Module, Callable[..., Any]], Callable[..., Any]]:
+    """What to call instead of a module in eval mode, given its name, the module and its own call."""
     hooked = torch_module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
     known = {} if hooked else {kind: find for kind, (forward, find) in LAYERS.items() if kind.forward is forward}
     seen = calls.__torch_function__
 
-    def around(module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+    def around(_: str, module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
         find, own = known.get(type(module)), module.__dict__
         if find is None or "forward" in own or any(map(own.get, HOOKS)):
             return call

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from podar.errors import PodarError
 from podar.graph import hollow, statistics
+from podar.graph.chance import Chance
 from podar.graph.decisions import LOOKED_THROUGH, MASKED, Decision, Told, masks_of, own, with_masks
 from podar.graph.labels import Ids, Labels
 from podar.graph.makers import Bits, Makers, makers
-from podar.graph.members import Members
 from podar.graph.sizes import Provenance, Size
 from podar.graph.statistics import Norm, Statistic
+from podar.graph.twins import Again, Twin
 from podar.graph.values import FLOATS, LITERAL, UNFILLED, Places, contents_of, numbers_at, places_of
 from podar.plans import Computed
 
@@ -82,6 +85,15 @@ class Product(NamedTuple):
     axes: tuple[Ids, ...]
 
 
+class Training(NamedTuple):
+    """A run in train mode, which met what evaluation does not use."""
+
+    steps: list[Step]
+    decisions: list[Decision]
+    real: bool
+    broken: str | None = None  # why it came to no end
+
+
 @dataclass
 class Record:
     """All that one trace learned; `podar.graph.graph` makes the Graph of it."""
@@ -100,6 +112,23 @@ class Record:
     norms: list[Norm] = field(default_factory=list)  # statistics over axes that can go
     computed: dict[str, Computed] = field(default_factory=dict)  # parameters that weights are made of
     least: list[tuple[Ids, int]] = field(default_factory=list)  # axes of which more than one index must stay
+    met: set[str] = field(default_factory=set)  # parameters that some operator was given
+    training: Training | None = None  # what a run in train mode told, where one was needed
+
+    def forked(self) -> Record:
+        """A record that goes on from here, while this one stays as it is."""
+        fork = copy.copy(self)
+        for key, value in vars(self).items():
+            if isinstance(value, (list, dict, set)):
+                setattr(fork, key, value.copy())
+        fork.layouts = {name: dims.copy() for name, dims in self.layouts.items()}
+        for held in ("labels", "sizes"):
+            own = copy.copy(getattr(self, held))
+            for key, value in vars(own).items():
+                if isinstance(value, (list, dict, set)):
+                    setattr(own, key, value.copy())
+            setattr(fork, held, own)
+        return fork
 
 
 no_dispatch = torch._C._DisableTorchDispatch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
@@ -127,10 +156,13 @@ def rule(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 INPUTS = "the inputs of the model"
 """Beside the names of parameters: what a value may hang on."""
 
-CREATES = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn"} | {
-    "expand",
-    "repeat",
-}
+CREATED = set(
+    """zeros ones full empty new_zeros new_ones new_full new_empty rand randn
+    randint normal empty_strided new_empty_strided empty_permuted""".split()
+)
+"""Operators that make a tensor out of nothing but the sizes that are asked for."""
+
+CREATES = CREATED | {"expand", "repeat"}
 """Operators that label their result by the sizes that were asked for, whatever enters."""
 
 COUNTS = {"convolution", "linear", "mm", "addmm", "bmm", "baddbmm", "scaled_dot_product_attention", "einsum"}
@@ -149,8 +181,9 @@ class Operator(NamedTuple):
 class Tracer(TorchDispatchMode):
     """Sees every ATen call, executes it (hollow where values do not matter), and applies the operator's rule."""
 
-    def __init__(self, members: Members, record: Record, real: bool, rules: bool = True) -> None:
+    def __init__(self, twin: Twin, record: Record, real: bool, rules: bool = True) -> None:
         super().__init__()
+        self.twin, self.chance = twin, Chance()
         self.rules = rules
         self.record, self.labels, self.sizes, self.real = record, record.labels, record.sizes, real
         self.stack: list[str] = [""]
@@ -158,9 +191,10 @@ class Tracer(TorchDispatchMode):
         self.call: tuple[Any, tuple[Any, ...], dict[str, Any]] | None = None
         self.storages = 0
         self.token = object()
-        self.lasting: list[Tensor] = []
+        self.foreign: dict[int, tuple[Tensor, Mark]] = {}
+        self.met = 0  # the bits of parameters that operators were given
         self.named: dict[int, str] = {}
-        self.tensors = members.tensors
+        self.tensors = twin.members.tensors
         self.bits = Bits()
         self.given = self.bits.add(INPUTS)
         self.knows_inputs = False
@@ -174,13 +208,15 @@ class Tracer(TorchDispatchMode):
         self.drawn = False  # whether random numbers were
         self.unfilled: set[int] = set()  # memory that was given out as it was
         self._resolved: dict[Any, Operator] = {}  # by torch's own object, or by name
+        self._ways: dict[Any, Callable[..., Any]] = {}
 
     def begin(self) -> None:
         """Give every parameter and buffer its mark: nearly all will be asked for it."""
+        shared = set(map(id, self.twin.shared))
         for name, tensor in self.tensors.items():
             if self.named.setdefault(id(tensor), name) is not name or not self.rules:
                 continue
-            mark = self.attach(tensor, Mark(zero=True))
+            mark = self.attach(tensor, Mark(zero=True), own=id(tensor) not in shared)
             mark.fresh = True
             if _is_parameter(tensor):
                 mark.hollow, mark.makers, mark.needs = True, (name,), self.bits.add(name)
@@ -200,15 +236,23 @@ class Tracer(TorchDispatchMode):
 
     def mark(self, tensor: Tensor) -> Mark:
         """What is known of a tensor."""
-        mark = getattr(tensor, "_podar_mark", None)
-        if mark is None or mark.trace is not self.token:
-            return self.attach(tensor, Mark(hollow=_is_parameter(tensor)))
-        return mark
+        known = self.known(tensor)
+        if known is not None:
+            return known
+        if self.twin.is_original(tensor):
+            raise PodarError(
+                f"{self.stack[-1] or 'the forward, or the callable given as example_inputs,'} uses the model's weights "
+                "by another way than through it (a global variable, say): use `self`, or the argument of the callable"
+            )
+        return self.attach(tensor, Mark(hollow=_is_parameter(tensor)))
 
     def known(self, tensor: Tensor) -> Mark | None:
         """The mark that this trace gave a tensor (one kept in a cache may carry that of an earlier trace), if any."""
         mark = getattr(tensor, "_podar_mark", None)
-        return mark if mark is not None and mark.trace is self.token else None
+        if mark is not None and mark.trace is self.token:
+            return mark
+        known = self.foreign.get(id(tensor))
+        return None if known is None else known[1]
 
     def layout(self, name: str, dim: int, size: int) -> Ids:
         dims = self.record.layouts.setdefault(name, {})
@@ -224,22 +268,26 @@ class Tracer(TorchDispatchMode):
     def is_hollow(self, tensor: Tensor) -> bool:
         """The same as `mark(tensor).hollow`, and parameters carry nothing away."""
         known = self.known(tensor)
-        return known.hollow if known is not None else _is_parameter(tensor)
+        return known.hollow if known is not None else self.mark(tensor).hollow
 
-    def attach(self, tensor: Tensor, mark: Mark, result: bool = False) -> Mark:
-        """Let a tensor carry a mark. `clear` takes it off again, but results of operators are left to die in peace:
-        a list that kept them alive would also keep their memory from being used again, which doubles the time.
+    def attach(self, tensor: Tensor, mark: Mark, own: bool = False) -> Mark:
+        """Let a tensor have a mark. What the run or its twin has made (`own`) carries it and is left to die in peace: a
+        list that kept results alive would also keep their memory from being used again, which doubles the time.
         """
         mark.trace = self.token
-        tensor._podar_mark = mark  # type: ignore[attr-defined]
-        if not result:
-            self.lasting.append(tensor)
+        if own:
+            tensor._podar_mark = mark  # type: ignore[attr-defined]
+        else:
+            self.foreign[id(tensor)] = (tensor, mark)
         return mark
 
     def clear(self) -> None:
-        """Take the marks off the tensors that were there before the trace."""
-        for tensor in self.lasting:
-            vars(tensor).pop("_podar_mark", None)
+        """Write down what was met, and let go of the twin."""
+        self.record.met.update([name for name, bit in self.bits.of.items() if bit & self.met])
+        self.foreign.clear()
+        self._ways.clear()
+        self.tensors, self.named = {}, {}
+        self.sizes.place = str
 
     def blocks(self, tensor: Tensor) -> Blocks:
         """Labels of a tensor; parameters and buffers get atoms on every axis when they are first looked at."""
@@ -347,7 +395,7 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.inside:
-            return func(*args, **(kwargs or {}))
+            return self._way(func)(*args, **(kwargs or {}))
         return self.observed(func, self._resolved.get(func) or self._resolve(func), args, kwargs or {})
 
     def whole(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -385,7 +433,7 @@ class Tracer(TorchDispatchMode):
                 out = shape(*args, **kwargs)
         new = out is not NotImplemented
         if not new:
-            out = func(*args, **kwargs)
+            out = self._way(func)(*args, **kwargs)
         outs = [out] if isinstance(out, Tensor) else tensors_in((out,))
         if not outs:
             return out
@@ -405,7 +453,7 @@ class Tracer(TorchDispatchMode):
         if not self.rules:
             if is_hollow:
                 for o in outs:
-                    known = self.known(o) or self.attach(o, Mark(), result=not any(o is t for t in tensors))
+                    known = self.known(o) or self.attach(o, Mark(), own=not any(o is t for t in tensors))
                     known.hollow = True
             self.record.steps.append(Step(name, self.stack[-1], shapes, (), constants, contents, (), ()))
             return out
@@ -491,6 +539,35 @@ class Tracer(TorchDispatchMode):
             for _, ids in self.blocks(t):
                 self.freeze(ids, why)
 
+    def _way(self, func: Any) -> Callable[..., Any]:
+        """How an operator is run: as it is, unless it draws random numbers or writes to what it is given."""
+        way = self._ways.get(func)
+        if way is None:
+            way = func
+            if isinstance(func, LIBRARY_OPERATOR):
+                operator: Any = func
+                way = self.chance.way(operator) or func
+                written = _written(operator)
+                if written:
+                    way = self._guarded(way, written, operator._schema.name in STATISTICS)
+            self._ways[func] = way
+        return way
+
+    def _guarded(
+        self, way: Callable[..., Any], written: list[tuple[int, str]], in_training: bool
+    ) -> Callable[..., Any]:
+        """Write to nothing that is the user's."""
+
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if not in_training or args[5]:
+                targets = tensors_in([args[k] if k < len(args) else kwargs.get(n) for k, n in written])
+                hit = {storage(t) for t in targets if t.layout is torch.strided} & self.twin.borrowed
+                if hit:
+                    raise Again(frozenset(hit))
+            return way(*args, **kwargs)
+
+        return guarded
+
     def _resolve(self, func: Any) -> Operator:
         namespace, _, name = func._schema.name.partition("::")
         name = name if namespace == "aten" else func._schema.name
@@ -506,6 +583,7 @@ class Tracer(TorchDispatchMode):
         needs = 0
         for mark in inputs:
             needs |= mark.needs
+        self.met |= needs
         for o in outs:
             known = self.known(o)
             if known is not None:
@@ -518,8 +596,23 @@ class Tracer(TorchDispatchMode):
                 self.storages += 1
                 writes.append((self.storages, o.numel() * o.element_size()))
             number = self.storages if base is None else base.storage
-            self.attach(o, Mark(hollow=is_hollow, storage=number, makers=made, needs=needs), result=True)
+            self.attach(o, Mark(hollow=is_hollow, storage=number, makers=made, needs=needs), own=True)
         return writes
+
+
+STATISTICS = {"aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm"}
+"""They write to their fourth and fifth arguments where the sixth says so, which their schemas do not tell."""
+
+
+LIBRARY_OPERATOR: Any = torch._ops.OpOverload  # pyright: ignore[reportPrivateUsage]
+
+
+def _written(func: Any) -> list[tuple[int, str]]:
+    """Place and name of every argument that an operator writes to."""
+    if func._schema.name in STATISTICS:
+        return [(3, "running_mean"), (4, "running_var")]
+    arguments = enumerate(func._schema.arguments)
+    return [(k, a.name) for k, a in arguments if a.alias_info is not None and a.alias_info.is_write]
 
 
 def _is_parameter(tensor: Tensor) -> bool:

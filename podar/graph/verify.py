@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.graph.inputs import ExampleInputs
-from podar.graph.trace import replay
+from podar.graph.trace import replay, replay_training
 from podar.graph.tracer import Step
 
 VIEWS = {"_unsafe_view": "view", "_reshape_alias": "view"}
@@ -65,22 +65,40 @@ def verify_trace(model: nn.Module, example_inputs: ExampleInputs, expected: Expe
         PodarError: the model no longer runs, runs other operators, or some shape or constant is not as planned.
     """
     graph = expected.graph
+    steps = _run(lambda: replay(model, example_inputs, graph.record, real))
+    pairs = _side_by_side(graph.record.steps, steps)
+    if pairs is None:
+        before, after = _first_difference(graph.record.steps, steps)
+        raise PodarError(f"after this cut the model runs {after} where it ran {before}; it is left as it was")
+    training = graph.record.training
+    if training is not None and training.broken is None:
+        steps = _run(lambda: replay_training(model, example_inputs, graph.record, real), " in training")
+        # Another order of operators is no fault there: blocks may be skipped by numbers that Python draws.
+        pairs += _side_by_side(training.steps, steps) or []
+    _compare(graph, expected.removed, pairs)
+
+
+def _run(steps: Callable[[], list[Step]], where: str = "") -> list[Step]:
     try:
-        steps = replay(model, example_inputs, graph.record, real)
+        return steps()
     except Exception as error:
         line = str(error).strip().split("\n")[0][:200]
         raise PodarError(
-            f"after this cut the model no longer runs ({type(error).__name__}: {line}); it is left as it was"
+            f"after this cut the model no longer runs{where} ({type(error).__name__}: {line}); it is left as it was"
         ) from error
-    dense = graph.record.steps
+
+
+def _side_by_side(dense: Sequence[Step], pruned: Sequence[Step]) -> list[tuple[Step, Step]] | None:
     for leave_out in (COPIES, COPIES | LAYOUT):
-        pairs = _paired(dense, steps, leave_out)
+        pairs = _paired(dense, pruned, leave_out)
         if pairs is not None:
-            break
-    else:
-        before, after = _first_difference(dense, steps)
-        raise PodarError(f"after this cut the model runs {after} where it ran {before}; it is left as it was")
-    alive = graph.solution.alive(expected.removed)
+            return pairs
+    return None
+
+
+def _compare(graph: Graph, removed: NDArray[np.bool_], pairs: Sequence[tuple[Step, Step]]) -> None:
+    """Every shape as it follows from the labels, every constant as it was."""
+    alive = graph.solution.alive(removed)
     counts: dict[int, tuple[int, ...]] = {}
     for before, after in pairs:
         for shape, blocks, got in zip(before.shapes, before.blocks, after.shapes):

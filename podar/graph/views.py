@@ -12,13 +12,15 @@ import numpy as np
 from torch import Tensor
 
 from podar.graph.labels import Ids
+from podar.graph.rules import join
 from podar.graph.sizes import Axis, Expr
-from podar.graph.tracer import Block, Blocks, Tracer, rule, tensors_in
+from podar.graph.tracer import CREATED, Block, Blocks, Tracer, rule, tensors_in
 
 SIZED = {"view", "reshape", "expand", "repeat", "_unsafe_view", "broadcast_to", "tile"}
 ALIKE = {"expand_as", "view_as", "reshape_as"}
 """Calls that give a tensor the shape of another one."""
-CREATED = {"zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty", "new_full"}
+SIZES_FIRST = {"full", "new_full", "empty_strided", "new_empty_strided", "empty_permuted", "randint", "normal"}
+"""Their sizes are the first tuple or list among the arguments: there are other numbers, too."""
 
 
 def written_sizes(tracer: Tracer, rank: int) -> list[Expr | None]:
@@ -39,8 +41,8 @@ def written_sizes(tracer: Tracer, rank: int) -> list[Expr | None]:
     if name not in SIZED | CREATED:
         return nothing
     written = args[1:] if name in SIZED or name.startswith("new_") else args
-    if name in ("full", "new_full"):
-        written = written[:1]
+    if name in SIZES_FIRST:
+        written = [a for a in written if _is_list(a)][:1]
     shape = kwargs.get("shape", kwargs.get("size", written[0] if written and _is_list(written[0]) else written))
     if name == "tile" and isinstance(shape := kwargs.get("dims", shape), (tuple, list)):
         shape = (*[1] * (rank - len(shape)), *shape)
@@ -321,15 +323,18 @@ def repeat(tracer: Tracer, out: Tensor, x: Tensor, repeats: Sequence[int]) -> No
     tracer.put(out, tuple(blocks), tracer.mark(x).zero)
 
 
-@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "rand", "randn")
-def created(tracer: Tracer, out: Tensor, *_: Any, **__: Any) -> None:
-    """A new tensor follows the sizes it was made with."""
+@rule(*CREATED)
+def created(tracer: Tracer, out: Tensor, *given: Any, **_: Any) -> None:
+    """A new tensor follows the sizes it was made with (`normal` those of its means or spreads)."""
+    if tracer.operator == "normal" and any(isinstance(g, Tensor) for g in given):
+        tracer.put(out, join(tracer, out, [g for g in given if isinstance(g, Tensor)]))
+        return
     exprs = written_sizes(tracer, out.dim())
     blocks = [b for d, e in enumerate(exprs) for b in _new_axis(tracer, out.shape[d], d, e)]
     tracer.put(out, tuple(blocks), zero=tracer.operator.endswith("zeros"))
 
 
-@rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
+@rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like")
 def like(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
     tracer.put(out, tracer.blocks(x), zero=tracer.operator == "zeros_like")
 

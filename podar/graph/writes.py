@@ -143,12 +143,6 @@ def drawn(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
     tracer.put(out, tracer.blocks(x), False)
 
 
-@rule("randint_like", "normal")
-def drawn_like(tracer: Tracer, out: Tensor, x: Any, *_: Any, **__: Any) -> None:
-    if isinstance(x, Tensor):
-        tracer.put(out, tracer.blocks(x), False)
-
-
 @rule("_grouped_mm")
 def grouped_mm(
     tracer: Tracer, out: Tensor, a: Tensor, b: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any
