@@ -63,11 +63,11 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     instead. So it is told that everything was written.
     """
     with path.open("wb") as file:
-        lent = _Patient(file)
-        yield cast("IO[bytes]", lent)
-        lent.flush()
-        if lent.error is not None:
-            raise lent.error
+        patient = _Patient(file)
+        yield cast("IO[bytes]", patient)
+        patient.flush()
+        if patient.error is not None:
+            raise patient.error
 
 
 class _Patient:

@@ -1,4 +1,4 @@
-"""What a model is lent out with and comes back with: the train or eval mode of every part, its tensors' layout."""
+"""What a model comes back with from a run: the train or eval mode of every part, and its tensors' layout."""
 
 from __future__ import annotations
 

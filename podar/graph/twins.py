@@ -78,7 +78,7 @@ class Twin(Copies):
         super().__init__()
         self.train, self.own = train, own
         self.storages: dict[int, Any] = {}  # copies of memory, by that of the original
-        self.lent: list[Tensor] = []
+        self.aliases: list[Tensor] = []
         self.inside: list[Any] = []
         self.shared: list[Tensor] = []  # of kinds that allow no other tensor over the same memory
         self.ending: dict[type, bool] = {}  # whether modules of a type do something when they end
@@ -102,7 +102,7 @@ class Twin(Copies):
     @cached_property
     def borrowed(self) -> set[int]:
         """Storages that are the user's."""
-        return {_storage(t) for t in self.lent if t.layout is torch.strided}
+        return {_storage(t) for t in self.aliases if t.layout is torch.strided}
 
     def is_original(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the user's own model, of which the twin has another."""
@@ -117,7 +117,7 @@ class Twin(Copies):
             module.__dict__.clear()
         for held in (self.members.__dict__, self.memo, self.storages, self._ways, self._globals):
             held.clear()
-        for held in (self.lent, self.shared, self.inside):
+        for held in (self.aliases, self.shared, self.inside):
             held.clear()
         self.model = self.inputs = None
 
@@ -183,14 +183,14 @@ class Twin(Copies):
         """The plain parameters, in a loop that asks for nothing twice: a model has hundreds."""
         if self.own.storages:
             return
-        memo, lent, alias = self.memo, self.lent, torch.Tensor._make_subclass  # pyright: ignore[reportPrivateUsage]
+        memo, aliases, alias = self.memo, self.aliases, torch.Tensor._make_subclass  # pyright: ignore[reportPrivateUsage]
         for p in members.parameters.values():
             if type(p) is nn.Parameter:
                 made = alias(nn.Parameter, p, p.requires_grad)
                 if p.__dict__:
                     self._dressed(p, made)
                 memo[id(p)] = (p, made)
-                lent.append(made)
+                aliases.append(made)
 
     def _buffers(self, members: Members) -> None:
         """Copies of the buffers: of the many small ones in one go."""
@@ -219,7 +219,7 @@ class Twin(Copies):
         if self.own.storages and strided and _storage(x) in self.own.storages:
             return self.keep(x, self._dressed(x, self._anew(x)))
         made = _alias(x)
-        (self.shared if made is x else self.lent).append(made)
+        (self.shared if made is x else self.aliases).append(made)
         return self.keep(x, self._dressed(x, made))
 
     def _anew(self, x: Tensor) -> Tensor:
