@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.compensation.readings import ATEN, Key, Parameters, Reading, Watch
+from podar.model.tensors import tensors_in
 
 SHAPES = {ATEN.view.default, ATEN._unsafe_view.default, ATEN.reshape.default, ATEN.unsqueeze.default}
 SHAPES |= {ATEN.squeeze.dim, ATEN.squeeze.default, ATEN.alias.default, ATEN.clone.default, ATEN.detach.default}
@@ -141,7 +142,7 @@ class _Tracker:
     def done(self, func: Any, args: tuple[Any, ...], out: Any, reading: Reading | None) -> None:
         number, self.count = self.count, self.count + 1
         self.kept.append((args, out))
-        for t in _flat(args):
+        for t in tensors_in(args):
             made = self.maker.get(id(t))
             if made is not None:
                 self.readers[made] = self.readers.get(made, 0) + 1
@@ -246,13 +247,3 @@ def first_tensor(out: Any) -> Tensor | None:
 def _divided(t: Tensor, scale: Tensor) -> Tensor:
     tiny = scale.abs() <= TINY * scale.abs().mean()
     return torch.where(tiny, 0, t / torch.where(tiny, 1, scale))
-
-
-def _flat(items: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for item in items:
-        if isinstance(item, Tensor):
-            found.append(item)
-        elif isinstance(item, (list, tuple)):
-            found += _flat(item)
-    return found

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from podar.model import tensors
 
 ExampleInputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Callable[[nn.Module], Any]
 
@@ -41,29 +41,6 @@ def example_tensors(inputs: ExampleInputs) -> list[Tensor]:
     return [t for _, t in named_tensors(inputs)]
 
 
-def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested lists, tuples, mappings and dataclasses, with its path ("0", "logits", "aux.1")."""
-    if isinstance(value, Tensor):
-        yield path, value
-        return
-    if isinstance(value, Mapping):
-        items: Any = value.items()
-    elif isinstance(value, (list, tuple)):
-        items = enumerate(value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-    else:
-        return
-    for key, item in items:
-        yield from named_tensors(item, f"{path}.{key}" if path else str(key))
-
-
-def to_device(inputs: ExampleInputs, device: torch.device) -> ExampleInputs:
-    """The same inputs on another device."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {k: to_device(v, device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return tuple(to_device(v, device) if isinstance(v, Tensor) else v for v in inputs)
-    return inputs
+def named_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested containers with its path ("0", "logits", "aux.1"); named tuples count by their places."""
+    return tensors.named_tensors(value, fields=False)

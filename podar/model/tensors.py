@@ -10,21 +10,24 @@ import torch
 from torch import Tensor
 
 
-def named_tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested lists, tuples, mappings and dataclasses, with its path ("0", "logits", "aux.1")."""
+def named_tensors(value: Any, path: str = "", *, fields: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested lists, tuples, mappings and dataclasses, with its path ("0", "logits", "aux.1").
+
+    `fields`: the items of a named tuple are called by their fields, not by their places.
+    """
     if isinstance(value, Tensor):
         yield path, value
         return
     if isinstance(value, Mapping):
         items: Any = value.items()
     elif isinstance(value, (list, tuple)):
-        items = zip(_names(value), value)
+        items = zip(_names(value), value) if fields else enumerate(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
     else:
         return
     for key, item in items:
-        yield from named_tensors(item, f"{path}.{key}" if path else str(key))
+        yield from named_tensors(item, f"{path}.{key}" if path else str(key), fields=fields)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
