@@ -73,14 +73,14 @@ demo-yolo: $(INSTALLED)
 	env -u OMP_NUM_THREADS $(BIN)/python examples/yolo_demo.py
 
 test-yolo: $(INSTALLED)
-	$(BIN)/python -m pytest tests/integrations/ultralytics tests/data/test_scenes.py
+	$(BIN)/python -m pytest tests/libraries/ultralytics tests/data/test_scenes.py
 
 # The oldest release that has YOLO26, in an environment of its own that sees the packages of .venv.
 test-yolo-oldest: $(INSTALLED)
 	test -x .venv-yolo-oldest/bin/python || $(BIN)/python -m venv .venv-yolo-oldest
 	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' > .venv-yolo-oldest/lib/$$($(BIN)/python -c 'import sys; print("python%d.%d" % sys.version_info[:2])')/site-packages/podar-rest.pth
 	.venv-yolo-oldest/bin/python -m pip install -qq --no-deps ultralytics==8.4.0
-	.venv-yolo-oldest/bin/python -m pytest -m "not slow" tests/integrations/ultralytics
+	.venv-yolo-oldest/bin/python -m pytest -m "not slow" tests/libraries/ultralytics
 
 # A thousand broken and hostile files of every kind: one sentence, no code of theirs, limits on time and memory.
 test-hostile: $(INSTALLED)
@@ -93,7 +93,7 @@ test-zoo: $(INSTALLED)
 # undefined-behaviour sanitizers, and as aarch64 under qemu (Debian: g++-aarch64-linux-gnu and qemu-user-static).
 test-native: $(INSTALLED) $(NATIVE) engine
 	build/native/test_engine
-	$(BIN)/python -m pytest -m slow tests/runtime
+	$(BIN)/python -m pytest -m slow tests/engine
 
 engine:
 	cmake -S native -B build/native -DPODAR_PYTHON=OFF -DPODAR_TESTS=ON >/dev/null

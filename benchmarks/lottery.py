@@ -26,8 +26,8 @@ from torch.nn import functional
 import podar
 from podar.data import load
 from podar.files import write_atomic
-from podar.lottery.curve import ARMS, TicketPoint, curve, smallest_density
 from podar.measuring import processor
+from podar.tickets.curve import ARMS, TicketPoint, curve, smallest_density
 
 RESULT = Path(__file__).with_suffix(".json")
 RATE, BATCH = 1.2e-3, 128

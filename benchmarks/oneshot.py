@@ -30,7 +30,7 @@ from podar.demo import load_trained
 from podar.files import write_atomic
 from podar.measuring import processor
 from podar.recover import accuracy, finetune, recalibrate
-from podar.sources import open_source
+from podar.sources.opening import open_source
 
 RESULT = Path(__file__).with_suffix(".json")
 CASES = (("unstructured", 0.8), ("2:4", 0.5), ("4x1", 0.6), ("unstructured", 0.9))

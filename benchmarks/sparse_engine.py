@@ -36,11 +36,11 @@ import torch
 from torch import Tensor, nn
 
 import podar
-from podar.compat.torchvision import import_torchvision
+from podar.engine.accelerating import Accelerated
 from podar.files import write_atomic
 from podar.measuring.processors import processor
-from podar.onnx_session import session
-from podar.runtime.accelerating import Accelerated
+from podar.model.torchvision_operators import import_torchvision
+from podar.runtimes.onnx_session import session
 
 HERE = Path(__file__)
 RESULT = HERE.with_suffix(".json")
@@ -106,7 +106,7 @@ def dense_runtimes(model: nn.Module, x: Tensor, folder: Path) -> dict[str, Calla
 
 def accelerated(model: nn.Module, x: Tensor, level: str | None) -> Accelerated:
     """The sparse model in the engine at a vector level (None: the best)."""
-    from podar.runtime import operator
+    from podar.engine import operator
 
     operator._OPEN.clear()
     os.environ.pop("PODAR_SIMD", None)
@@ -190,8 +190,8 @@ def pointwise(path: Path, x: Tensor, sparse: nn.Module, fast: Accelerated) -> di
     """Milliseconds of all 1×1 convolutions inside the network: dense in ONNX Runtime by its profile, sparse in ours."""
     import podar_native
 
-    from podar.runtime.accelerating import lowered
-    from podar.runtime.folding import exported
+    from podar.engine.accelerating import lowered
+    from podar.engine.folding import exported
 
     profiled = session(path, threads=1, enable_profiling=True, profile_file_prefix=str(path.with_suffix("")))
     graph = exported(sparse, (x,), {})

@@ -36,7 +36,7 @@ from podar.demo import load_trained
 from podar.files import write_atomic
 from podar.measuring import processor
 from podar.recover import accuracy, finetune, recalibrate
-from podar.sources import open_source
+from podar.sources.opening import open_source
 from podar.sparse.layers import weights_of
 
 RESULT = Path(__file__).with_suffix(".json")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from podar.graph.inputs import call, named_tensors
+from podar.model.inputs import call, named_tensors
 
 
 def torch_pruning(folder: Path) -> Any:

@@ -26,11 +26,11 @@ import psutil
 import torch
 from torch_pruning_peer import torch_pruning
 
-from podar import runs
 from podar.files import write_atomic
-from podar.integrations.ultralytics import blueprint, fused_cost, prune
-from podar.integrations.ultralytics.exporting import export
+from podar.libraries.ultralytics import blueprint, fused_cost, prune
+from podar.libraries.ultralytics.exporting import export
 from podar.measuring import compare, latency_ratio, processor
+from podar.runs import running
 
 MODELS = ("yolo26n", "yolo26s", "yolo26m", "yolo11n", "yolov8n")
 SIDE, TARGET, ROUNDS = 320, 0.5, 5
@@ -161,7 +161,7 @@ def main() -> None:
         told |= {
             "command": f"python benchmarks/yolo.py --limit {asked.limit:g} --memory {asked.memory:g} --peer FOLDER",
             "processor": processor().to_json(),
-            "versions": {**runs.versions(), "torch-pruning": "1.6.0", "ultralytics": version("ultralytics")},
+            "versions": {**running.versions(), "torch-pruning": "1.6.0", "ultralytics": version("ultralytics")},
         }
         halves = {"podar": ours, "torch-pruning": lambda name: theirs(name, asked.limit, asked.memory, asked.peer)}
         for half, measure in halves.items():

@@ -27,11 +27,9 @@ from typing import Any
 import torch
 import yaml
 
-from podar import runs
-from podar.allocate import SCOPES
 from podar.data.scenes import compose
 from podar.files import write_atomic
-from podar.integrations.ultralytics import (
+from podar.libraries.ultralytics import (
     blueprint,
     fastest_on_cpu,
     fused_cost,
@@ -40,10 +38,12 @@ from podar.integrations.ultralytics import (
     save_pruned,
     trainer,
 )
-from podar.integrations.ultralytics.datasets import evaluate
-from podar.integrations.ultralytics.exporting import export
+from podar.libraries.ultralytics.datasets import evaluate
+from podar.libraries.ultralytics.exporting import export
 from podar.measuring import compare, latency_ratio, processor
-from podar.onnx_session import session
+from podar.pruning.allocation import SCOPES
+from podar.runs import running
+from podar.runtimes.onnx_session import session
 
 MODEL, SIDE, SCENES = "yolo26n.yaml", 160, (800, 300)
 EPOCHS, AGAIN = 36, 14  # of the dense training, and after a cut
@@ -105,7 +105,7 @@ def narrowed(macs: int, classes: int) -> tuple[float, dict[str, Any]]:
 
 def costs(model: Any) -> dict[str, int]:
     """In training, and as deployed (batch norms folded away, one of two heads dropped)."""
-    from podar.integrations.ultralytics.library import LIBRARY
+    from podar.libraries.ultralytics.library import LIBRARY
 
     x = torch.zeros(1, 3, SIDE, SIDE)
     cost, fused = LIBRARY.trace(model, x).cost(), fused_cost(model, x)
@@ -254,7 +254,7 @@ def main() -> None:
         "data": f"{SCENES[0]} + {SCENES[1]} scenes of Fashion-MNIST photographs, {SIDE} px",
         "training": {**HOW, "epochs": EPOCHS, "epochs_again": AGAIN},
         "processor": processor().to_json(),
-        "versions": runs.versions(),
+        "versions": running.versions(),
     }
     if asked.cuts:
         asked.seeds, asked.cells = asked.seeds[:1], ("dense",)

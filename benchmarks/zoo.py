@@ -30,8 +30,8 @@ from torch_pruning_peer import halve, output_layers, torch_pruning
 
 import podar
 from podar.files import write_atomic
-from podar.graph.inputs import call, named_tensors
 from podar.measuring.processors import processor
+from podar.model.inputs import call, named_tensors
 from tests.zoo.models import NAMES, build
 
 HERE = Path(__file__)

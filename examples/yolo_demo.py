@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from podar.data.scenes import compose
-from podar.integrations.ultralytics import fastest_on_cpu, make_ready
+from podar.libraries.ultralytics import fastest_on_cpu, make_ready
 
 # Scenes hold several things already, so no mosaics of them; a step every batch (nbs), not every fourth: so few images
 # make few batches.
@@ -68,7 +68,8 @@ def main() -> None:
     if max(reached) < asked.enough:
         screen.print(f"The dense model is still below {asked.enough}: more --epochs would make the comparison fairer.")
 
-    from podar import recipes, runs
+    from podar.runs import running
+    from podar.stages import recipes
 
     recipe = recipes.make(
         {
@@ -84,7 +85,7 @@ def main() -> None:
             ],
         }
     )
-    summary = runs.start(recipe, asked.out / "pruned", command="python examples/yolo_demo.py")
+    summary = running.start(recipe, asked.out / "pruned", command="python examples/yolo_demo.py")
     both = {half: summary[half]["map50_95"] for half in ("before", "after")}
     screen.print(
         f"mAP50-95 {both['before']:.3f} dense, {both['after']:.3f} pruned to "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from podar.offline import switch_telemetry_off
+from podar.trust.offline import switch_telemetry_off
 
 switch_telemetry_off()
 
@@ -35,39 +35,39 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from podar.compat.torchvision import import_torchvision
     from podar.compensation import compensate
-    from podar.exporters import export
+    from podar.engine import accelerate
+    from podar.formats import export
     from podar.graph import Graph, trace
-    from podar.lottery import find_ticket
     from podar.measuring import measure
-    from podar.plans import Plan
-    from podar.pruning import plan, prune
+    from podar.model.torchvision_operators import import_torchvision
+    from podar.plans.plan import Plan
+    from podar.plans.saving import load, save
+    from podar.plans.surgery import apply, mask
+    from podar.pruning.pipeline import plan, prune
     from podar.recover import distill, finetune
-    from podar.runtime import accelerate
-    from podar.saving import load, save
     from podar.sparse import bake, sparsify, sparsity
-    from podar.surgery import apply, mask
+    from podar.tickets import find_ticket
 
 # Importing podar must not import torch: `podar --help` and shell completion answer at once.
 _HOME = {
     "Graph": "podar.graph",
-    "Plan": "podar.plans",
-    "accelerate": "podar.runtime",
-    "apply": "podar.surgery",
+    "Plan": "podar.plans.plan",
+    "accelerate": "podar.engine",
+    "apply": "podar.plans.surgery",
     "bake": "podar.sparse",
     "compensate": "podar.compensation",
     "distill": "podar.recover",
-    "export": "podar.exporters",
-    "find_ticket": "podar.lottery",
+    "export": "podar.formats",
+    "find_ticket": "podar.tickets",
     "finetune": "podar.recover",
-    "import_torchvision": "podar.compat.torchvision",
-    "load": "podar.saving",
-    "mask": "podar.surgery",
+    "import_torchvision": "podar.model.torchvision_operators",
+    "load": "podar.plans.saving",
+    "mask": "podar.plans.surgery",
     "measure": "podar.measuring",
-    "plan": "podar.pruning",
-    "prune": "podar.pruning",
-    "save": "podar.saving",
+    "plan": "podar.pruning.pipeline",
+    "prune": "podar.pruning.pipeline",
+    "save": "podar.plans.saving",
     "sparsify": "podar.sparse",
     "sparsity": "podar.sparse",
     "trace": "podar.graph",

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 import podar
-from podar import recipes, runs
 from podar.errors import PodarError
+from podar.runs import running
+from podar.stages import recipes
 
 NETWORK = """
 from torch import nn
@@ -68,7 +69,7 @@ def test_a_checkpoint_in_the_middle_of_a_training(small: Path, tmp_path: Path) -
     stages = [{"prune": {"target": "macs=0.7"}}, {"finetune": {"epochs": 4, "batch_size": 16}}]
     plain = {"model": f"{tmp_path}/net.py:make", "data": str(tmp_path / "d.npz"), "stages": stages}
     recipe = recipes.make({**plain, "deterministic": True})
-    whole = runs.start(recipe, tmp_path / "whole", command="")
+    whole = running.start(recipe, tmp_path / "whole", command="")
 
     def progress(stage: str, done: int, total: int, info: dict[str, Any]) -> None:
         if info.get("epoch") == 3 and not (small / "ballast").exists():
@@ -77,12 +78,12 @@ def test_a_checkpoint_in_the_middle_of_a_training(small: Path, tmp_path: Path) -
     with pytest.raises(
         PodarError, match=r"cannot write .*: No space left on device; what was trained is kept: podar res"
     ):
-        runs.start(recipe, small / "x", command="", progress=progress)
+        running.start(recipe, small / "x", command="", progress=progress)
     for _ in range(2):  # as long as there is no room, resuming says so and loses nothing
         with pytest.raises(PodarError, match=r"No space left on device; what was trained is kept: podar resume"):
-            runs.resume(small / "x")
+            running.resume(small / "x")
     (small / "ballast").unlink()
-    summary = runs.resume(small / "x")
+    summary = running.resume(small / "x")
     assert [epoch["loss"] for epoch in summary["history"]] == [epoch["loss"] for epoch in whole["history"]]
     assert (small / "x" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert not (small / "x" / ".work").exists()

@@ -16,8 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from podar import console
-from podar.cli import signals
+from podar.cli import console, signals
 from podar.errors import PodarError
 
 _INTERRUPTED = 130  # what shells see of a program that Ctrl-C ended
@@ -136,7 +135,7 @@ def working(first: str = "") -> Generator[Any]:
 
 def end(summary: dict[str, Any], folder: Path, report: Path | None = None) -> None:
     """The end of a run: the table and the report's path, or the summary as JSON."""
-    from podar import runs
+    from podar.runs import running
 
     if common.json:
         print_json(summary)
@@ -144,7 +143,7 @@ def end(summary: dict[str, Any], folder: Path, report: Path | None = None) -> No
     screen = console.out()
     for piece in console.headline(summary):
         screen.print(piece)
-    screen.print(f"Report: {report or folder / runs.REPORT}", markup=False, soft_wrap=True)
+    screen.print(f"Report: {report or folder / running.REPORT}", markup=False, soft_wrap=True)
 
 
 def print_json(data: Any) -> None:

@@ -48,7 +48,7 @@ def demo(
     ),
 ) -> None:
     """The whole story on real photographs, offline, in minutes."""
-    from podar import recipes
+    from podar.stages import recipes
 
     _run(recipes.demo(data), out, replace=True)
 
@@ -124,7 +124,7 @@ def prune(
     deterministic: Deterministic = False,
 ) -> None:
     """Prune a model, recover its accuracy, export it, measure it before and after, and report."""
-    from podar.sources import parse_model_args
+    from podar.sources.opening import parse_model_args
 
     stages: list[dict[str, Any]] = [
         {
@@ -295,7 +295,8 @@ def run(
     trust: Trust = False,
 ) -> None:
     """Carry out a recipe."""
-    from podar import consent, recipes
+    from podar.runs import consent
+    from podar.stages import recipes
 
     read = recipes.read(recipe)
     consent.check(read, str(recipe), trust)
@@ -312,11 +313,11 @@ def resume(
     ] = False,
 ) -> None:
     """Go on with a run that was broken off."""
-    from podar import consent, runs
+    from podar.runs import consent, running
 
     consent.check_run(folder, trust)
     with working() as progress:
-        summary = runs.resume(folder, trust=trust, despite_changes=despite_changes, progress=progress)
+        summary = running.resume(folder, trust=trust, despite_changes=despite_changes, progress=progress)
     end(summary, folder)
 
 
@@ -345,8 +346,8 @@ def _start(
     **parts: Any,
 ) -> None:
     """Make a recipe of what was typed, export and measurement last, and carry it out."""
-    from podar import recipes
-    from podar.sources import parse_model_args
+    from podar.sources.opening import parse_model_args
+    from podar.stages import recipes
 
     if export:
         stages.append({"export": {"formats": export}})
@@ -357,11 +358,11 @@ def _start(
 
 
 def _run(recipe: Any, out: Path | None, *, trust: bool = False, replace: bool = False) -> None:
-    from podar import runs
+    from podar.runs import running
 
-    folder = out or runs.free_folder(recipe)
+    folder = out or running.free_folder(recipe)
     with working() as progress:
-        summary = runs.start(recipe, folder, command=common.command, trust=trust, replace=replace, progress=progress)
+        summary = running.start(recipe, folder, command=common.command, trust=trust, replace=replace, progress=progress)
     end(summary, folder)
 
 

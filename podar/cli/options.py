@@ -9,7 +9,7 @@ import typer
 
 
 def complete_models(incomplete: str) -> list[str]:
-    from podar.sources import complete_model
+    from podar.sources.opening import complete_model
 
     return complete_model(incomplete)
 
@@ -27,19 +27,19 @@ def complete_importances(incomplete: str) -> list[str]:
 
 
 def complete_scopes(incomplete: str) -> list[str]:
-    from podar.allocate import SCOPES
+    from podar.pruning.allocation import SCOPES
 
     return [name for name in SCOPES if name.startswith(incomplete)]
 
 
 def complete_formats(incomplete: str) -> list[str]:
-    from podar.exporters import FORMATS
+    from podar.formats import FORMATS
 
     return [name for name in FORMATS if name.startswith(incomplete)]
 
 
 def complete_runtimes(incomplete: str) -> list[str]:
-    from podar.measuring.runtimes import RUNTIMES
+    from podar.runtimes.opening import RUNTIMES
 
     return [name for name in RUNTIMES if name.startswith(incomplete)]
 
@@ -81,7 +81,7 @@ def _take(files: list[Path] | None) -> list[str] | None:
     """Naming a file here is the consent to run it."""
     if not files:
         return None
-    from podar.integrations._modules import take
+    from podar.libraries._modules import take
 
     return take(files)
 

@@ -39,10 +39,10 @@ def inspect(
     ] = None,
 ) -> None:
     """Show what can be pruned, what it costs, and what is frozen and why."""
-    from podar import console
+    from podar.cli import console
+    from podar.cli.inspection import anatomy
     from podar.files import write_atomic
-    from podar.inspection import anatomy
-    from podar.sources import open_source, parse_model_args
+    from podar.sources.opening import open_source, parse_model_args
 
     with working("trace"):
         source = open_source(
@@ -50,7 +50,7 @@ def inspect(
         )
         found, graph = anatomy(source, model)
     if picture is not None:
-        from podar.picture import draw
+        from podar.reports.picture import draw
 
         write_atomic(picture, draw(found))
     if explain is not None:
@@ -77,9 +77,9 @@ def export(
     image_size: ImageSize = None,
 ) -> None:
     """Write a deployable file and check it against the model; with --data on real inputs."""
-    from podar import console
-    from podar.inspection import export_file
-    from podar.sources import open_source, parse_model_args
+    from podar.cli import console
+    from podar.cli.inspection import export_file
+    from podar.sources.opening import open_source, parse_model_args
 
     with working("export"):
         source = open_source(
@@ -124,9 +124,9 @@ def bench(
     trust: Trust = False,
 ) -> None:
     """Measure latency and memory on every runtime at hand; models and files are run in turn."""
-    from podar import console
-    from podar.inspection import bench_models
-    from podar.sources import parse_model_args
+    from podar.cli import console
+    from podar.cli.inspection import bench_models
+    from podar.sources.opening import parse_model_args
 
     with working("measure"):
         found = bench_models(
@@ -154,11 +154,12 @@ def report(
     """Write a run's report again, and show its table."""
     from jinja2 import TemplateError
 
-    from podar import reports, runs
+    from podar import reports
     from podar.errors import PodarError, first_line
+    from podar.runs import running
 
-    summary = runs.summary(folder)
-    path = out or folder / runs.REPORT
+    summary = running.summary(folder)
+    path = out or folder / running.REPORT
     try:
         reports.write(reports.RunRecord.from_folder(folder), path)
         end(summary, folder, path)
@@ -166,4 +167,4 @@ def report(
         if isinstance(error, PodarError):
             raise
         said = f"{type(error).__name__}: {first_line(error)[:100]}"
-        raise PodarError(f"{folder / runs.SUMMARY} is damaged ({said}): run the recipe again.") from error
+        raise PodarError(f"{folder / running.SUMMARY} is damaged ({said}): run the recipe again.") from error

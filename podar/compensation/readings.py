@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from podar.compensation.forms import Convolution, Form, Product
-from podar.graph.members import Members
+from podar.model.members import Members
 
 ATEN = torch.ops.aten
 

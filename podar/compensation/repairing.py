@@ -23,9 +23,9 @@ from podar.compensation.solving import Cutoff, Solution, solve
 from podar.compensation.walking import Walk
 from podar.errors import PodarError, first_line
 from podar.model.batches import inputs_of, run, size
-from podar.modes import modes_put_back
-from podar.plans import Plan
-from podar.surgery import PLAN_ATTRIBUTE
+from podar.model.modes import modes_put_back
+from podar.plans.plan import Plan
+from podar.plans.surgery import PLAN_ATTRIBUTE
 
 ROWS_PER_COLUMN = 8
 """Rows that are drawn for each unknown of an output, where the inputs give as many; more change nothing."""

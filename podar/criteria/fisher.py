@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from podar.criteria.backward import labelled_batches, loss_of, scoring
+from podar.criteria.calibration import labelled_batches, loss_of, scoring
 from podar.criteria.registry import criterion
-from podar.model import rows, size
+from podar.model.batches import rows, size
 
 
 @criterion("fisher")

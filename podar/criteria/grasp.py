@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from podar.criteria.backward import labelled_batches, loss_of, scoring
+from podar.criteria.calibration import labelled_batches, loss_of, scoring
 from podar.criteria.registry import criterion
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError, nearest
-from podar.graph.members import Members
-from podar.wrappers import unwrapped
+from podar.model.members import Members
+from podar.model.wrappers import unwrapped
 
 Scores = Mapping[str, Tensor]
 Scorer = Callable[[nn.Module, Any, Any], Scores]

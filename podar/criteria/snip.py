@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from podar.criteria.backward import labelled_batches, loss_of, scoring
+from podar.criteria.calibration import labelled_batches, loss_of, scoring
 from podar.criteria.registry import criterion
 
 

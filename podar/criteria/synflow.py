@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from podar.criteria.backward import forward, scoring
+from podar.criteria.calibration import forward, scoring
 from podar.criteria.registry import criterion
 from podar.errors import PodarError
-from podar.model import inputs_of, map_tensors, rows, size, tensors_in
+from podar.model.batches import inputs_of, rows, size
+from podar.model.tensors import map_tensors, tensors_in
 
 
 @criterion("synflow")

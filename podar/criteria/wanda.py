@@ -11,9 +11,9 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
-from podar.criteria.backward import forward, scoring
+from podar.criteria.calibration import forward, scoring
 from podar.criteria.registry import criterion
-from podar.model import inputs_of
+from podar.model.batches import inputs_of
 
 BATCHES = 32
 Energies = dict[str, Tensor]

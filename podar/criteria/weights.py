@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from podar.criteria.registry import PerParameter, Scores, criterion, generator_for, prunable
-from podar.loops import squared
+from podar.model.fast_loops import squared
 
 
 @criterion("magnitude")

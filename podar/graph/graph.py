@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from podar.bare import bare
-from podar.cost import Cost, CostModel
 from podar.errors import PodarError
+from podar.graph.cost import Cost, CostModel
 from podar.graph.families import Cluster, Ties
-from podar.graph.inputs import ExampleInputs
 from podar.graph.labels import INNER, OUTER, Ids
-from podar.graph.members import Members
 from podar.graph.mirrors import Mirror, mirrors, tie
-from podar.graph.nested import outside_of_other_traces
+from podar.graph.operators.statistics import check
 from podar.graph.scaling import scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
-from podar.graph.statistics import check
-from podar.graph.trace import observe
-from podar.graph.tracer import Record
+from podar.graph.tracing.running import observe
+from podar.graph.tracing.tracer import Record
 from podar.graph.unreached import freeze_beside_unreached
-from podar.patterns import means, patterns
+from podar.model.bare import bare
+from podar.model.inputs import ExampleInputs
+from podar.model.members import Members
+from podar.model.nested_traces import outside_of_other_traces
+from podar.model.patterns import means, patterns
 
 KERNEL = "kernel positions"
 """Spatial positions of a filter are no candidates, so they are not listed as frozen."""

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from torch import nn
 
 from podar.graph.labels import Ids
-from podar.graph.members import Named
 from podar.graph.sizes import (
     CONVOLUTIONS,
     TRANSPOSED,
@@ -22,6 +21,7 @@ from podar.graph.sizes import (
     attributes_in,
     attributes_of,
 )
+from podar.model.members import Named
 
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear, nn.Embedding)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from podar.graph.families import Ties
 from podar.graph.labels import Ids
 from podar.graph.makers import Makers
-from podar.graph.members import Named
-from podar.graph.tracer import Record
-from podar.plans import Rescale
+from podar.graph.tracing.tracer import Record
+from podar.model.members import Named
+from podar.plans.plan import Rescale
 
 
 class Place(NamedTuple):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from podar.graph.labels import Ids
-from podar.graph.members import EVERY
+from podar.model.members import EVERY
 
 Alive = NDArray[np.bool_]
 

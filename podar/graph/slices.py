@@ -11,7 +11,7 @@ from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.graph.scaling import rescales
 from podar.graph.sizes import Attribute, SizeConflict, Solver
-from podar.plans import Cut, Indices, Plan
+from podar.plans.plan import Cut, Indices, Plan
 
 
 def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from podar.graph.tracer import Record
+from podar.graph.tracing.tracer import Record
 
 
 def freeze_beside_unreached(record: Record, parameters: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from podar import trusted
 from podar.errors import PodarError
 from podar.measuring.memory import resident_peak
-from podar.measuring.runtimes import RUNTIMES, as_for_serving
+from podar.runtimes.opening import RUNTIMES, as_for_serving
+from podar.trust import programs
 
 _RUNS = 5  # runtimes grow their arenas in the first two or three
 
@@ -22,7 +22,7 @@ def main() -> int:
     runtime = RUNTIMES[request["runtime"]]
     importlib.import_module(runtime.package)
     if request.get("torchvision"):  # the model's code may import it, and it may lack operators on this machine
-        from podar.compat.torchvision import import_torchvision
+        from podar.model.torchvision_operators import import_torchvision
 
         import_torchvision()
     baseline = resident_peak()
@@ -46,7 +46,7 @@ def _load(request: dict[str, Any]) -> tuple[Any, Any]:
     import torch
 
     if "tensors" in request:
-        trusted.remember(request["file"])  # our parent was asked, and would not have come so far
+        programs.remember(request["file"])  # our parent was asked, and would not have come so far
         return request["file"], torch.load(request["tensors"], weights_only=True)
     # Our own parent wrote this pickle a moment ago, into a folder that only this user can write to.
     return torch.load(request["module"], weights_only=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from podar.errors import PodarError, UsageError
 from podar.measuring.measured import Measured
 from podar.measuring.measurement import compare
-from podar.measuring.runtimes import RUNTIMES, open_in, readers
+from podar.runtimes.opening import RUNTIMES, open_in, readers
 
 if TYPE_CHECKING:
     from torch import nn

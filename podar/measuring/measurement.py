@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar import trusted
 from podar.errors import PodarError
 from podar.measuring.energy import open_meter
 from podar.measuring.latency import time_in_turn
 from podar.measuring.measured import Measured
 from podar.measuring.memory import Memory, peak_memory
 from podar.measuring.processors import processor
-from podar.measuring.runtimes import Opened, as_for_serving, file_bytes, open_in, readers
+from podar.runtimes.opening import Opened, as_for_serving, file_bytes, open_in, readers
+from podar.trust import programs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,7 @@ def measure(
     ```
     """
     if trust and isinstance(model_or_file, (str, Path)) and Path(model_or_file).is_file():
-        trusted.remember(model_or_file)
+        programs.remember(model_or_file)
     return compare(
         {"model": model_or_file}, example_inputs, runtime=runtime, threads=threads, seconds=seconds, memory=memory
     )["model"]

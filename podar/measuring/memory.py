@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from podar.errors import PodarError
-from podar.file_inputs import arrays
 from podar.files import opened
+from podar.runtimes.file_inputs import arrays
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ def peak_memory(runtime: str, model: str | Path | nn.Module, example_inputs: Any
     A torch model travels to the child as a pickle in a temporary file that only this user can read; classes defined
     in a script or a notebook travel with it.
 
-    **Arguments:** `runtime`: a name of `podar.measuring.runtimes.RUNTIMES`; the others as in `podar.measure`.
+    **Arguments:** `runtime`: a name of `podar.runtimes.opening.RUNTIMES`; the others as in `podar.measure`.
 
     **Raises:** `PodarError` where the child cannot run the model: it says why.
     """

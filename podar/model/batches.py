@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError
+from podar.model.modes import modes_put_back
 from podar.model.tensors import map_tensors, named_tensors, tensors_in, to_device
-from podar.modes import modes_put_back
-from podar.wrappers import unwrapped
+from podar.model.wrappers import unwrapped
 
 TARGETS = ("target", "label", "truth", "annotation")
 """Parts of the names that people give to targets among the arguments of a forward."""

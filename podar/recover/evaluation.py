@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from podar.data import Split
 from podar.errors import PodarError
-from podar.model import Batch, labelled, main_output, run
-from podar.modes import modes_put_back
+from podar.model.batches import Batch, labelled, run
+from podar.model.modes import modes_put_back
+from podar.model.outputs import main_output
 from podar.recover.losses import check_targets
 
 BATCH = 250

@@ -11,7 +11,8 @@ from torch import nn
 
 from podar.data import Dataset, Split, carve
 from podar.errors import PodarError, UsageError
-from podar.model import Batch, collated, labelled, read, samples_of, to_device, training_part
+from podar.model.batches import Batch, collated, labelled, read, samples_of, training_part
+from podar.model.tensors import to_device
 from podar.recover.losses import check_targets
 
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 2000

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError
-from podar.model import Batch, map_tensors, rows, size, tensors_in
+from podar.model.batches import Batch, rows, size
+from podar.model.tensors import map_tensors, tensors_in
 
 STEPS, FEW = 5, 16  # steps, and pictures in each: emulated bf16 can be a hundred times slower
 HOPELESS = 2.0

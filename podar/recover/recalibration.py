@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from podar.data import Split
-from podar.model import inputs_of, run, training_part
-from podar.modes import modes_put_back
+from podar.model.batches import inputs_of, run, training_part
+from podar.model.modes import modes_put_back
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 

@@ -15,8 +15,8 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError
-from podar.model import Batch, run
-from podar.modes import layout_put_back, modes_put_back
+from podar.model.batches import Batch, run
+from podar.model.modes import layout_put_back, modes_put_back
 from podar.recover import checkpoints
 from podar.recover.evaluation import accuracy, logits_of
 from podar.recover.feeding import Feed, feed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from podar.errors import PodarError
-from podar.plain import read_json
+from podar.trust.plain import read_json
 
 _PICTURE_BYTES = 32 << 20
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from podar.compat.torchvision import import_torchvision
 from podar.errors import PodarError, require
+from podar.model.torchvision_operators import import_torchvision
 from podar.sparse.training import Keeper
 
 Make = Callable[[nn.Module], Keeper]

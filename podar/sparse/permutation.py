@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
-from podar.graph.inputs import ExampleInputs, call
-from podar.modes import modes_put_back
+from podar.model.inputs import ExampleInputs, call
+from podar.model.modes import modes_put_back
 from podar.sparse.layers import Weight, weights_of
 from podar.sparse.patterns import NofM, Pattern, parse_pattern
 

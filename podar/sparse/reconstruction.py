@@ -12,9 +12,9 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from podar.criteria import Scorer
-from podar.criteria.backward import forward, scoring
+from podar.criteria.calibration import forward, scoring
 from podar.errors import PodarError, UsageError
-from podar.model import inputs_of
+from podar.model.batches import inputs_of
 from podar.sparse.layers import Weight, per_weight, weights_of
 from podar.sparse.masking import check_amount, check_weights, choose
 from podar.sparse.masks import attach, detach

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from podar.criteria.backward import labelled_batches, loss_of, scoring
+from podar.criteria.calibration import labelled_batches, loss_of, scoring
 from podar.sparse.layers import Weight
 from podar.sparse.patterns import Pattern, expand
 from podar.sparse.scopes import to_whole, unit_count

@@ -45,7 +45,7 @@ def signalled(at: str, name: str, *args: str) -> subprocess.CompletedProcess[str
         ("typer", "SIGINT"),
         ("rich.table", "SIGTERM"),
         ("podar.cli.showing", "SIGINT"),
-        ("podar.sources", "SIGTERM"),
+        ("podar.sources.opening", "SIGTERM"),
         ("numpy", "SIGINT"),
         ("torch._C", "SIGTERM"),
         ("torch.nn", "SIGHUP"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import podar
-from podar.graph.inputs import call, named_tensors
+from podar.model.inputs import call, named_tensors
 
 
 def redraw(model: nn.Module, seed: int = 0) -> nn.Module:

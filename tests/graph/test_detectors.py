@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import podar
-from podar.compat.torchvision import import_torchvision
+from podar.model.torchvision_operators import import_torchvision
 from tests.graph.oracle import redraw, refill
 
 FEW = {"box_detections_per_img": 5, "rpn_post_nms_top_n_test": 20, "rpn_post_nms_top_n_train": 20}

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import podar
-from podar.graph.members import Members
 from podar.graph.mirrors import mirrors
+from podar.model.members import Members
 
 
 def networks() -> dict[str, tuple[nn.Module, torch.Tensor]]:

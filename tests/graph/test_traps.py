@@ -16,7 +16,7 @@ from torch.nn.utils import prune as torch_prune
 
 import podar
 from podar.errors import PodarError
-from podar.graph.verify import Expectation, verify_trace
+from podar.graph.verification import Expectation, verify_trace
 from tests.graph.oracle import difference, redraw
 from tests.graph.random_networks import RMSNorm
 from tests.graph.remaining import difference as over_what_remains
@@ -26,7 +26,7 @@ IMAGES = torch.zeros(2, 3, 8, 8)
 TOKENS = torch.zeros(2, 10, 12)
 
 
-def half(model: nn.Module, inputs: Any, **options: Any) -> podar.pruning.Result:  # pyright: ignore
+def half(model: nn.Module, inputs: Any, **options: Any) -> podar.pruning.pipeline.Result:  # pyright: ignore
     return podar.prune(model, inputs, "channels=0.5", scope="local", importance="random", **options)
 
 

@@ -123,7 +123,7 @@ def prepared(folder: Path, kind: str) -> Any:
     """The network, the data and the recipe."""
     import numpy as np
 
-    from podar import recipes
+    from podar.stages import recipes
 
     (folder / "net.py").write_text(NETWORK)
     labels = np.arange(48) % 3
@@ -138,20 +138,20 @@ def prepared(folder: Path, kind: str) -> Any:
 
 def go_on(recipe: Any, out: Path) -> None:
     """What a user does after a kill: resume, or start again where the run had not begun."""
-    from podar import runs
     from podar.errors import PodarError
+    from podar.runs import running
 
     if not out.exists():
-        runs.start(recipe, out, command="podar")
+        running.start(recipe, out, command="podar")
         return
     try:
-        runs.resume(out)
+        running.resume(out)
     except PodarError as error:
         if "finished: there is nothing to resume" in str(error):
             return
         if "holds no run that was broken off" not in str(error):
             raise
-        runs.start(recipe, out, command="podar")
+        running.start(recipe, out, command="podar")
 
 
 def found(out: Path) -> dict[str, str]:
@@ -179,14 +179,14 @@ def timeless(data: Any) -> Any:
 
 def ends(kind: str, folder: Path, every: int, first: int) -> Iterator[dict[str, Any]]:
     """How each run ended that was killed."""
-    from podar import runs
+    from podar.runs import running
 
     recipe = prepared(folder, kind)
 
     def carried_out(out: Path, at: int | None) -> None:
         killer = Killer(out, at)
         killer.watch_compiled_writers()
-        runs.start(recipe, out, command="podar")
+        running.start(recipe, out, command="podar")
         (folder / "count").write_text(str(killer.count))
 
     def tried(at: int | None) -> tuple[Path, int]:
@@ -214,12 +214,12 @@ def main() -> None:
     import accelerate
     import torch
 
-    import podar.exporters
-    import podar.lottery
+    import podar.formats
     import podar.measuring
+    import podar.plans.saving
     import podar.reports
-    import podar.saving
-    import podar.stages
+    import podar.stages.work
+    import podar.tickets
 
     if sys.argv[1] == "export":
         import onnxruntime
@@ -227,7 +227,7 @@ def main() -> None:
         import torch.onnx
 
         assert onnxruntime and onnxscript and torch.onnx
-    assert accelerate and torch and podar.stages
+    assert accelerate and torch and podar.stages.work
     folder = Path(sys.argv[2]).resolve()
     every, first = (int(word) for word in (*sys.argv[3:], *("1", "1")[len(sys.argv) - 3 :]))
     for end in ends(sys.argv[1], folder, every, first):

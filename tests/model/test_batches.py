@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from podar.errors import PodarError
-from podar.model import Batch, inputs_of, labelled, read, rows, run
+from podar.model.batches import Batch, inputs_of, labelled, read, rows, run
 
 X, STATE, Y = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from podar.errors import PodarError
-from podar.model import main_output
+from podar.model.outputs import main_output
 
 LOGITS, FEATURES, MAPS = torch.zeros(2, 10), torch.zeros(2, 64), torch.zeros(2, 3, 4, 4)
 

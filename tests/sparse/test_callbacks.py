@@ -114,7 +114,7 @@ def test_masks_hold_under_momentum_decay_averaging_and_copies(kind: str, make: A
 @pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
 def test_ultralytics(tmp_path: Path) -> None:
     from podar.data.scenes import compose
-    from podar.integrations.ultralytics import make_ready
+    from podar.libraries.ultralytics import make_ready
 
     make_ready()
     from ultralytics import YOLO

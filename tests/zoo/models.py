@@ -22,7 +22,7 @@ def build(source: str, name: str) -> tuple[nn.Module, Any]:
 
 
 def _torchvision(name: str) -> tuple[nn.Module, Tensor]:
-    from podar.compat.torchvision import import_torchvision
+    from podar.model.torchvision_operators import import_torchvision
 
     import_torchvision()
     from torchvision.models import get_model
@@ -37,7 +37,7 @@ def _torchvision(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def _timm(name: str) -> tuple[nn.Module, Tensor]:
-    from podar.compat.torchvision import import_torchvision
+    from podar.model.torchvision_operators import import_torchvision
 
     import_torchvision()
     import timm
@@ -48,7 +48,7 @@ def _timm(name: str) -> tuple[nn.Module, Tensor]:
 
 def _ultralytics(name: str) -> tuple[nn.Module, Tensor]:
     os.environ.update(YOLO_OFFLINE="1", YOLO_AUTOINSTALL="false")
-    from podar.integrations.ultralytics import make_ready
+    from podar.libraries.ultralytics import make_ready
 
     make_ready()
     from ultralytics import RTDETR, YOLO
@@ -59,7 +59,7 @@ def _ultralytics(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def _transformers(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    from podar.compat.torchvision import import_torchvision
+    from podar.model.torchvision_operators import import_torchvision
 
     import_torchvision()
     from transformers import AutoConfig, AutoModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import podar
-from podar.graph.inputs import call, named_tensors
+from podar.model.inputs import call, named_tensors
 from tests.graph.oracle import redraw
 from tests.zoo.models import build
 

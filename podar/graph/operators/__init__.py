@@ -1,0 +1,1 @@
+"""What podar knows of operators: one file a family."""

@@ -1,0 +1,64 @@
+"""Rules for modules that rehearse quantisation: fake-quantisers and observers of torch.ao, each traced as one operator.
+
+They round each value by itself, and zero stays zero. What they know of a channel (scale, zero point, range) goes with
+it; ranges of whole tensors are over what remains, from the next forward on.
+"""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from podar.graph.operators.computed_weights import rows_and_columns
+from podar.graph.tracing.hollow import shaper
+from podar.graph.tracing.shortcuts import plainly
+from podar.graph.tracing.tracer import Tracer, rule
+from podar.model.quantizers import operator_of
+
+
+@rule("fake_quantize", "observe")
+def rehearsed(tracer: Tracer, out: Any, x: Tensor, axis: int, *own: Tensor) -> None:
+    """Index by index; `axis` is the one of channels, −1 where there is none, and `own` is what is known of these."""
+    if tracer.mark(x).fresh:
+        rows_and_columns(tracer, x)
+    if 0 <= axis < x.dim():
+        ids = tracer.axis(x, axis)
+        for tensor in own:
+            if tensor.dim() == 1 and len(tensor) == x.shape[axis] > 1:
+                tracer.meet(ids, tensor, 0)
+    if isinstance(out, Tensor) and out is not x:
+        tracer.put(out, tracer.blocks(x), tracer.mark(x).zero)
+
+
+@shaper("fake_quantize")
+def rounded(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@shaper("observe")
+def observed(x: Tensor, *_: Any) -> Tensor:
+    return x
+
+
+def as_a_quantizer(tracer: Tracer, module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+    """What to call instead of a fake-quantiser or an observer; other modules are called as they are."""
+    name = operator_of(type(module))
+    if not name:
+        return call
+
+    def alone(x: Tensor, *_: Any) -> Any:
+        return call(x)
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return call(x)
+        own = [*module.parameters(), *module.buffers()]
+        with plainly():
+            return tracer.whole(alone, name, (x, int(getattr(module, "ch_axis", -1)), *own), {})
+
+    return one

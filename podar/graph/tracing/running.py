@@ -1,0 +1,171 @@
+"""Runs a twin of the model once and records how labels flow from operator to operator."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from podar.errors import PodarError
+from podar.graph.operators.computed_weights import as_one_operator
+from podar.graph.operators.quantizers import as_a_quantizer
+from podar.graph.operators.statistics import refuse
+from podar.graph.tracing.calls import Calls
+from podar.graph.tracing.decisions import Told
+from podar.graph.tracing.shortcuts import shortcuts
+from podar.graph.tracing.tracer import Mark, Record, Step, Tracer
+from podar.graph.tracing.training import with_training
+from podar.graph.tracing.twins import Again, Own, twin
+from podar.model.inputs import ExampleInputs, call, example_tensors, named_tensors
+from podar.model.members import Members
+from podar.model.nested_traces import outside_of_other_traces
+
+Call = Callable[..., Any]
+Around = Callable[[str, nn.Module, Call], Call]
+"""What is called instead of a module, given its name, the module and its own call."""
+
+T = TypeVar("T")
+
+
+def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = None) -> Record:
+    """Run the model once on `inputs` and return what its operators told.
+
+    Operators are not computed where values do not matter; a model that looks at its activations is run for real.
+    Parameters that only training uses (auxiliary heads) are met in a second run, in train mode, joined to the first.
+    All runs are those of a twin: nothing of the model, the inputs and torch's random state is touched.
+    """
+    members = members or Members(model)
+    try:
+        record = _run(members, inputs, Record, real=False)
+    except Exception:
+        # Values mattered after all, or the model itself fails: the real run tells which.
+        record = _run(members, inputs, lambda: Record(real=True), real=True)
+    if members.parameters.keys() - record.met:
+        record = with_training(
+            record, lambda start, real, end: _run(members, inputs, start, train=True, real=real, broken=end)
+        )
+    record.sizes.finish()
+    return record
+
+
+def replay(model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False) -> list[Step]:
+    """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`."""
+    return _run(Members(model), inputs, lambda: Record(decisions=like.decisions), real=real, labels=False).steps
+
+
+def replay_training(model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False) -> list[Step]:
+    """The same of a pass in train mode, for a record that has one."""
+    assert like.training is not None
+    told = like.training.decisions
+    return _run(Members(model), inputs, lambda: Record(decisions=told), train=True, real=real, labels=False).steps
+
+
+def _run(
+    members: Members,
+    inputs: ExampleInputs,
+    start: Callable[[], Record],
+    *,
+    train: bool = False,
+    real: bool,
+    labels: bool = True,
+    broken: Callable[[Tracer, Exception], None] | None = None,
+) -> Record:
+    """One run, written down in a record that `start` makes; `broken` is told of an exception while marks stand."""
+
+    def once(own: Own) -> Record:
+        record = start()
+        with alone(), twin(members, inputs, train=train, own=own) as double:
+            tracer = Tracer(double, record, real, labels)
+            if not labels:
+                tracer.told = Told(record.decisions)
+            calls = Calls(tracer, train)
+            with watching(tracer, None if train else shortcuts(calls)):
+                if labels:
+                    record.sizes.attach(double.members.once)
+                try:
+                    with calls, tracer:
+                        output = call(double.model, double.inputs)
+                except Exception as error:
+                    if broken is None:
+                        raise
+                    broken(tracer, error)
+                    return record
+                record.outputs = [(path, tracer.blocks(t)) for path, t in named_tensors(output)]
+                refuse(tracer, [s for _, t in named_tensors(output) if (s := tracer.mark(t).statistic) is not None])
+                record.spilled += [(tracer.mark(t).makers, tracer.blocks(t)) for _, t in named_tensors(output)]
+        return record
+
+    return with_what_it_needs(once)
+
+
+def with_what_it_needs(run: Callable[[Own], T]) -> T:
+    """Run on a twin that shares what most models leave alone, and again where this one does not."""
+    own = Own()
+    while True:
+        try:
+            return run(own)
+        except Again as again:
+            more = Own(own.storages | again.storages, own.containers or again.containers)
+            if more == own:
+                raise PodarError("the model changes its own weights in a way that a trace cannot follow") from again
+            own = more
+
+
+@contextlib.contextmanager
+def alone() -> Generator[None]:
+    """Nothing of what the caller has set for this thread has a part in the run."""
+    with (
+        torch.inference_mode(False),  # a caller's would bring other operators
+        torch.no_grad(),
+        outside_of_other_traces(),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def watching(tracer: Tracer, around: Around | None = None) -> Generator[None]:
+    """All that stands ready around the run of a twin: modules by name, inputs with marks."""
+    meta = next((n for n, t in tracer.tensors.items() if t.is_meta), None)
+    if meta is not None:
+        raise PodarError(
+            f"{meta} is on the meta device and has no values: load weights, or call model.to_empty(device='cpu')"
+        )
+    _follow(tracer, around)
+    tracer.begin()
+    for tensor in example_tensors(tracer.twin.inputs):
+        # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
+        tracer.attach(tensor, Mark(hollow=tensor.is_floating_point(), needs=tracer.given))
+        tracer.knows_inputs = True
+    try:
+        yield
+    finally:
+        tracer.clear()
+
+
+def _follow(tracer: Tracer, around: Around | None) -> None:
+    """Keep the name of the module that runs on top of a stack.
+
+    Each module is told apart: a change of `nn.Module.__call__` would empty the method caches of all its subclasses.
+    """
+    for name, module in tracer.twin.members.once:
+        call = module._call_impl  # pyright: ignore[reportPrivateUsage]
+        if around is not None:
+            call = around(name, module, call)
+        call = as_a_quantizer(tracer, module, as_one_operator(tracer, module, call))
+        module.__dict__["_compiled_call_impl"] = _entering(name, call, tracer.stack)  # what `__call__` asks for first
+
+
+def _entering(name: str, call: Call, stack: list[str]) -> Call:
+    def entered(*args: Any, **kwargs: Any) -> Any:
+        stack.append(name)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            stack.pop()
+
+    return entered

@@ -1,0 +1,141 @@
+"""Layers of torch.nn that only call one function go straight to it: their forward takes as long as tracing the call."""
+
+# pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from podar.graph.tracing.calls import Calls
+
+Arguments = tuple[Any, ...]
+Shortcut = tuple[Any, Callable[[Tensor], Arguments | None]]
+"""What a layer calls, and its arguments for an input; None where its forward does more."""
+
+LAYERS: dict[type[nn.Module], tuple[Any, Callable[[Any], Shortcut | None]]] = {}
+"""By type its own forward (somebody may put another one in its place) and how to find the shortcut."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+KINDS = (nn.Parameter, type(None))
+
+plainly = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+"""Within it torch's own functions do not come to `Calls`, as while that handles a call."""
+
+
+def shortcut_of(kind: type[nn.Module]) -> Callable[..., Any]:
+    """Register how to find what a layer of exactly this type calls."""
+
+    def register(function: Any) -> Any:
+        LAYERS[kind] = kind.forward, function
+        return function
+
+    return register
+
+
+def shortcuts(calls: Calls) -> Callable[[str, nn.Module, Callable[..., Any]], Callable[..., Any]]:
+    """What to call instead of a module in eval mode, given its name, the module and its own call."""
+    hooked = torch_module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
+    known = {} if hooked else {kind: find for kind, (forward, find) in LAYERS.items() if kind.forward is forward}
+    seen = calls.__torch_function__
+
+    def around(_: str, module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+        find, own = known.get(type(module)), module.__dict__
+        if find is None or "forward" in own or any(map(own.get, HOOKS)):
+            return call
+        found = find(module)
+        if found is None:
+            return call
+        function, arguments = found
+
+        def straight(*args: Any, **kwargs: Any) -> Any:
+            if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+                with plainly():
+                    given = arguments(args[0])
+                    if given is not None:
+                        return seen(function, (), given)
+            return call(*args, **kwargs)
+
+        return straight
+
+    return around
+
+
+def _plain(parameters: dict[str, Any]) -> bool:
+    """Whether weight and bias are where they usually are (weight norm moves them), and of torch's own kind."""
+    return all(name in parameters and type(parameters[name]) in KINDS for name in ("weight", "bias"))
+
+
+def _convolution(function: Any, dims: int) -> Any:
+    def find(layer: Any) -> Shortcut | None:
+        parameters = layer._parameters
+        if layer.padding_mode != "zeros" or not _plain(parameters) or parameters["weight"] is None:
+            return None
+
+        def arguments(x: Tensor) -> Arguments | None:
+            if x.dim() != dims:
+                return None
+            own = layer.__dict__
+            weight, bias = parameters["weight"], parameters["bias"]
+            return x, weight, bias, own["stride"], own["padding"], own["dilation"], own["groups"]
+
+        return function, arguments
+
+    return find
+
+
+shortcut_of(nn.Conv1d)(_convolution(torch.conv1d, 3))
+shortcut_of(nn.Conv2d)(_convolution(torch.conv2d, 4))
+shortcut_of(nn.Conv3d)(_convolution(torch.conv3d, 5))
+
+
+def _batch_norm(*dims: int) -> Any:
+    def find(layer: Any) -> Shortcut | None:
+        parameters, buffers = layer._parameters, layer._buffers
+        if buffers.get("running_mean") is None or buffers.get("running_var") is None or not _plain(parameters):
+            return None
+        factor, eps = 0.0 if layer.momentum is None else layer.momentum, layer.eps
+
+        def arguments(x: Tensor) -> Arguments | None:
+            if x.dim() not in dims:
+                return None
+            weight, bias = parameters["weight"], parameters["bias"]
+            mean, variance = buffers["running_mean"], buffers["running_var"]
+            return x, weight, bias, mean, variance, False, factor, eps, torch.backends.cudnn.enabled
+
+        return torch.batch_norm, arguments
+
+    return find
+
+
+shortcut_of(nn.BatchNorm1d)(_batch_norm(2, 3))
+shortcut_of(nn.BatchNorm2d)(_batch_norm(4))
+shortcut_of(nn.BatchNorm3d)(_batch_norm(5))
+
+
+@shortcut_of(nn.Linear)
+def linear(layer: Any) -> Shortcut | None:
+    parameters = layer._parameters
+    if not _plain(parameters) or parameters["weight"] is None:
+        return None
+    return nn.functional.linear, lambda x: (x, parameters["weight"], parameters["bias"])
+
+
+def _activation(function: Any, in_place: Any) -> Any:
+    def find(layer: Any) -> Shortcut:
+        return in_place if layer.inplace else function, _alone
+
+    return find
+
+
+def _alone(x: Tensor) -> Arguments:
+    return (x,)
+
+
+shortcut_of(nn.ReLU)(_activation(torch.relu, torch.relu_))
+shortcut_of(nn.SiLU)(_activation(torch._C._nn.silu, torch._C._nn.silu_))  # pyright: ignore

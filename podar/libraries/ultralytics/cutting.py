@@ -1,0 +1,150 @@
+"""Prunes a YOLO: what its outputs must keep, both of its heads in step, costs before and after `fuse()`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from podar.criteria import Scorer, score
+from podar.criteria.unit_sums import unit_scores
+from podar.errors import UsageError
+from podar.graph import Graph, trace
+from podar.graph.cost import Cost
+from podar.graph.graph import Outputs
+from podar.graph.slices import plan_for
+from podar.libraries.ultralytics.samples import IMPORTANCE, Samples, loss_of
+from podar.libraries.ultralytics.sealing import seal
+from podar.model.inputs import ExampleInputs
+from podar.model.patterns import patterns
+from podar.plans.plan import Plan
+from podar.pruning.allocation import allocate, parse_target
+from podar.pruning.moves import AUTO, Allocation
+from podar.pruning.pipeline import Result, cut
+
+# RT-DETR's training looks the classes of labels up in this table; a trace, which has no labels, does not see it.
+LOOKED_UP = "denoising_class_embed"
+ONE_TO_ONE = "one2one_"  # cv2, cv3 … stand for the one-to-many head, one2one_cv2, one2one_cv3 … for the other
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    target: str | Mapping[str, float | str] | None = None,
+    importance: str | Scorer | None = None,
+    scope: str = "global",
+    ratios: Mapping[str, float] | None = None,
+    protect: str | Iterable[str] = (),
+    only: str | Iterable[str] = (),
+    multiple_of: int | str = AUTO,
+    data: Any = None,
+    loss: Any = None,
+    outputs: Outputs = None,
+    verify: bool = True,
+    depth: bool = False,
+) -> Result:
+    """`podar.prune` for a model of Ultralytics, in place: same arguments, result and errors, with five differences.
+
+    - `data` may be an Ultralytics data.yaml (for classify a folder): up to 128 of its training images, at the size of
+      the example inputs, with the task's own loss. `importance` None is then "taylor", without data "magnitude".
+    - Class counts and box formats stay; the neck's features, which the model also returns, do not hold their widths
+      unless `outputs` names them.
+    - The one-to-many and the one-to-one head lose the same channels, so that the saving does not lie in the head that
+      `fuse()` drops anyway. A unit is worth the mean of what it is worth in both.
+    - The configuration is sealed: see `podar.libraries.ultralytics.sealing`.
+    - `depth=True` raises UsageError: plain Ultralytics could not load a model that lacks blocks.
+
+    ```python
+    model = YOLO("yolo26n.pt").model
+    result = prune(model, torch.zeros(1, 3, 320, 320), "macs=0.6", data="data.yaml")
+    ```
+    """
+    if depth:
+        raise UsageError(
+            "depth (whole blocks) cannot go from a YOLO: plain Ultralytics, which has no module for a missing block, "
+            "could not load the result; leave --depth out"
+        )
+    wanted = None if target is None else parse_target(target)
+    if isinstance(data, (str, Path)):
+        if not isinstance(example_inputs, Tensor):
+            raise UsageError(f"data={str(data)!r} is read at the size of example_inputs: give them as one tensor.")
+        data, loss = Samples(model, str(Path(data).resolve()), int(example_inputs.shape[-1])), loss or loss_of(model)
+    importance = importance or (IMPORTANCE if data is not None else "magnitude")
+    forget_sizes(model)
+    graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs) if outputs is None else outputs)
+    values = unit_scores(graph, in_step(score(importance, model, data, loss)))
+    if any(name.endswith(LOOKED_UP) for name, _ in model.named_modules()):
+        protect = (*patterns(protect), f"*{LOOKED_UP}*")
+    options: dict[str, Any] = {"scope": scope, "protect": protect, "only": only, "multiple_of": multiple_of}
+
+    def planned() -> tuple[Plan, Allocation]:
+        allocation = allocate(graph, wanted, values, ratios=ratios, **options)
+        uneven = _uneven(graph, allocation.share)
+        if uneven:  # the target was met in the middle of a pair
+            allocation = allocate(graph, wanted, values, ratios={**(ratios or {}), **uneven}, **options)
+        return _with_halves(model, plan_for(graph, allocation.removed)), allocation
+
+    plan, allocation = cut(model, example_inputs, graph, planned, verify)
+    seal(model)
+    return Result(model, plan, graph, allocation)
+
+
+def forget_sizes(model: nn.Module) -> None:
+    """Drop what heads remember of the last image: it holds the neck's width, which is about to change."""
+    for module in model.modules():
+        if "shape" in module.__dict__ and hasattr(module, "anchors"):
+            del module.shape  # the class's own None shows again
+
+
+def kept_outputs(model: nn.Module, example_inputs: ExampleInputs) -> list[str]:
+    """Paths of the outputs that users and losses read: all but the neck's features."""
+    paths = [path for path, _ in trace(model, example_inputs, outputs=()).record.outputs]
+    return [path for path in paths if "feats" not in path.split(".")]
+
+
+def in_step(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give both heads the mean of their scores, wherever their parameters have the same shape."""
+    shared = dict(scores)
+    for name, values in scores.items():
+        twin = name.replace(ONE_TO_ONE, "")
+        if twin != name and twin in shared and shared[twin].shape == values.shape:
+            shared[name] = shared[twin] = (values + shared[twin]) / 2
+    return shared
+
+
+def uneven_heads(model: nn.Module) -> list[str]:
+    """Parameters of the one-to-one head whose shape is not that of their twin; none after `prune`."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    twins = {name: name.replace(ONE_TO_ONE, "") for name in shapes if ONE_TO_ONE in name}
+    return [name for name, twin in twins.items() if twin in shapes and shapes[twin] != shapes[name]]
+
+
+def fused_cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
+    """Cost of what is deployed: batch norms folded away and, where there are two heads, one of them dropped."""
+    fused: Any = copy.deepcopy(model).eval()
+    return trace(fused.fuse(verbose=False), example_inputs).cost()
+
+
+def _with_halves(model: nn.Module, plan: Plan) -> Plan:
+    """Let the stored half width of C2f and its kin follow: forward halves whatever arrives, only exports read it."""
+    attributes = {module: dict(values) for module, values in plan.attributes.items()}
+    for name, module in model.named_modules():
+        removed = sum(len(cut.removed) for cut in plan.cuts.get(f"{name}.cv1.conv.weight", ()) if cut.dim == 0)
+        if hasattr(module, "forward_split") and removed:
+            attributes.setdefault(name, {})["c"] = int(module.c) - removed // 2  # type: ignore[arg-type]
+    return replace(plan, attributes=attributes)
+
+
+def _uneven(graph: Graph, share: Any) -> dict[str, float]:
+    """For pairs of groups that would lose different numbers: the lesser fraction kept, for both."""
+    kept = {group.name: float(share[list(group.families)].mean()) for group in graph.groups}
+    found: dict[str, float] = {}
+    for name, fraction in kept.items():
+        twin = name.replace(ONE_TO_ONE, "")
+        if twin != name and twin in kept and kept[twin] != fraction:
+            found[name] = found[twin] = min(fraction, kept[twin])
+    return found

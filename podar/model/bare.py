@@ -1,0 +1,94 @@
+"""The model under its wrappers, while it is cut; afterwards what DistributedDataParallel remembers is made anew."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch import nn
+
+from podar.errors import PodarError
+from podar.model.wrappers import inside, unwrapped
+
+SHARDED = {"FullyShardedDataParallel", "FSDPModule", "DTensor"}
+"""Classes of models and parameters of which each process holds a part."""
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, under any number of wrappers.
+
+    Raises:
+        PodarError: its parameters are spread over processes (FSDP).
+    """
+    model = unwrapped(model)
+    for name, thing in [*model.named_modules(), *model.named_parameters()]:
+        if SHARDED & {kind.__name__ for kind in type(thing).__mro__}:
+            raise PodarError(
+                f"{name or 'the model'} is spread over several processes (FSDP), none of which holds all of it: prune "
+                "the model first, then shard it, and load the weights gathered from a full state dict"
+            )
+    return model
+
+
+def prefix(model: nn.Module) -> str:
+    """What the wrappers put before the names of the model inside: "module.", "_orig_mod.module." or nothing."""
+    parts: list[str] = []
+    while (key := inside(model)) is not None:
+        parts.append(key)
+        model = model.get_submodule(key)
+    return ".".join([*parts, ""])
+
+
+@contextlib.contextmanager
+def reshaping(model: nn.Module) -> Generator[nn.Module]:
+    """The bare model, whose parameters may get other shapes. What stands around it works with these afterwards.
+
+    DistributedDataParallel lays out its buckets for the shapes that it saw first, and hangs on what torch forgets when
+    shapes change: left as it is it would no longer add up gradients, in silence. It starts anew, with the options and
+    hooks that it had; like its first start that concerns all processes, which all cut the model alike.
+    """
+    own = bare(model)
+    wrappers = [m for m in model.modules() if _is_distributed(m)]
+    before = [_accumulators(m) for m in wrappers]
+    try:
+        yield own
+    finally:
+        for wrapper, nodes in zip(wrappers, before):
+            if any(a is not b for a, b in zip(nodes, _accumulators(wrapper))):
+                _start_anew(wrapper)
+
+
+def _is_distributed(module: nn.Module) -> bool:
+    return any(kind.__name__ == "DistributedDataParallel" for kind in type(module).__mro__)
+
+
+def _accumulators(module: nn.Module) -> list[Any]:
+    """What adds up the gradient of each parameter: where DistributedDataParallel listens."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [torch.autograd.graph.get_gradient_edge(p).node for p in parameters]
+
+
+OPTIONS = ("device_ids", "output_device", "dim", "process_group", "find_unused_parameters", "gradient_as_bucket_view")
+"""What it is told when it is made, and keeps as it was told. (It works out the others from these.)"""
+
+
+def _start_anew(wrapper: Any) -> None:
+    from torch.nn.parallel import DistributedDataParallel
+
+    options = {key: getattr(wrapper, key) for key in OPTIONS}
+    options |= {"broadcast_buffers": wrapper.broadcast_buffers, "static_graph": wrapper.static_graph}
+    options |= {"bucket_cap_mb": wrapper.bucket_bytes_cap / 2**20, "mixed_precision": wrapper.mixed_precision}
+    hooks: list[tuple[Any, Any]] = list(getattr(wrapper, "_comm_hooks", ()))
+    training, module = wrapper.training, wrapper.module
+    modes = [(m, m.training) for m in module.modules()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch would have other words for options
+        DistributedDataParallel.__init__(wrapper, module, **options)
+    wrapper.training = training
+    for part, mode in modes:
+        part.training = mode
+    for hook, state in hooks:
+        wrapper.register_comm_hook(state, hook)

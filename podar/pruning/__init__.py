@@ -1,0 +1,1 @@
+"""Structured pruning: targets, allocation, whole blocks, and the pipeline from a model to its cut."""

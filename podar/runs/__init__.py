@@ -1,0 +1,1 @@
+"""A run: the folder in which a recipe is carried out, resumable, whole or not at all."""

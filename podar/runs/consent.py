@@ -1,0 +1,43 @@
+"""Consent to run code: what stands on the command line is one; a recipe or a run that names code asks for --trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from podar import libraries
+from podar.errors import PodarError
+from podar.runs import folder as run_folder
+from podar.sources.opening import take_modules
+from podar.stages import recipes
+
+
+def check(recipe: recipes.Recipe, of: str, trust: bool) -> None:
+    """Refuse a recipe that comes from a file and names code of the user's own, which opening it would run.
+
+    **Arguments:** `of`: the file, for messages.
+
+    **Raises:** `PodarError` that names the code, and how to consent.
+    """
+    kind = libraries.find(recipe.model)
+    if kind is not None and kind.runs_code and not trust:
+        raise PodarError(f"{of} names {recipe.model}, and opening that runs a file: add --trust if that is right.")
+    take_modules(recipe.modules, of, trust)
+
+
+def names_code(recipe: Any) -> bool:
+    """Whether a recipe, as plain data, names code of the user's own."""
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("model"), str):
+        return False
+    kind = libraries.find(recipe["model"])
+    return bool(recipe.get("modules")) or (kind is not None and kind.runs_code)
+
+
+def check_run(folder: Path, trust: bool) -> None:
+    """As `check`, for the recipe of a run that was broken off; a folder without one is left to whoever resumes it.
+
+    **Raises:** `PodarError` as `check`, and where the run's state is damaged.
+    """
+    if run_folder.is_begun(folder):
+        path = folder / run_folder.WORK / run_folder.STATE
+        check(recipes.make(run_folder.read_state(folder).get("recipe") or {}, of=str(path)), str(path), trust)

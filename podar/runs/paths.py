@@ -1,0 +1,97 @@
+"""The files that a run reads: named by absolute paths, and listed, so that a change of theirs can be noticed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from podar import libraries
+from podar.data import registry
+from podar.stages.recipes import Finetune, Recipe
+
+if TYPE_CHECKING:
+    from podar.sources.opening import Source
+
+
+def absolute(recipe: Recipe) -> Recipe:
+    """A recipe whose model, data, weights and settings name files by absolute paths, for a run that goes on elsewhere.
+
+    Names stay names: only what is there, and is the same kind of model or data under its absolute path, is a path.
+    """
+
+    def path(text: str) -> str:
+        return str(Path(text).expanduser().absolute())
+
+    model = recipe.model
+    if _files_named(model):
+        prefix, colon, rest = model.rpartition(":")
+        full = f"{path(prefix)}:{rest}" if prefix.endswith(".py") else f"{prefix}{colon}{path(rest)}"
+        model = full if libraries.find(full) is libraries.find(model) else model
+    data = recipe.data
+    if data is not None and Path(data).expanduser().exists():
+        kinds = registry.kinds()
+        kind = next((kind for kind in kinds if kind.accepts(data)), None)
+        if kind is next((kind for kind in kinds if kind.accepts(path(data))), None):
+            data = path(data)
+    stages = [
+        stage.model_copy(update={"settings": {k: path(v) if _is_file(v) else v for k, v in stage.settings.items()}})
+        if isinstance(stage, Finetune)
+        else stage
+        for stage in recipe.stages
+    ]
+    weights = None if recipe.weights is None else path(recipe.weights)
+    modules = tuple(path(file) for file in recipe.modules)
+    update = {"model": model, "modules": modules, "data": data, "weights": weights, "stages": tuple(stages)}
+    return recipe.model_copy(update=update)
+
+
+def files_of(recipe: Recipe, source: Source) -> list[Path]:
+    """Files and folders that a run reads: its model, the user's code that it imported, weights, data, settings."""
+    found = [*_files_named(recipe.model), *_files_named(str(source.spec.get("model", ""))), *map(Path, recipe.modules)]
+    for code in [path for path in found if path.suffix == ".py"]:
+        beside = code.resolve().parent
+        modules = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+        own = (Path(file) for file in modules if file and file.endswith(".py"))
+        found += [p for p in own if p.is_relative_to(beside) and "site-packages" not in p.relative_to(beside).parts]
+    if recipe.weights is not None:
+        found.append(Path(recipe.weights))
+    if recipe.data is not None and Path(recipe.data).expanduser().exists():
+        found += _data_files(Path(recipe.data).expanduser())
+    for stage in recipe.stages:
+        if isinstance(stage, Finetune):
+            found += [Path(value) for value in stage.settings.values() if _is_file(value)]
+    return found
+
+
+def _files_named(model: str) -> list[Path]:
+    """The file or folder in a MODEL string; of a folder that podar saved, what it reads there."""
+    prefix, colon, rest = model.rpartition(":")
+    kind = libraries.find(model)
+    if kind is None or (colon and not prefix.endswith(".py") and "FOLDER" not in kind.form):
+        return []  # timm:resnet18 is a name, whatever lies here under that name
+    path = Path(prefix if prefix.endswith(".py") else rest).expanduser()
+    if path.is_dir() and (path / "plan.json").is_file():
+        return [path / name for name in ("model.safetensors", "plan.json", "source.json")]
+    return [path] if path.exists() else []
+
+
+def _data_files(path: Path) -> list[Path]:
+    """A data set's files: of a data.yaml also the folders that it names, and the labels beside the images."""
+    if path.suffix not in (".yaml", ".yml"):
+        return [path]
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        root = path.parent / str(content.get("path") or "")
+        named = [content.get(split) for split in ("train", "val", "test")]
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return [path]
+    places = [root / place for entry in named for place in (entry if isinstance(entry, list) else [entry]) if place]
+    labels = [Path(str(place).replace("/images", "/labels")) for place in places]
+    return [path, *(place for place in (*places, *labels) if place.exists())]
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith((".pt", ".yaml", ".yml")) and Path(value).expanduser().is_file()

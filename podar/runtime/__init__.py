@@ -1,6 +1,0 @@
-"""The sparse engine's Python face: `podar.accelerate`, the torch operator, ONNX files. The kernels are in native/."""
-
-from podar.runtime.accelerating import Accelerated, Acceleration, accelerate
-from podar.runtime.onnx_accelerating import AcceleratedFile
-
-__all__ = ["Accelerated", "AcceleratedFile", "Acceleration", "accelerate"]

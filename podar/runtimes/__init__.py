@@ -1,0 +1,1 @@
+"""What runs a model where it is deployed: torch, ONNX Runtime, OpenVINO, the sparse engine."""

@@ -1,0 +1,1 @@
+"""What podar believes: plain data within bounds, files that may run code, fingerprints, no network unless asked."""
