@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.exporters.networks import Block, Branching, ConvNet, Detector
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 import podar
 from podar.errors import PodarError, UsageError
 from podar.formats import Exported
+from tests.formats.networks import Block, Branching, ConvNet, Detector
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

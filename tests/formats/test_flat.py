@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.exporters.networks import ConvNet, Detector
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from podar.errors import PodarError
 from podar.formats.flat import flatten
+from tests.formats.networks import ConvNet, Detector
 
 IMAGES = torch.randn(2, 3, 8, 8)
 

@@ -7,12 +7,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from tests.exporters.networks import Branching, ConvNet
 from torch import Tensor, nn
 
 import podar
 from podar.errors import PodarError, UsageError
 from podar.formats import onnx as exporter
+from tests.formats.networks import Branching, ConvNet
 
 ort = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -7,10 +7,10 @@ import os
 import numpy as np
 import pytest
 import torch
-from tests.exporters.networks import ConvNet
 
 import podar
 from podar.errors import PodarError, UsageError
+from tests.formats.networks import ConvNet
 
 ov = pytest.importorskip("openvino")
 pytest.importorskip("onnxscript")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.exporters.networks import Branching, ConvNet
 
 import podar
 from podar.errors import PodarError
+from tests.formats.networks import Branching, ConvNet
 
 native = pytest.importorskip("podar_native", reason="podar-native is not built here")
 

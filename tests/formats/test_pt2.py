@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.exporters.networks import Branching, ConvNet
 
 import podar
 from podar.errors import PodarError
+from tests.formats.networks import Branching, ConvNet
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's own loader
