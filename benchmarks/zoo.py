@@ -64,8 +64,8 @@ def seconds(model: nn.Module, inputs: Any) -> dict[str, float]:
 def peer_seconds(peer: Any, model: nn.Module, inputs: Any, outputs: list[str]) -> float:
     """Torch-Pruning on the same model.
 
-    Raises:
-        RuntimeError: it ran, but removed nothing, or the smaller model does not run, or its outputs changed shape.
+    **Raises:** `RuntimeError`: it ran, but removed nothing, or the smaller model does not run, or its outputs changed
+    shape.
     """
     wanted, before = _shapes(model, inputs), sum(p.numel() for p in model.parameters())
     start = time.perf_counter()

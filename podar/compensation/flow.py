@@ -33,8 +33,9 @@ Back = Callable[[Tensor], Tensor]
 class Norm:
     """A batch norm in evaluation: outputs times a scale, plus an offset.
 
-    Attributes:
-        mean: name of its running mean.
+    **Attributes:**
+
+    - `mean`: name of its running mean.
     """
 
     mean: str
@@ -59,14 +60,15 @@ class Norm:
 class After:
     """What follows one reading.
 
-    Attributes:
-        made: number of the reading's own operator.
-        bias: name of the parameter that is added to the output, by the reading's operator or right after it; or None.
-        norm: the batch norm that alone reads the output, or None.
-        other: number of the operator that made the other branch of the sum that the output flows into, where that
-            branch comes first; or None.
-        chain: what lies between the output and that sum, from the output on.
-        rectified: a ReLU alone reads what becomes of the output: itself, its norm, or the sum.
+    **Attributes:**
+
+    - `made`: number of the reading's own operator.
+    - `bias`: name of the parameter that is added to the output, by the reading's operator or right after it; or None.
+    - `norm`: the batch norm that alone reads the output, or None.
+    - `other`: number of the operator that made the other branch of the sum that the output flows into, where that
+      branch comes first; or None.
+    - `chain`: what lies between the output and that sum, from the output on.
+    - `rectified`: a ReLU alone reads what becomes of the output: itself, its norm, or the sum.
     """
 
     made: int

@@ -19,8 +19,9 @@ from torch.nn import functional
 class Product:
     """Rows times a matrix: `x @ weight.T`, or `x @ weight` where the parameter lists inputs first.
 
-    Attributes:
-        inputs_first: the parameter's first axis lists inputs (transformers' Conv1D, `x @ weight`).
+    **Attributes:**
+
+    - `inputs_first`: the parameter's first axis lists inputs (transformers' Conv1D, `x @ weight`).
     """
 
     inputs_first: bool = False

@@ -23,12 +23,13 @@ Key = tuple[str, int]
 class Reading:
     """One multiplication of activations with a parameter.
 
-    Attributes:
-        key: the parameter's name, and how many readings of it came before in this forward pass.
-        form: how inputs and weight become matrices.
-        x: the input: (positions, inputs) for a product, (batch, channels, …) for a convolution.
-        weight: the parameter itself.
-        bias: the name of the parameter that the same operator adds, or None.
+    **Attributes:**
+
+    - `key`: the parameter's name, and how many readings of it came before in this forward pass.
+    - `form`: how inputs and weight become matrices.
+    - `x`: the input: (positions, inputs) for a product, (batch, channels, …) for a convolution.
+    - `weight`: the parameter itself.
+    - `bias`: the name of the parameter that the same operator adds, or None.
     """
 
     key: Key

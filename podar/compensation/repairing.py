@@ -53,23 +53,24 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, seed: int = 
     solved, wherever in the model they stand. A map whose outputs would not come nearer to the dense ones on samples
     that were held back stays as it is.
 
-    Args:
-        pruned: a model that `podar.prune` or `podar.apply` cut; it carries its plan. Changed in place.
-        dense: the model as it was before. Left as it is.
-        inputs: a tensor (its first axis is the batch), batches, or a data set, as docs/data.md says; targets are not
-            looked at. The first 512 samples are read: shuffle what is in the order of its classes.
-        seed: of the rows that are drawn.
+    **Arguments:**
 
-    Returns:
-        Compensation: per map the error before and after; `print(…)` shows a table.
+    - `pruned`: a model that `podar.prune` or `podar.apply` cut; it carries its plan. Changed in place.
+    - `dense`: the model as it was before. Left as it is.
+    - `inputs`: a tensor (its first axis is the batch), batches, or a data set, as docs/data.md says; targets are not
+      looked at. The first 512 samples are read: shuffle what is in the order of its classes.
+    - `seed`: of the rows that are drawn.
 
-    Raises:
-        PodarError: no inputs, inputs that are not finite or do not fit, or two models that do not belong together.
+    **Returns:** Compensation: per map the error before and after; `print(…)` shows a table.
 
-    Example:
-        >>> dense = copy.deepcopy(model)
-        >>> podar.prune(model, pictures[:1], "macs=0.5")
-        >>> print(podar.compensate(model, dense, pictures))
+    **Raises:** `PodarError`: no inputs, inputs that are not finite or do not fit, or two models that do not belong
+    together.
+
+    ```python
+    dense = copy.deepcopy(model)
+    podar.prune(model, pictures[:1], "macs=0.5")
+    print(podar.compensate(model, dense, pictures))
+    ```
     """
     batches = _batches(inputs, dense)
     pair = _Pair(pruned, dense)
@@ -128,11 +129,12 @@ class _Pair:
 class _Sample:
     """Rows of one batch at one reading of a map.
 
-    Attributes:
-        rows: (groups, rows, columns) inputs. wanted: (groups, rows, outputs) what the dense model gives there.
-        zero: where the ReLU behind it is zero, in the shape of `wanted`; None without one.
-        held: which rows are held back.
-        number: which reading of its parameter it is.
+    **Attributes:**
+
+    - `rows`: (groups, rows, columns) inputs. wanted: (groups, rows, outputs) what the dense model gives there.
+    - `zero`: where the ReLU behind it is zero, in the shape of `wanted`; None without one.
+    - `held`: which rows are held back.
+    - `number`: which reading of its parameter it is.
     """
 
     rows: Tensor

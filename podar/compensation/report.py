@@ -9,11 +9,12 @@ from dataclasses import dataclass
 class Consumer:
     """One linear map.
 
-    Attributes:
-        name: its parameter.
-        before, after: squared error of its outputs on samples held back, as a share of the dense outputs' squared
-            spread; None where it was not measured.
-        left: why it was left as it was; None where it was solved.
+    **Attributes:**
+
+    - `name`: its parameter.
+    - `before`, `after`: squared error of its outputs on samples held back, as a share of the dense outputs' squared
+      spread; None where it was not measured.
+    - `left`: why it was left as it was; None where it was solved.
     """
 
     name: str

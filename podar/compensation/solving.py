@@ -24,9 +24,10 @@ PRECISE = 1024
 class Cutoff:
     """A ReLU behind the outputs: what lies beyond its zero does not matter.
 
-    Attributes:
-        zero: (groups, rows, outputs) outputs at which the ReLU's input is zero.
-        sign: (groups, 1, outputs) 1 where larger outputs pass, −1 where smaller ones do.
+    **Attributes:**
+
+    - `zero`: (groups, rows, outputs) outputs at which the ReLU's input is zero.
+    - `sign`: (groups, 1, outputs) 1 where larger outputs pass, −1 where smaller ones do.
     """
 
     zero: Tensor
@@ -54,11 +55,13 @@ class Cutoff:
 class Solution:
     """New weights of one linear map, and how far off its outputs were and are on the rows held back.
 
-    Attributes:
-        matrix: (groups, outputs, columns).
-        shift: (groups, outputs) that is added to the outputs; zeros where nothing can take one.
-        before, after: squared error, as a share of the wanted outputs' squared spread; where a ReLU follows, behind it.
-        ridge: the share that won; None where the old weights are at least as good, and stay.
+    **Attributes:**
+
+    - `matrix`: (groups, outputs, columns).
+    - `shift`: (groups, outputs) that is added to the outputs; zeros where nothing can take one.
+    - `before`, `after`: squared error, as a share of the wanted outputs' squared spread; where a ReLU follows, behind
+      it.
+    - `ridge`: the share that won; None where the old weights are at least as good, and stay.
     """
 
     matrix: Tensor
@@ -81,18 +84,18 @@ def solve(
 ) -> Solution:
     """Minimise |rows · Wᵀ + shift − wanted|² + λ |W − old|² over W and the shift.
 
-    Args:
-        rows: (groups, rows, columns) inputs.
-        wanted: (groups, rows, outputs) what they are to give, the shift included.
-        old: (groups, outputs, columns) the weights now, towards which the ridge pulls.
-        old_shift: (groups, outputs) the shift now.
-        held: (rows,) bool: these rows only choose λ and judge the solution.
-        weights: (rows,) how much the squared error of each row counts; None: all alike.
-        shifts: whether something can take a new shift; if not, the old one stays.
-        cutoff: a ReLU behind the outputs.
+    **Arguments:**
 
-    Returns:
-        The best solution, or the old weights where none is better on the rows held back.
+    - `rows`: (groups, rows, columns) inputs.
+    - `wanted`: (groups, rows, outputs) what they are to give, the shift included.
+    - `old`: (groups, outputs, columns) the weights now, towards which the ridge pulls.
+    - `old_shift`: (groups, outputs) the shift now.
+    - `held`: (rows,) bool: these rows only choose λ and judge the solution.
+    - `weights`: (rows,) how much the squared error of each row counts; None: all alike.
+    - `shifts`: whether something can take a new shift; if not, the old one stays.
+    - `cutoff`: a ReLU behind the outputs.
+
+    **Returns:** The best solution, or the old weights where none is better on the rows held back.
     """
     kind = torch.float64 if rows.shape[-1] <= PRECISE else torch.float32
     rows, wanted, old, old_shift = (t.to(kind) for t in (rows, wanted, old, old_shift))

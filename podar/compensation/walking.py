@@ -23,9 +23,10 @@ class _Ended(BaseException):
 class Walk:
     """A forward pass that stops before each reading.
 
-    Attributes:
-        at: the reading that it stands before; None at its end.
-        results: what the operators gave that `flow` awaits, by their numbers; `taken` frees one.
+    **Attributes:**
+
+    - `at`: the reading that it stands before; None at its end.
+    - `results`: what the operators gave that `flow` awaits, by their numbers; `taken` frees one.
     """
 
     def __init__(self, model: nn.Module, run: Callable[[nn.Module], Any], parameters: Parameters, flow: Flow) -> None:
@@ -43,8 +44,7 @@ class Walk:
     def step(self) -> Reading | None:
         """Go on to the next reading, which stands in `at`; None where the pass is over.
 
-        Raises:
-            Exception: whatever the forward pass raised.
+        **Raises:** `Exception`: whatever the forward pass raised.
         """
         if not self._over:
             self.at = None

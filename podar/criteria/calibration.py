@@ -20,8 +20,7 @@ from podar.model.tensors import tensors_in, to_device
 def labelled_batches(data: Any, name: str, limit: int = 32) -> Iterator[Batch]:
     """Up to `limit` batches of inputs and targets.
 
-    Raises:
-        PodarError: no data, no batch, no (inputs, targets) pairs, or inputs that are not finite.
+    **Raises:** `PodarError`: no data, no batch, no (inputs, targets) pairs, or inputs that are not finite.
     """
     return labelled(data, f"importance {name!r}", limit)
 
@@ -29,8 +28,7 @@ def labelled_batches(data: Any, name: str, limit: int = 32) -> Iterator[Batch]:
 def forward(model: nn.Module, inputs: Any, name: str) -> Any:
     """Run the model on one batch, on the model's device, and say so in one sentence when the batch does not fit.
 
-    Raises:
-        PodarError: the model does not run on inputs of this shape.
+    **Raises:** `PodarError`: the model does not run on inputs of this shape.
     """
     try:
         return run(model, inputs)
@@ -48,8 +46,7 @@ def forward(model: nn.Module, inputs: Any, name: str) -> Any:
 def scoring(model: nn.Module, grad: bool = True) -> Iterator[dict[str, nn.Parameter]]:
     """Eval mode with fresh gradients; modes, `requires_grad` and gradients are put back at the end.
 
-    Yields:
-        The floating-point parameters by name.
+    **Yields:** The floating-point parameters by name.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     before = {n: (p.requires_grad, p.grad) for n, p in parameters.items()}

@@ -17,12 +17,12 @@ def fisher(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Te
     """½ · weight² × mean of squared per-sample gradients: Optimal Brain Damage with the empirical Fisher
     (LeCun et al., 1990; Theis et al., 2018).
 
-    Args:
-        data: an iterable of (inputs, targets) batches; the first 128 samples are used, one backward pass each.
-        loss: `loss(outputs, targets)`; cross entropy when None.
+    **Arguments:**
 
-    Raises:
-        PodarError: no data, or data that do not fit the model.
+    - `data`: an iterable of (inputs, targets) batches; the first 128 samples are used, one backward pass each.
+    - `loss`: `loss(outputs, targets)`; cross entropy when None.
+
+    **Raises:** `PodarError`: no data, or data that do not fit the model.
     """
     with scoring(model) as parameters:
         total = {n: torch.zeros_like(p) for n, p in parameters.items()}

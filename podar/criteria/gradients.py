@@ -15,12 +15,12 @@ from podar.criteria.registry import criterion
 def taylor(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
     """|weight × gradient|: the first-order change of the loss when a weight goes (Molchanov et al., 2019).
 
-    Args:
-        data: an iterable of (inputs, targets) batches; up to 32 are used, and what each gives is added up.
-        loss: `loss(outputs, targets)`; cross entropy when None.
+    **Arguments:**
 
-    Raises:
-        PodarError: no data, or data that do not fit the model.
+    - `data`: an iterable of (inputs, targets) batches; up to 32 are used, and what each gives is added up.
+    - `loss`: `loss(outputs, targets)`; cross entropy when None.
+
+    **Raises:** `PodarError`: no data, or data that do not fit the model.
     """
     with scoring(model) as parameters:
         total = {n: torch.zeros_like(p) for n, p in parameters.items()}

@@ -19,12 +19,12 @@ def grasp(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
     Scores may be negative: removing such a weight raises the gradient norm, so they go first. Meant for networks at
     their initialisation.
 
-    Args:
-        data: an iterable of (inputs, targets) batches; up to 8 are used, each for two backward passes and their graph.
-        loss: `loss(outputs, targets)`; cross entropy when None.
+    **Arguments:**
 
-    Raises:
-        PodarError: no data, or data that do not fit the model.
+    - `data`: an iterable of (inputs, targets) batches; up to 8 are used, each for two backward passes and their graph.
+    - `loss`: `loss(outputs, targets)`; cross entropy when None.
+
+    **Raises:** `PodarError`: no data, or data that do not fit the model.
     """
     # Fused attention and cuDNN's recurrent layers have no second derivative.
     plain = sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False)

@@ -23,10 +23,11 @@ CRITERIA: dict[str, Scorer] = {}
 def criterion(name: str) -> Callable[[Scorer], Scorer]:
     """Register a criterion, for `importance="name"` and the command line.
 
-    Example:
-        >>> @criterion("my-l3")
-        ... def l3(model, data, loss):
-        ...     return {n: p.detach().abs() ** 3 for n, p in model.named_parameters()}
+    ```python
+    @criterion("my-l3")
+    def l3(model, data, loss):
+        return {n: p.detach().abs() ** 3 for n, p in model.named_parameters()}
+    ```
     """
 
     def register(function: Scorer) -> Scorer:
@@ -58,15 +59,17 @@ class PerParameter(Mapping[str, Tensor]):
 def score(importance: str | Scorer, model: nn.Module, data: Any = None, loss: Any = None) -> Scores:
     """Elementwise importance of every parameter that the criterion scores.
 
-    Args:
-        importance: a name in `CRITERIA` or a callable of the scorer contract.
-        model: the model; left as it was. Wrappers around it are left away, so names are those of the model inside.
-        data: batches for criteria that need them: an iterable of (inputs, targets).
-        loss: `loss(outputs, targets)`; cross entropy when None.
+    **Arguments:**
 
-    Raises:
-        UsageError: no criterion has that name.
-        PodarError: a score has the wrong shape or is not finite, or the criterion needs data and got none.
+    - `importance`: a name in `CRITERIA` or a callable of the scorer contract.
+    - `model`: the model; left as it was. Wrappers around it are left away, so names are those of the model inside.
+    - `data`: batches for criteria that need them: an iterable of (inputs, targets).
+    - `loss`: `loss(outputs, targets)`; cross entropy when None.
+
+    **Raises:**
+
+    - `UsageError`: no criterion has that name.
+    - `PodarError`: a score has the wrong shape or is not finite, or the criterion needs data and got none.
     """
     if isinstance(importance, str):
         if importance not in CRITERIA:

@@ -16,12 +16,12 @@ def snip(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tens
 
     Unlike "taylor", which adds up |weight × gradient| batch by batch, gradients of opposite sign cancel first.
 
-    Args:
-        data: an iterable of (inputs, targets) batches; up to 32 are used.
-        loss: `loss(outputs, targets)`; cross entropy when None.
+    **Arguments:**
 
-    Raises:
-        PodarError: no data, or data that do not fit the model.
+    - `data`: an iterable of (inputs, targets) batches; up to 32 are used.
+    - `loss`: `loss(outputs, targets)`; cross entropy when None.
+
+    **Raises:** `PodarError`: no data, or data that do not fit the model.
     """
     with scoring(model) as parameters:
         for batch in labelled_batches(data, "snip"):

@@ -20,12 +20,12 @@ def synflow(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, T
 
     An embedding is a linear layer over one-hot words, so there ones mean the sum of all its rows.
 
-    Args:
-        data: inputs or batches; only the shape of the first sample is used, never its values or labels.
-        loss: ignored.
+    **Arguments:**
 
-    Raises:
-        PodarError: no data, or a shape that the model does not run on.
+    - `data`: inputs or batches; only the shape of the first sample is used, never its values or labels.
+    - `loss`: ignored.
+
+    **Raises:** `PodarError`: no data, or a shape that the model does not run on.
     """
     sample = next(iter(inputs_of(data, model, "importance 'synflow'", limit=1)))
     words = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]

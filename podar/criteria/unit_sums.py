@@ -19,12 +19,13 @@ from podar.model.fast_loops import BLOCK, Sums, square_sums, squared
 def unit_scores(graph: Graph, scores: Mapping[str, Tensor] | None = None) -> NDArray[np.float64]:
     """Importance of each unit; groups that no score touches are ranked by the squared weights of the traced model.
 
-    Args:
-        graph: the traced model.
-        scores: elementwise importance by parameter name (any of its tied names); None: squared weights for all.
+    **Arguments:**
 
-    Raises:
-        PodarError: a score is NaN or infinite, or has not the shape that its parameter had when the model was traced.
+    - `graph`: the traced model.
+    - `scores`: elementwise importance by parameter name (any of its tied names); None: squared weights for all.
+
+    **Raises:** `PodarError`: a score is NaN or infinite, or has not the shape that its parameter had when the model was
+    traced.
     """
     own = {n: p.detach() for n, p in graph.parameters.items() if p.is_floating_point()}
     if scores is None:
@@ -98,10 +99,11 @@ def slice_sums(
 ) -> dict[int, Sums]:
     """Sums over all other dimensions, for each dimension in `layout`; one of shape (g, i) is summed group by group.
 
-    Args:
-        values: what is summed.
-        layout: for each dimension the shape of its labels.
-        compute: applied to every element first, a block at a time: memory is read once.
+    **Arguments:**
+
+    - `values`: what is summed.
+    - `layout`: for each dimension the shape of its labels.
+    - `compute`: applied to every element first, a block at a time: memory is read once.
     """
     values = values.detach()
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -27,12 +27,12 @@ def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Ten
     Linear and attention layers take the norm of each input, convolutions of each input channel over all positions,
     embeddings the root of how often each row was read, recurrent layers the norm of each input and hidden feature.
 
-    Args:
-        data: inputs, no labels needed: a tensor or an iterable of batches; up to 32 batches are used.
-        loss: ignored.
+    **Arguments:**
 
-    Raises:
-        PodarError: no data, or data that do not fit the model.
+    - `data`: inputs, no labels needed: a tensor or an iterable of batches; up to 32 batches are used.
+    - `loss`: ignored.
+
+    **Raises:** `PodarError`: no data, or data that do not fit the model.
     """
     energies: dict[str, Tensor] = {}
     names = {id(p): n for n, p in model.named_parameters()}

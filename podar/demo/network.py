@@ -36,11 +36,12 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The residual network for small pictures of He et al. 2015 (section 4.2), with projection shortcuts.
 
-    Arguments:
-        num_classes: logits out.
-        channels: input channels.
-        widths: channels of the stages; every stage after the first halves the picture.
-        depth: blocks of a stage.
+    **Arguments:**
+
+    - `num_classes`: logits out.
+    - `channels`: input channels.
+    - `widths`: channels of the stages; every stage after the first halves the picture.
+    - `depth`: blocks of a stage.
     """
 
     def __init__(

@@ -23,11 +23,12 @@ Fractions = NDArray[np.float64]
 class Cost:
     """What a network costs at its example input.
 
-    Attributes:
-        params: number of parameters.
-        macs: multiply-accumulates of one forward pass.
-        bytes: parameters and buffers, in bytes.
-        memory_bytes: peak of the activations that live at the same time, in bytes (eager execution, inputs excluded).
+    **Attributes:**
+
+    - `params`: number of parameters.
+    - `macs`: multiply-accumulates of one forward pass.
+    - `bytes`: parameters and buffers, in bytes.
+    - `memory_bytes`: peak of the activations that live at the same time, in bytes (eager execution, inputs excluded).
     """
 
     params: int

@@ -35,10 +35,11 @@ SEED = 0x9E3779B97F4A7C15
 class Family(NamedTuple):
     """Interchangeable units: they occur on the same parameter axes, equally often, in the same part of each.
 
-    Attributes:
-        units: unit numbers in the order of the axis.
-        kin: number shared by families that differ only in the part of an axis they lie on.
-        role: 0, OUTER (heads) or INNER (dimensions within a head).
+    **Attributes:**
+
+    - `units`: unit numbers in the order of the axis.
+    - `kin`: number shared by families that differ only in the part of an axis they lie on.
+    - `role`: 0, OUTER (heads) or INNER (dimensions within a head).
     """
 
     units: Ids

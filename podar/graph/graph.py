@@ -44,16 +44,17 @@ KINDS = {0: "channels", OUTER: "heads", INNER: "inner"}
 class Group:
     """The units of one family: interchangeable candidates, such as the 64 channels of one stage.
 
-    Attributes:
-        name: the module whose parameters produce them first, with a range or "heads"/"inner" where that is needed.
-        kind: "channels", "heads" or "inner" (dimensions within a head).
-        size: number of units.
-        families: numbers of the families in it; more than one where parts of an axis must lose equally many.
-        members: (tensor, dimension) of every slice that its units own.
-        widths: indices per unit on the producing axis (a head owns several).
-        tied: names of groups that lose the same share.
-        steps: in how many equal moves the group (with those tied to it) can shrink.
-        held: this group stays by default because its heads go instead.
+    **Attributes:**
+
+    - `name`: the module whose parameters produce them first, with a range or "heads"/"inner" where that is needed.
+    - `kind`: "channels", "heads" or "inner" (dimensions within a head).
+    - `size`: number of units.
+    - `families`: numbers of the families in it; more than one where parts of an axis must lose equally many.
+    - `members`: (tensor, dimension) of every slice that its units own.
+    - `widths`: indices per unit on the producing axis (a head owns several).
+    - `tied`: names of groups that lose the same share.
+    - `steps`: in how many equal moves the group (with those tied to it) can shrink.
+    - `held`: this group stays by default because its heads go instead.
     """
 
     name: str
@@ -192,8 +193,7 @@ class Graph:
     def explain(self, name: str) -> str:
         """What podar knows of a module or parameter: its groups and what goes with them, or why it is frozen.
 
-        Raises:
-            PodarError: nothing in the model has that name.
+        **Raises:** `PodarError`: nothing in the model has that name.
         """
         own = [n for n in self.aliases if n == name or n.startswith(name + ".")]
         if not own:
@@ -236,16 +236,18 @@ class Graph:
     def goes_with(self, name: str, index: int, dim: int = 0) -> dict[tuple[str, int], list[int]]:
         """Every slice that goes when one index goes: (tensor, dimension) → indices.
 
-        Args:
-            name: a parameter or buffer, or a module whose weight is meant.
-            index: which index of dimension `dim`.
+        **Arguments:**
 
-        Raises:
-            PodarError: nothing of that name, no such index, or that axis is frozen; the message gives the reason.
+        - `name`: a parameter or buffer, or a module whose weight is meant.
+        - `index`: which index of dimension `dim`.
 
-        Example:
-            >>> graph.goes_with("layer1.0.conv1", 3)
-            {("layer1.0.conv1.weight", 0): [3], ("layer1.0.bn1.weight", 0): [3], …}
+        **Raises:** `PodarError`: nothing of that name, no such index, or that axis is frozen; the message gives the
+        reason.
+
+        ```python
+        graph.goes_with("layer1.0.conv1", 3)
+        {("layer1.0.conv1.weight", 0): [3], ("layer1.0.bn1.weight", 0): [3], …}
+        ```
         """
         tensor = next((n for n in (name, f"{name}.weight") if n in self.shapes), None)
         first = next((f for f, names in self.aliases.items() if tensor in names), None)
@@ -413,20 +415,22 @@ def _under(path: str, wanted: str) -> bool:
 def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs = None) -> Graph:
     """Run the model once and find out what must go together.
 
-    Args:
-        model: any module; left exactly as it was. Wrappers around it (DataParallel, torch.compile, moving averages)
-            are left away: names are those of the model inside.
-        example_inputs: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model and runs it.
-        outputs: paths of the outputs that must keep their shape ("0", "logits"), or a test of a path; None keeps all.
+    **Arguments:**
 
-    Returns:
-        The graph: `print(graph)`, `graph.groups`, `graph.frozen`, `graph.explain("layer3.0.conv1")`, `graph.cost()`.
+    - `model`: any module; left exactly as it was. Wrappers around it (DataParallel, torch.compile, moving averages) are
+      left away: names are those of the model inside.
+    - `example_inputs`: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model and runs it.
+    - `outputs`: paths of the outputs that must keep their shape ("0", "logits"), or a test of a path; None keeps all.
 
-    Raises:
-        PodarError: the model does not run on these inputs, has no values (meta device) or is a TorchScript program.
+    **Returns:** The graph: `print(graph)`, `graph.groups`, `graph.frozen`, `graph.explain("layer3.0.conv1")`,
+    `graph.cost()`.
 
-    Example:
-        >>> graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
+    **Raises:** `PodarError`: the model does not run on these inputs, has no values (meta device) or is a TorchScript
+    program.
+
+    ```python
+    graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
+    ```
     """
     model = bare(model)
     try:

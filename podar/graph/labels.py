@@ -124,14 +124,15 @@ class Labels:
 class Solution:
     """What the relations come to.
 
-    Attributes:
-        component: for each label, the class that it belongs to.
-        support: (classes, k) units that a class depends on, padded with `units`.
-        units: how many units there are: classes that can be removed on their own.
-        role: for each unit 0, OUTER or INNER.
-        first: for each unit its lowest label; labels grow along an axis, so units are numbered as the axis is.
-        why: for each label the index of the reason recorded for it, or a very large number.
-        links: the equalities along which reasons spread.
+    **Attributes:**
+
+    - `component`: for each label, the class that it belongs to.
+    - `support`: (classes, k) units that a class depends on, padded with `units`.
+    - `units`: how many units there are: classes that can be removed on their own.
+    - `role`: for each unit 0, OUTER or INNER.
+    - `first`: for each unit its lowest label; labels grow along an axis, so units are numbered as the axis is.
+    - `why`: for each label the index of the reason recorded for it, or a very large number.
+    - `links`: the equalities along which reasons spread.
     """
 
     component: Ids

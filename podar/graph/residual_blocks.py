@@ -37,11 +37,12 @@ SUMS = {"add", "sub", "cat", "stack", "where", "addcmul"}
 class Block:
     """One residual branch.
 
-    Attributes:
-        name: of its last module, for users.
-        skips: module → (whether it gives zeros instead of its input, items of the tuple it returns or 0).
-        tensors: names of the parameters and buffers that go with it.
-        kind: what blocks of one structure share.
+    **Attributes:**
+
+    - `name`: of its last module, for users.
+    - `skips`: module → (whether it gives zeros instead of its input, items of the tuple it returns or 0).
+    - `tensors`: names of the parameters and buffers that go with it.
+    - `kind`: what blocks of one structure share.
     """
 
     name: str

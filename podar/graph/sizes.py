@@ -420,8 +420,8 @@ class Solver:
     def solve(self, alive: Callable[[Ids], Alive]) -> dict[Attribute, int]:
         """New values of the attributes that must change; `alive(ids)` says which labels remain.
 
-        Raises:
-            SizeConflict: a literal size would have to change, two uses of an attribute disagree, or rows become uneven.
+        **Raises:** `SizeConflict`: a literal size would have to change, two uses of an attribute disagree, or rows
+        become uneven.
         """
         self.alive = alive
         self.counted: dict[int, tuple[int, ...] | None] = {}
@@ -473,8 +473,7 @@ class Solver:
 
         Where one side is an attribute that nothing else sizes, it follows the other side in proportion.
 
-        Raises:
-            SizeConflict: both sides would be equal, and both are needed as they are.
+        **Raises:** `SizeConflict`: both sides would be equal, and both are needed as they are.
         """
         solved = dict(solved)
         used = set[Attribute]().union(*(attributes_in(c) for c in self.constraints))

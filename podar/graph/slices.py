@@ -17,8 +17,7 @@ from podar.plans.plan import Cut, Indices, Plan
 def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
     """The plan that removes the marked units.
 
-    Raises:
-        PodarError: some size cannot follow; the message names it.
+    **Raises:** `PodarError`: some size cannot follow; the message names it.
     """
     alive = graph.solution.alive(removed)
     cuts: dict[str, tuple[Cut, ...]] = {}

@@ -61,8 +61,8 @@ class Expectation:
 def verify_trace(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation, real: bool = False) -> None:
     """Run the pruned model (for `real` with values) and compare its operators with those of the dense one.
 
-    Raises:
-        PodarError: the model no longer runs, runs other operators, or some shape or constant is not as planned.
+    **Raises:** `PodarError`: the model no longer runs, runs other operators, or some shape or constant is not as
+    planned.
     """
     graph = expected.graph
     steps = _run(lambda: replay(model, example_inputs, graph.record, real))

@@ -20,8 +20,7 @@ SHARDED = {"FullyShardedDataParallel", "FSDPModule", "DTensor"}
 def bare(model: nn.Module) -> nn.Module:
     """The model itself, under any number of wrappers.
 
-    Raises:
-        PodarError: its parameters are spread over processes (FSDP).
+    **Raises:** `PodarError`: its parameters are spread over processes (FSDP).
     """
     model = unwrapped(model)
     for name, thing in [*model.named_modules(), *model.named_parameters()]:

@@ -22,11 +22,11 @@ EVERY = frozenset(nn.Module().__dict__)
 class Members:
     """What a model consists of at one moment; each list is made when it is first asked for.
 
-    Attributes:
-        all: (name, module) as `named_modules(remove_duplicate=False)` lists them, a shared one under each of its names.
+    **Attributes:**
 
-    Raises:
-        PodarError: one is a TorchScript program, whose members are out of reach.
+    - `all`: (name, module) as `named_modules(remove_duplicate=False)` lists them, a shared one under each of its names.
+
+    **Raises:** `PodarError`: one is a TorchScript program, whose members are out of reach.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -21,8 +21,7 @@ Carry = Callable[[Tensor, tuple[Cut, ...]], Tensor]
 def partners(tensors: Mapping[str, Tensor], plan: Plan, carry: Carry) -> dict[str, Tensor]:
     """New values of what makes up for norms that change: the lengths g, and the vectors u and v, by name.
 
-    Raises:
-        PodarError: what would remain of a weight under weight norm has no length.
+    **Raises:** `PodarError`: what would remain of a weight under weight norm has no length.
     """
     found: dict[str, Tensor] = {}
     for name, computed in plan.computed.items():

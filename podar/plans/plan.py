@@ -41,12 +41,13 @@ class Indices(tuple[int, ...]):
 class Cut(NamedTuple):
     """Indices that go from one dimension of one tensor.
 
-    Attributes:
-        dim: the dimension.
-        removed: indices, ascending. With `groups` > 1 (the weight of a grouped convolution, dim 1) index `i` counts
-            through the input channels of all groups: it is position `i % (size // groups)` in group `i // …`.
-        size: length of the axis before, over all groups.
-        groups: parts of dim 0 that may lose different positions, equally many each.
+    **Attributes:**
+
+    - `dim`: the dimension.
+    - `removed`: indices, ascending. With `groups` > 1 (the weight of a grouped convolution, dim 1) index `i` counts
+      through the input channels of all groups: it is position `i % (size // groups)` in group `i // …`.
+    - `size`: length of the axis before, over all groups.
+    - `groups`: parts of dim 0 that may lose different positions, equally many each.
     """
 
     dim: int
@@ -71,10 +72,11 @@ class Rescale(NamedTuple):
 class Computed(NamedTuple):
     """A weight that its module computes from the one that is cut: with what surgery keeps it as it was.
 
-    Attributes:
-        kind: "length" for g · v / |v| (weight norm), "spectral" for w / (u · w v).
-        partners: the name of g, or the names of u and v.
-        dim: each index of this dimension has a length of its own, or is a row of the matrix; −1: one length for all.
+    **Attributes:**
+
+    - `kind`: "length" for g · v / |v| (weight norm), "spectral" for w / (u · w v).
+    - `partners`: the name of g, or the names of u and v.
+    - `dim`: each index of this dimension has a length of its own, or is a row of the matrix; −1: one length for all.
     """
 
     kind: str
@@ -86,19 +88,21 @@ class Computed(NamedTuple):
 class Plan:
     """What to remove from a model. Made by `podar.plan`, carried out by `podar.apply` or `podar.mask`.
 
-    Attributes:
-        cuts: for each parameter or buffer (under every tied name) its cuts.
-        attributes: new values by module and attribute; a key `name[2]` is an element of a tuple or list.
-        rescales: rows to multiply once the cuts are made.
-        shapes: shapes of the tensors cut, as the plan expects to find them.
-        skips: modules that are skipped, with whether each gives zeros instead of its input, and the items of the tuple
-            that it returns (0 for a tensor). Tensors in `shapes` under them go as a whole.
-        earlier: plans already carried out before this one, oldest first.
-        computed: parameters that others make a weight of, by name: weight norm, spectral norm.
+    **Attributes:**
 
-    Example:
-        >>> plan = podar.plan(graph, "channels=0.5")
-        >>> plan.save("plan.json"); podar.apply(model, podar.Plan.load("plan.json"))
+    - `cuts`: for each parameter or buffer (under every tied name) its cuts.
+    - `attributes`: new values by module and attribute; a key `name[2]` is an element of a tuple or list.
+    - `rescales`: rows to multiply once the cuts are made.
+    - `shapes`: shapes of the tensors cut, as the plan expects to find them.
+    - `skips`: modules that are skipped, with whether each gives zeros instead of its input, and the items of the tuple
+      that it returns (0 for a tensor). Tensors in `shapes` under them go as a whole.
+    - `earlier`: plans already carried out before this one, oldest first.
+    - `computed`: parameters that others make a weight of, by name: weight norm, spectral norm.
+
+    ```python
+    plan = podar.plan(graph, "channels=0.5")
+    plan.save("plan.json"); podar.apply(model, podar.Plan.load("plan.json"))
+    ```
     """
 
     cuts: Mapping[str, tuple[Cut, ...]] = field(default_factory=dict)
@@ -168,8 +172,7 @@ class Plan:
     def from_json(text: str) -> Plan:
         """Read what `to_json` wrote.
 
-        Raises:
-            PodarError: the text is not a plan, or one of a newer format.
+        **Raises:** `PodarError`: the text is not a plan, or one of a newer format.
         """
         try:
             data = loads_json(text)
@@ -197,9 +200,10 @@ class Plan:
     def load(path: str | os.PathLike[str]) -> Plan:
         """Read a plan that `save` wrote.
 
-        Raises:
-            FileNotFoundError: no such file.
-            PodarError: the file is not a plan.
+        **Raises:**
+
+        - `FileNotFoundError`: no such file.
+        - `PodarError`: the file is not a plan.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")

@@ -26,21 +26,21 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Whatever is written, `load` gives back to the bit: masks of torch.nn.utils.prune, shared and computed weights,
     tensors of any type and memory format, extra state that is plain data. What it could not is refused.
 
-    Args:
-        model: pruned by podar, or not (then the plan is empty). DataParallel, torch.compile and moving averages around
-            it, or inside it, are left away.
-        path: the folder; made when missing. Each file is written under a temporary name and renamed.
+    **Arguments:**
 
-    Returns:
-        The folder.
+    - `model`: pruned by podar, or not (then the plan is empty). DataParallel, torch.compile and moving averages around
+      it, or inside it, are left away.
+    - `path`: the folder; made when missing. Each file is written under a temporary name and renamed.
 
-    Raises:
-        PodarError: `path` is a file; or the model has lazy or quantized layers, tensors on the meta device, or of kinds
-            that safetensors does not know.
+    **Returns:** The folder.
 
-    Example:
-        >>> podar.save(result.model, "runs/x")
-        >>> model = podar.load("runs/x", build=torchvision.models.resnet18)
+    **Raises:** `PodarError`: `path` is a file; or the model has lazy or quantized layers, tensors on the meta device,
+    or of kinds that safetensors does not know.
+
+    ```python
+    podar.save(result.model, "runs/x")
+    model = podar.load("runs/x", build=torchvision.models.resnet18)
+    ```
     """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
@@ -57,16 +57,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 def load(path: str | os.PathLike[str], build: Callable[[], nn.Module]) -> nn.Module:
     """Rebuild a saved model: the dense architecture from `build`, then the plan, then the weights.
 
-    Args:
-        path: a folder that `save` wrote.
-        build: makes the dense model, as it was before the first prune; its weights do not matter. Masks come from the
-            folder; weights that a parametrization computed become plain where `build` makes them so.
+    **Arguments:**
 
-    Returns:
-        The model, in eval mode.
+    - `path`: a folder that `save` wrote.
+    - `build`: makes the dense model, as it was before the first prune; its weights do not matter. Masks come from the
+      folder; weights that a parametrization computed become plain where `build` makes them so.
 
-    Raises:
-        PodarError: a file is missing or damaged, or `build` makes another architecture.
+    **Returns:** The model, in eval mode.
+
+    **Raises:** `PodarError`: a file is missing or damaged, or `build` makes another architecture.
     """
     folder = Path(path)
     for name in (WEIGHTS, PLAN):

@@ -39,8 +39,7 @@ def _first(values: Iterable[Any]) -> Iterable[Tensor]:
 def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
     """Put `module` at a path and return what stood there.
 
-    Raises:
-        PodarError: the model has no module of that name.
+    **Raises:** `PodarError`: the model has no module of that name.
     """
     path, _, key = name.rpartition(".")
     try:

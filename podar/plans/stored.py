@@ -30,10 +30,11 @@ _TYPES = {getattr(torch, name) for name in f"{_NAMES} {_FLOAT8}".split()}
 class State:
     """What a model holds, under the names that it has without wrappers.
 
-    Attributes:
-        tensors: parameters and persistent buffers, shared ones under each of their names.
-        extra: what modules give as their extra state, plain data.
-        computed: weights that parametrizations compute, for a model that holds them plain.
+    **Attributes:**
+
+    - `tensors`: parameters and persistent buffers, shared ones under each of their names.
+    - `extra`: what modules give as their extra state, plain data.
+    - `computed`: weights that parametrizations compute, for a model that holds them plain.
     """
 
     tensors: dict[str, Tensor]
@@ -44,8 +45,7 @@ class State:
 def state_of(model: nn.Module) -> State:
     """What a model holds.
 
-    Raises:
-        PodarError: something that a safetensors file cannot hold, by name.
+    **Raises:** `PodarError`: something that a safetensors file cannot hold, by name.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
@@ -103,8 +103,7 @@ def write(state: State, path: Path) -> None:
 def read(path: Path) -> State:
     """Read what `write` wrote, or any safetensors file.
 
-    Raises:
-        PodarError: the file is damaged.
+    **Raises:** `PodarError`: the file is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -135,11 +134,11 @@ def read(path: Path) -> State:
 def fill(model: nn.Module, state: State, of: str) -> None:
     """Give a model this state, in the types in which it was saved; it then holds the same bits.
 
-    Args:
-        of: the file, for messages.
+    **Arguments:**
 
-    Raises:
-        PodarError: a tensor is missing, is not the model's, or has another shape.
+    - `of`: the file, for messages.
+
+    **Raises:** `PodarError`: a tensor is missing, is not the model's, or has another shape.
     """
     keys = {plain_name(model, key): key for key in model.state_dict() if not is_of_wrapper(model, key)}
     tensors = dict(state.tensors)
@@ -183,8 +182,7 @@ def fill(model: nn.Module, state: State, of: str) -> None:
 def with_values(model: nn.Module) -> None:
     """Give parameters and buffers that are on the meta device memory, which `fill` then fills; ties hold.
 
-    Raises:
-        PodarError: a buffer without values is not among what a file holds.
+    **Raises:** `PodarError`: a buffer without values is not among what a file holds.
     """
     made: dict[int, Tensor] = {}
     persistent = set(model.state_dict())

@@ -33,18 +33,18 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     Parameters stay the same objects (ties hold, names stay); their gradients are dropped, since shapes change.
     Optimizers made before keep state of the old shapes: make them anew.
 
-    Args:
-        model: the model that the plan was made for, with the same parameter names and shapes, under wrappers or not.
-        plan: from `podar.plan`, `podar.Plan.load` or `result.plan`.
+    **Arguments:**
 
-    Returns:
-        The model.
+    - `model`: the model that the plan was made for, with the same parameter names and shapes, under wrappers or not.
+    - `plan`: from `podar.plan`, `podar.Plan.load` or `result.plan`.
 
-    Raises:
-        PodarError: a name or shape of the plan is not the model's; the model is left as it was.
+    **Returns:** The model.
 
-    Example:
-        >>> podar.apply(model, podar.Plan.load("plan.json"))
+    **Raises:** `PodarError`: a name or shape of the plan is not the model's; the model is left as it was.
+
+    ```python
+    podar.apply(model, podar.Plan.load("plan.json"))
+    ```
     """
     with reshaping(model) as own:
         undo = Undo(own)
@@ -61,8 +61,8 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
     """Zero what a plan would remove, in place: the same numbers in the dense shape. Returns the model.
 
-    Raises:
-        PodarError: a name or shape of the plan is not the model's, or the plan has several steps (shapes differ).
+    **Raises:** `PodarError`: a name or shape of the plan is not the model's, or the plan has several steps (shapes
+    differ).
     """
     if any(step.cuts for step in plan.earlier):
         raise PodarError(

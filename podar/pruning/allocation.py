@@ -46,8 +46,8 @@ def parse_target(target: str | Mapping[str, float | str]) -> Target:
 
     A number between 0 and 1 is the fraction kept; with a unit (k, M, G, B) it is absolute.
 
-    Raises:
-        UsageError: not of that form, a fraction that is not between 0 and 1, or a target of 1, which asks for nothing.
+    **Raises:** `UsageError`: not of that form, a fraction that is not between 0 and 1, or a target of 1, which asks for
+    nothing.
     """
     if isinstance(target, Mapping):
         if len(target) != 1:
@@ -98,21 +98,23 @@ def allocate(
 ) -> Allocation:
     """Choose units to remove so that the target is met.
 
-    Args:
-        graph: the traced model.
-        target: what must remain; None where `ratios` say it all: what they do not name stays whole.
-        scores: importance of each unit; within a family the lowest go first.
-        scope: "local" cuts every group alike; "global" compares units across all groups, by their importance relative
-            to their group's mean; "isomorphic" compares groups of one shape only (Fang et al., 2024).
-        ratios: fractions kept by group (pattern over group or parameter names); they override the target there.
-        protect: patterns of modules or parameters that keep every slice.
-        only: patterns of the only modules or parameters that may lose any; see `podar.prune`.
-        multiple_of: widths are rounded to multiples of this; "auto": see `AUTO`, where the target is a cost. A layer's
-            width may be any, one layer after the other, where the target cannot be met otherwise.
+    **Arguments:**
 
-    Raises:
-        UsageError: an unknown scope, or a pattern that matches nothing.
-        PodarError: the target cannot be reached; the message says the nearest value that can. Or nothing can be cut.
+    - `graph`: the traced model.
+    - `target`: what must remain; None where `ratios` say it all: what they do not name stays whole.
+    - `scores`: importance of each unit; within a family the lowest go first.
+    - `scope`: "local" cuts every group alike; "global" compares units across all groups, by their importance relative
+      to their group's mean; "isomorphic" compares groups of one shape only (Fang et al., 2024).
+    - `ratios`: fractions kept by group (pattern over group or parameter names); they override the target there.
+    - `protect`: patterns of modules or parameters that keep every slice.
+    - `only`: patterns of the only modules or parameters that may lose any; see `podar.prune`.
+    - `multiple_of`: widths are rounded to multiples of this; "auto": see `AUTO`, where the target is a cost. A layer's
+      width may be any, one layer after the other, where the target cannot be met otherwise.
+
+    **Raises:**
+
+    - `UsageError`: an unknown scope, or a pattern that matches nothing.
+    - `PodarError`: the target cannot be reached; the message says the nearest value that can. Or nothing can be cut.
     """
     if scope not in SCOPES:
         raise UsageError(f"no scope is named {scope!r}; known: {', '.join(SCOPES)}")
@@ -142,8 +144,7 @@ def moves_for(
 ) -> Moves:
     """How each cluster of a graph can shrink under these options.
 
-    Raises:
-        UsageError: an option that makes no sense.
+    **Raises:** `UsageError`: an option that makes no sense.
     """
     if target is None and not ratios:
         raise UsageError(

@@ -48,8 +48,9 @@ def choose_blocks(
     channel's is relative to its group. One block of each structure stays; one that has no equal stays too. Under
     "channels=…" every structure keeps that share of its blocks.
 
-    Args:
-        elementwise: importance by parameter name; `scores`: the same, by unit.
+    **Arguments:**
+
+    - `elementwise`: importance by parameter name; `scores`: the same, by unit.
     """
     moves = moves_for(graph, target, scores, ratios, protect, only, multiple_of)
     held, part = (*patterns(protect), *(ratios or {})), patterns(only)

@@ -78,8 +78,7 @@ def _makers(graph: Graph, family: int) -> set[str]:
 def _matching(graph: Graph, wanted: tuple[str, ...], option: str) -> dict[str, list[str]]:
     """The tensors that each pattern names.
 
-    Raises:
-        UsageError: one names nothing.
+    **Raises:** `UsageError`: one names nothing.
     """
     found = graph.matching(wanted)
     for pattern, named in found.items():

@@ -37,14 +37,15 @@ from podar.pruning.moves import AUTO, Allocation
 class Result:
     """What `podar.prune` did: print it for a table. Costs and removed indices are worked out when first asked for.
 
-    Attributes:
-        model: the pruned model: the object that was passed in, wrappers and all.
-        plan: what was removed.
-        graph: the trace of the model as it was passed in.
-        allocation: what is left of each family of units.
-        blocks: names of the residual blocks that went as a whole (`depth=True`).
-        rest: the trace without those blocks, which the allocation is for; None where none went.
-        prefix: what wrappers put before the names of the model inside, as "module."; plan and graph have bare names.
+    **Attributes:**
+
+    - `model`: the pruned model: the object that was passed in, wrappers and all.
+    - `plan`: what was removed.
+    - `graph`: the trace of the model as it was passed in.
+    - `allocation`: what is left of each family of units.
+    - `blocks`: names of the residual blocks that went as a whole (`depth=True`).
+    - `rest`: the trace without those blocks, which the allocation is for; None where none went.
+    - `prefix`: what wrappers put before the names of the model inside, as "module."; plan and graph have bare names.
     """
 
     model: nn.Module
@@ -80,8 +81,7 @@ class Result:
     def removed_mask(self, name: str) -> Tensor:
         """BoolTensor of the dense shape of a parameter or buffer: True where an element was removed.
 
-        Raises:
-            PodarError: the model as passed in had no tensor of that name.
+        **Raises:** `PodarError`: the model as passed in had no tensor of that name.
         """
         name = name.removeprefix(self.prefix)
         if name not in self.graph.shapes:
@@ -139,26 +139,28 @@ def plan(
 ) -> Plan:
     """Decide which units go; nothing is changed yet.
 
-    Args:
-        graph: from `podar.trace`.
-        target: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M", "bytes=300k", "memory=300MB".
-            May be left out where `ratios` are given.
-        model: weights for the default importance (squared magnitude), where not those of the traced model are meant.
-        scores: elementwise importance by parameter name, from `podar.criteria.score`; groups that they leave out are
-            ranked by squared magnitude.
-        scope, ratios, protect, only, multiple_of: as of `podar.prune`.
+    **Arguments:**
 
-    Returns:
-        The plan: `plan.save(path)`, `podar.apply(model, plan)`, `graph.cost(plan)`.
+    - `graph`: from `podar.trace`.
+    - `target`: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M", "bytes=300k", "memory=300MB".
+      May be left out where `ratios` are given.
+    - `model`: weights for the default importance (squared magnitude), where not those of the traced model are meant.
+    - `scores`: elementwise importance by parameter name, from `podar.criteria.score`; groups that they leave out are
+      ranked by squared magnitude.
+    - `scope`, `ratios`, `protect`, `only`, `multiple_of`: as of `podar.prune`.
 
-    Raises:
-        UsageError: a target, scope or pattern that makes no sense.
-        PodarError: the target cannot be reached (the message names the nearest value that can), nothing can be cut, or
-            scores that do not fit the traced model.
+    **Returns:** The plan: `plan.save(path)`, `podar.apply(model, plan)`, `graph.cost(plan)`.
 
-    Example:
-        >>> graph = podar.trace(model, x)
-        >>> plan = podar.plan(graph, "macs=0.5")
+    **Raises:**
+
+    - `UsageError`: a target, scope or pattern that makes no sense.
+    - `PodarError`: the target cannot be reached (the message names the nearest value that can), nothing can be cut, or
+      scores that do not fit the traced model.
+
+    ```python
+    graph = podar.trace(model, x)
+    plan = podar.plan(graph, "macs=0.5")
+    ```
     """
     parsed = None if target is None else parse_target(target)
     if scores is None and model is not None:
@@ -190,44 +192,46 @@ def prune(
 ) -> Result:
     """Make a model smaller, in place: trace, score, plan, cut, and check that what is left fits together.
 
-    Args:
-        model: any module. DistributedDataParallel, DataParallel, torch.compile and moving averages around it are looked
-            through, and go on working with what is left; under the first all processes cut alike.
-        example_inputs: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model (without its
-            wrappers) and runs it.
-        target: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M". May be left out where `ratios`
-            are given: the rest of the model then stays whole.
-        importance: "magnitude" (squared L2), "magnitude-l1", "bn-scale", "taylor", "random", or a callable
-            `score(model, data, loss) → {parameter name: elementwise tensor}`. Groups that it leaves out are ranked by
-            squared magnitude.
-        scope: "global" compares all groups, "local" cuts every group alike, "isomorphic" compares like with like.
-        ratios: {pattern: fraction kept} overrides per group, layer or parameter.
-        protect: patterns of modules or parameters that keep every slice; a string is one pattern.
-        only: patterns of the only modules or parameters that may be cut: all others keep every slice. A pattern of lone
-            layers, which have no channels among themselves, lets the inputs of their readers follow.
-        multiple_of: widths are rounded to multiples of this. "auto": where the target is a cost (macs, params, bytes,
-            memory) multiples of 8 where a layer has at least 16 units, of 4 below, which is what runtimes compute
-            fastest; one layer after the other may have any width where the target cannot be met otherwise. Under
-            "channels=…" and for `ratios` "auto" rounds nothing.
-        data: batches of (inputs, targets) for importance criteria that need them.
-        loss: `loss(outputs, targets)` for those criteria.
-        outputs: paths of the outputs that must keep their shape, or a test of a path; None keeps all.
-        verify: trace the result and compare it with the plan; a plan that fails is undone and refused.
-        depth: whole residual blocks may go too, each weighed like one more unit (docs/depth.md).
+    **Arguments:**
 
-    Returns:
-        Result: .model, .plan, .before, .after, .removed, .removed_mask(name); `print(result)` shows a table.
+    - `model`: any module. DistributedDataParallel, DataParallel, torch.compile and moving averages around it are looked
+      through, and go on working with what is left; under the first all processes cut alike.
+    - `example_inputs`: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model (without its
+      wrappers) and runs it.
+    - `target`: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M". May be left out where `ratios`
+      are given: the rest of the model then stays whole.
+    - `importance`: "magnitude" (squared L2), "magnitude-l1", "bn-scale", "taylor", "random", or a callable
+      `score(model, data, loss) → {parameter name: elementwise tensor}`. Groups that it leaves out are ranked by squared
+      magnitude.
+    - `scope`: "global" compares all groups, "local" cuts every group alike, "isomorphic" compares like with like.
+    - `ratios`: {pattern: fraction kept} overrides per group, layer or parameter.
+    - `protect`: patterns of modules or parameters that keep every slice; a string is one pattern.
+    - `only`: patterns of the only modules or parameters that may be cut: all others keep every slice. A pattern of lone
+      layers, which have no channels among themselves, lets the inputs of their readers follow.
+    - `multiple_of`: widths are rounded to multiples of this. "auto": where the target is a cost (macs, params, bytes,
+      memory) multiples of 8 where a layer has at least 16 units, of 4 below, which is what runtimes compute fastest;
+      one layer after the other may have any width where the target cannot be met otherwise. Under "channels=…" and for
+      `ratios` "auto" rounds nothing.
+    - `data`: batches of (inputs, targets) for importance criteria that need them.
+    - `loss`: `loss(outputs, targets)` for those criteria.
+    - `outputs`: paths of the outputs that must keep their shape, or a test of a path; None keeps all.
+    - `verify`: trace the result and compare it with the plan; a plan that fails is undone and refused.
+    - `depth`: whole residual blocks may go too, each weighed like one more unit (docs/depth.md).
 
-    Raises:
-        UsageError: a target, scope, criterion or pattern that makes no sense.
-        PodarError: the model does not run on the inputs, weights are not finite, the target cannot be reached, nothing
-            can be cut, or the result does not fit together. The model is left as it was.
+    **Returns:** Result: .model, .plan, .before, .after, .removed, .removed_mask(name); `print(result)` shows a table.
 
-    Example:
-        >>> model = torchvision.models.resnet18()
-        >>> result = podar.prune(model, torch.zeros(1, 3, 224, 224), "macs=0.5")
-        >>> result.after.macs / result.before.macs
-        0.5
+    **Raises:**
+
+    - `UsageError`: a target, scope, criterion or pattern that makes no sense.
+    - `PodarError`: the model does not run on the inputs, weights are not finite, the target cannot be reached, nothing
+      can be cut, or the result does not fit together. The model is left as it was.
+
+    ```python
+    model = torchvision.models.resnet18()
+    result = podar.prune(model, torch.zeros(1, 3, 224, 224), "macs=0.5")
+    result.after.macs / result.before.macs
+    0.5
+    ```
     """
     parsed = None if target is None else parse_target(target)
     if depth and parsed is None:

@@ -20,11 +20,11 @@ Make = Callable[[nn.Module], Keeper]
 def lightning_callback(make: Make) -> Any:
     """A callback for `lightning.Trainer(callbacks=[...])`.
 
-    Raises:
-        PodarError: neither lightning nor pytorch-lightning is installed.
+    **Raises:** `PodarError`: neither lightning nor pytorch-lightning is installed.
 
-    Example:
-        >>> Trainer(callbacks=[lightning_callback(lambda model: podar.sparse.gradual(model, 0.9))])
+    ```python
+    Trainer(callbacks=[lightning_callback(lambda model: podar.sparse.gradual(model, 0.9))])
+    ```
     """
     _mend_torchvision()
     for name in ("lightning.pytorch", "pytorch_lightning"):
@@ -69,8 +69,7 @@ def lightning_callback(make: Make) -> Any:
 def transformers_callback(make: Make) -> Any:
     """A callback for `transformers.Trainer(callbacks=[...])`.
 
-    Raises:
-        PodarError: transformers is not installed.
+    **Raises:** `PodarError`: transformers is not installed.
     """
     _mend_torchvision()
     base = require("transformers", "transformers").TrainerCallback
@@ -94,13 +93,14 @@ def transformers_callback(make: Make) -> Any:
 def follow_ultralytics(yolo: Any, make: Make) -> None:
     """Sparsify a YOLO while `yolo.train(...)` runs, and its moving average with it, from which the checkpoints are.
 
-    Raises:
-        PodarError: at the end of a training on several devices: Ultralytics starts its processes without callbacks.
+    **Raises:** `PodarError`: at the end of a training on several devices: Ultralytics starts its processes without
+    callbacks.
 
-    Example:
-        >>> yolo = ultralytics.YOLO("yolo26n.yaml")
-        >>> follow_ultralytics(yolo, lambda model: podar.sparse.gradual(model, 0.8, protect=["model.23"]))
-        >>> yolo.train(data="coco8.yaml", epochs=10)
+    ```python
+    yolo = ultralytics.YOLO("yolo26n.yaml")
+    follow_ultralytics(yolo, lambda model: podar.sparse.gradual(model, 0.8, protect=["model.23"]))
+    yolo.train(data="coco8.yaml", epochs=10)
+    ```
     """
     kept: list[Keeper] = []
 

@@ -28,16 +28,15 @@ def save_sparse(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     gaps (the zeros before each value, one byte). At 90 % zeros float32 takes 13 % of its dense size. What comes back is
     the same to the bit: zeros with a minus sign too, for which one more bit a zero is stored where there are any.
 
-    Returns:
-        The path.
+    **Returns:** The path.
 
-    Raises:
-        PodarError: a mask that does not fit its weight, or a file that cannot be written.
+    **Raises:** `PodarError`: a mask that does not fit its weight, or a file that cannot be written.
 
-    Example:
-        >>> podar.sparsify(model, 0.9)
-        >>> save_sparse(model, "model.sparse.safetensors")
-        >>> fresh.load_state_dict(load_sparse("model.sparse.safetensors"))
+    ```python
+    podar.sparsify(model, 0.9)
+    save_sparse(model, "model.sparse.safetensors")
+    fresh.load_state_dict(load_sparse("model.sparse.safetensors"))
+    ```
     """
     from safetensors.torch import save_file
 
@@ -60,8 +59,7 @@ def save_sparse(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read what `save_sparse` wrote: a dense state dict.
 
-    Raises:
-        PodarError: no such file, a damaged one, or one that `save_sparse` did not write.
+    **Raises:** `PodarError`: no such file, a damaged one, or one that `save_sparse` did not write.
     """
     from safetensors import SafetensorError, safe_open
 

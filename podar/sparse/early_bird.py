@@ -26,13 +26,13 @@ def mask_distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> flo
 class EarlyBird:
     """Draws a mask now and then; `settled` when it is near each of the last few.
 
-    Args:
-        draw: gives the masks that would be chosen now, {weight name: boolean}.
-        threshold: the distance that counts as near, 0 to 1; You et al. (2020) take 0.1.
-        window: how many earlier masks must be near.
+    **Arguments:**
 
-    Raises:
-        UsageError: a threshold outside 0 to 1.
+    - `draw`: gives the masks that would be chosen now, {weight name: boolean}.
+    - `threshold`: the distance that counts as near, 0 to 1; You et al. (2020) take 0.1.
+    - `window`: how many earlier masks must be near.
+
+    **Raises:** `UsageError`: a threshold outside 0 to 1.
     """
 
     def __init__(self, draw: Callable[[], dict[str, Tensor]], threshold: float = 0.1, window: int = WINDOW) -> None:

@@ -18,13 +18,14 @@ from podar.errors import PodarError, UsageError, nearest
 class Weight:
     """One weight tensor that may be sparse.
 
-    Attributes:
-        name: its path, without the `_orig` of torch's mask format: "layer1.0.conv1.weight".
-        places: every (module, attribute) that holds it; more than one where weights are tied.
-        axes: its (output, input) axes.
-        groups: of a grouped convolution; its input axis then counts the channels of one group (of a transposed
-            convolution, of all groups).
-        others: its further paths, where it is tied.
+    **Attributes:**
+
+    - `name`: its path, without the `_orig` of torch's mask format: "layer1.0.conv1.weight".
+    - `places`: every (module, attribute) that holds it; more than one where weights are tied.
+    - `axes`: its (output, input) axes.
+    - `groups`: of a grouped convolution; its input axis then counts the channels of one group (of a transposed
+      convolution, of all groups).
+    - `others`: its further paths, where it is tied.
     """
 
     name: str
@@ -85,14 +86,16 @@ class Weight:
 def weights_of(model: nn.Module, protect: str | Iterable[str] = (), computed: str = "refuse") -> list[Weight]:
     """The convolution, linear, embedding, recurrent and attention weights of a model, tied ones once, in module order.
 
-    Args:
-        model: any module, also a lone layer.
-        protect: patterns ("conv1", "*.attn.*", "fc.weight") of layers that stay dense.
-        computed: "refuse" or "skip" weights that a parametrization computes.
+    **Arguments:**
 
-    Raises:
-        UsageError: a pattern that fits nothing.
-        PodarError: a weight that is computed (weight norm, parametrizations), lazy, or whose mask does not fit it.
+    - `model`: any module, also a lone layer.
+    - `protect`: patterns ("conv1", "*.attn.*", "fc.weight") of layers that stay dense.
+    - `computed`: "refuse" or "skip" weights that a parametrization computes.
+
+    **Raises:**
+
+    - `UsageError`: a pattern that fits nothing.
+    - `PodarError`: a weight that is computed (weight norm, parametrizations), lazy, or whose mask does not fit it.
     """
     if isinstance(protect, str):
         protect = (protect,)
@@ -134,8 +137,7 @@ def matches(pattern: str, *names: str) -> bool:
 def per_weight(patterns: Mapping[str, float], weights: list[Weight], option: str) -> dict[str, float]:
     """{weight name: value} from {pattern: value}; the last pattern that fits wins.
 
-    Raises:
-        UsageError: a pattern that fits no weight.
+    **Raises:** `UsageError`: a pattern that fits no weight.
     """
     values = {}
     for pattern, value in patterns.items():
@@ -204,8 +206,7 @@ def _parameter(module: nn.Module, attribute: str, name: str) -> nn.Parameter | N
 def check_finite(weights: Iterable[Weight]) -> None:
     """Refuse NaN and infinite weights, which have no rank.
 
-    Raises:
-        PodarError: names the first such weight.
+    **Raises:** `PodarError`: names the first such weight.
     """
     for weight in weights:
         values = weight.parameter.detach()

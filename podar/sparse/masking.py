@@ -52,35 +52,36 @@ def sparsify(
     The weights stay under the masks (`weight_orig`) until `podar.bake`. Masks that are there already, podar's or
     torch's, are continued: their weights stay out, and `amount` counts them.
 
-    Args:
-        model: any module with convolution, linear, embedding, recurrent or attention weights; a lone layer too.
-        amount: fraction of the weights that is zero afterwards, above 0 and below 1. With an N:M pattern it follows
-            from the pattern and may be left out.
-        pattern: "unstructured"; "2:4" keeps 2 of every 4 consecutive inputs; "4x1" keeps or removes blocks of 4
-            outputs × 1 input.
-        scope: "global" ranks all weights together and leaves each layer at least one; "local" takes the amount from
-            every layer; "uniform" does so but leaves the first layer dense; "er" and "erk" follow Erdős–Rényi
-            (-kernel) densities; "sensitivity" measures on `data` how each layer's sparsity raises the loss and spreads
-            the rise evenly.
-        importance: a criterion by name (podar.criteria.CRITERIA) or a callable
-            `score(model, data, loss) → {parameter name: elementwise tensor}`.
-        data: batches for criteria (and the scope "sensitivity") that need them.
-        loss: `loss(outputs, targets)` for those; cross entropy when None.
-        amounts: {pattern of layers: fraction}: these layers lose exactly that; scope and amount rule the others.
-        protect: patterns of layers that stay dense. They are not counted in the amount.
-        rounds: score and mask in this many steps of equal density ratio; 1, but 100 for "synflow".
+    **Arguments:**
 
-    Returns:
-        Sparsity: zeros per layer and in total, of the whole model.
+    - `model`: any module with convolution, linear, embedding, recurrent or attention weights; a lone layer too.
+    - `amount`: fraction of the weights that is zero afterwards, above 0 and below 1. With an N:M pattern it follows
+      from the pattern and may be left out.
+    - `pattern`: "unstructured"; "2:4" keeps 2 of every 4 consecutive inputs; "4x1" keeps or removes blocks of 4 outputs
+      × 1 input.
+    - `scope`: "global" ranks all weights together and leaves each layer at least one; "local" takes the amount from
+      every layer; "uniform" does so but leaves the first layer dense; "er" and "erk" follow Erdős–Rényi (-kernel)
+      densities; "sensitivity" measures on `data` how each layer's sparsity raises the loss and spreads the rise evenly.
+    - `importance`: a criterion by name (podar.criteria.CRITERIA) or a callable `score(model, data, loss) → {parameter
+      name: elementwise tensor}`.
+    - `data`: batches for criteria (and the scope "sensitivity") that need them.
+    - `loss`: `loss(outputs, targets)` for those; cross entropy when None.
+    - `amounts`: {pattern of layers: fraction}: these layers lose exactly that; scope and amount rule the others.
+    - `protect`: patterns of layers that stay dense. They are not counted in the amount.
+    - `rounds`: score and mask in this many steps of equal density ratio; 1, but 100 for "synflow".
 
-    Raises:
-        UsageError: an amount, pattern, scope or name that makes no sense.
-        PodarError: weights that are not finite or all zero, a size that the pattern does not divide, a layer that would
-            lose everything, data that do not fit. The model is unchanged then.
+    **Returns:** Sparsity: zeros per layer and in total, of the whole model.
 
-    Example:
-        >>> podar.sparsify(model, 0.9)
-        >>> podar.sparsify(model, pattern="2:4", importance="wanda", data=images, protect=["conv1", "fc"])
+    **Raises:**
+
+    - `UsageError`: an amount, pattern, scope or name that makes no sense.
+    - `PodarError`: weights that are not finite or all zero, a size that the pattern does not divide, a layer that would
+      lose everything, data that do not fit. The model is unchanged then.
+
+    ```python
+    podar.sparsify(model, 0.9)
+    podar.sparsify(model, pattern="2:4", importance="wanda", data=images, protect=["conv1", "fc"])
+    ```
     """
     parsed, kind = parse_pattern(pattern), parse_scope(scope)
     amount = check_amount(amount, parsed)
@@ -127,8 +128,7 @@ def sparsify(
 def check_amount(amount: float | None, pattern: Pattern) -> float:
     """The fraction to remove, checked.
 
-    Raises:
-        UsageError: missing, no number, not above 0 and below 1, or at odds with an N:M pattern.
+    **Raises:** `UsageError`: missing, no number, not above 0 and below 1, or at odds with an N:M pattern.
     """
     if isinstance(pattern, NofM):
         if amount is not None and abs(amount - pattern.amount) > 1e-9:
@@ -149,8 +149,7 @@ def check_amount(amount: float | None, pattern: Pattern) -> float:
 def check_weights(weights: list[Weight], pattern: Pattern) -> None:
     """Refuse weights that cannot be ranked or do not fit the pattern.
 
-    Raises:
-        PodarError: NaN or infinite values, a layer of zeros only, sizes that the pattern does not divide.
+    **Raises:** `PodarError`: NaN or infinite values, a layer of zeros only, sizes that the pattern does not divide.
     """
     check_finite(weights)
     for weight in weights:
@@ -175,8 +174,7 @@ def choose(
 ) -> dict[str, Tensor]:
     """Boolean masks by weight name; nothing is changed. What is zero already goes first and always goes.
 
-    Raises:
-        PodarError: the amount is less than what is zero already, or a layer would lose everything.
+    **Raises:** `PodarError`: the amount is less than what is zero already, or a layer would lose everything.
     """
     overrides = overrides or {}
     scores = _scores(model, weights, pattern, importance, data, loss)

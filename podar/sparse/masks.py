@@ -104,15 +104,15 @@ def sparsity(model: nn.Module) -> Sparsity:
     Weights masked by podar or by torch.nn.utils.prune count as zero where the mask is. Biases and norm scales are not
     counted; tied weights are counted once.
 
-    Raises:
-        PodarError: a mask that does not fit its weight.
+    **Raises:** `PodarError`: a mask that does not fit its weight.
 
-    Example:
-        >>> import torch.nn.utils.prune
-        >>> layer = torch.nn.Conv2d(3, 32, 3)
-        >>> _ = torch.nn.utils.prune.l1_unstructured(layer, name="weight", amount=0.3)
-        >>> print(podar.sparsity(layer))
-        29.98 % (259 of 864 weights)
+    ```python
+    import torch.nn.utils.prune
+    layer = torch.nn.Conv2d(3, 32, 3)
+    _ = torch.nn.utils.prune.l1_unstructured(layer, name="weight", amount=0.3)
+    print(podar.sparsity(layer))
+    29.98 % (259 of 864 weights)
+    ```
     """
     counted = []
     for weight in weights_of(model, computed="skip"):
@@ -127,15 +127,14 @@ def bake(model: nn.Module) -> nn.Module:
     Reads the masks of podar and of torch.nn.utils.prune, on weights, biases and any other tensor. The model is changed
     in place; the parameters stay the same objects, so an optimizer keeps them.
 
-    Returns:
-        The model.
+    **Returns:** The model.
 
-    Raises:
-        PodarError: a mask that does not fit its weight; nothing is baked then.
+    **Raises:** `PodarError`: a mask that does not fit its weight; nothing is baked then.
 
-    Example:
-        >>> podar.sparsify(model, 0.9)
-        >>> podar.bake(model)
+    ```python
+    podar.sparsify(model, 0.9)
+    podar.bake(model)
+    ```
     """
     weights_of(model, computed="skip")  # refuses masks that do not fit, before anything changes
     for module in model.modules():
@@ -163,15 +162,16 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 def mask_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Put masks on a model, in the format of torch.nn.utils.prune; existing masks are tightened.
 
-    Args:
-        masks: {weight name: tensor of the weight's shape, zeros and ones or booleans}.
+    **Arguments:**
 
-    Raises:
-        PodarError: a name that the model does not have, a shape that does not fit, values other than 0 and 1. The
-            model is unchanged then.
+    - `masks`: {weight name: tensor of the weight's shape, zeros and ones or booleans}.
 
-    Example:
-        >>> mask_weights(model, {"fc.weight": model.fc.weight.abs() > 0.01})
+    **Raises:** `PodarError`: a name that the model does not have, a shape that does not fit, values other than 0 and 1.
+    The model is unchanged then.
+
+    ```python
+    mask_weights(model, {"fc.weight": model.fc.weight.abs() > 0.01})
+    ```
     """
     weights = {w.name: w for w in weights_of(model)}
     chosen: dict[str, Tensor] = {}

@@ -58,12 +58,12 @@ Pattern = Unstructured | NofM | Block
 def parse_pattern(pattern: str | Pattern) -> Pattern:
     """Read "unstructured", "2:4" (2 of 4 inputs stay) or "4x1" (blocks of 4 outputs × 1 input; "4×1" too).
 
-    Raises:
-        UsageError: anything else, or an N:M without 0 < N < M.
+    **Raises:** `UsageError`: anything else, or an N:M without 0 < N < M.
 
-    Example:
-        >>> parse_pattern("2:4")
-        NofM(kept=2, of=4)
+    ```python
+    parse_pattern("2:4")
+    NofM(kept=2, of=4)
+    ```
     """
     if not isinstance(pattern, str):
         return pattern
@@ -89,8 +89,7 @@ def parse_pattern(pattern: str | Pattern) -> Pattern:
 def check_divides(weights: list[Weight], pattern: Pattern) -> None:
     """Refuse a pattern that does not fit some weight, and name the layers to protect.
 
-    Raises:
-        PodarError: the first size that clashes and every layer where one does.
+    **Raises:** `PodarError`: the first size that clashes and every layer where one does.
     """
     clashes: list[tuple[Weight, str]] = []
     for weight in weights:

@@ -26,10 +26,11 @@ SAME = 1e-3  # of the outputs' spread: sums in another order differ in the last 
 class Permuted:
     """One group of channels that got another order.
 
-    Attributes:
-        name: the group, as `podar.trace` names it.
-        channels: how many.
-        kept_before, kept_after: fraction of the consumers' summed |weights| that the pattern keeps.
+    **Attributes:**
+
+    - `name`: the group, as `podar.trace` names it.
+    - `channels`: how many.
+    - `kept_before`, `kept_after`: fraction of the consumers' summed |weights| that the pattern keeps.
     """
 
     name: str
@@ -49,20 +50,20 @@ def permute(
     of all ways to share 2·M channels among two stripes, for larger M the best exchange of two (after Pool and Yu,
     "Channel permutations for N:M sparsity", NeurIPS 2021).
 
-    Args:
-        example_inputs: as of `podar.trace`.
-        pattern: N:M.
-        passes: how often every pair of stripes is looked at.
+    **Arguments:**
 
-    Returns:
-        The groups that changed. Prune afterwards: `podar.sparsify(model, pattern="2:4")`.
+    - `example_inputs`: as of `podar.trace`.
+    - `pattern`: N:M.
+    - `passes`: how often every pair of stripes is looked at.
 
-    Raises:
-        UsageError: a pattern that is not N:M. PodarError: the model does not run on the inputs.
+    **Returns:** The groups that changed. Prune afterwards: `podar.sparsify(model, pattern="2:4")`.
 
-    Example:
-        >>> podar.sparse.permute(model, images[:1], "2:4")
-        >>> podar.sparse.reconstruct(model, pattern="2:4", data=images)
+    **Raises:** `UsageError`: a pattern that is not N:M. PodarError: the model does not run on the inputs.
+
+    ```python
+    podar.sparse.permute(model, images[:1], "2:4")
+    podar.sparse.reconstruct(model, pattern="2:4", data=images)
+    ```
     """
     parsed = parse_pattern(pattern)
     if not isinstance(parsed, NofM):
@@ -108,8 +109,9 @@ def kept(scores: Tensor, pattern: NofM) -> float:
 def search(scores: Tensor, pattern: NofM, passes: int = PASSES) -> Tensor:
     """An order of the columns under which N:M keeps much; never less than as they are.
 
-    Args:
-        scores: (rows, columns), not negative; the columns are a multiple of M.
+    **Arguments:**
+
+    - `scores`: (rows, columns), not negative; the columns are a multiple of M.
     """
     columns, m = scores.shape[1], pattern.of
     stripes = columns // m

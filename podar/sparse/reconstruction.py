@@ -56,20 +56,20 @@ def reconstruct(
     loses follows from scope and importance; which weights, from the search. Layers without such a problem (embeddings,
     recurrent, transposed and 3-D convolutions) are masked only.
 
-    Args:
-        data: inputs, no labels needed: a tensor, a data set, or batches. A few hundred samples are enough.
-        amount, pattern, scope, importance, amounts, protect: as of `podar.sparsify`.
-        passes: how often the data run through the network; more layers see sparse inputs the more there are.
+    **Arguments:**
 
-    Returns:
-        The error of each layer that was reconstructed, in the order in which they run. Masks are on the model as
-        `podar.sparsify` leaves them.
+    - `data`: inputs, no labels needed: a tensor, a data set, or batches. A few hundred samples are enough.
+    - `amount`, `pattern`, `scope`, `importance`, `amounts`, `protect`: as of `podar.sparsify`.
+    - `passes`: how often the data run through the network; more layers see sparse inputs the more there are.
 
-    Raises:
-        UsageError, PodarError: as `podar.sparsify`; the model is unchanged then.
+    **Returns:** The error of each layer that was reconstructed, in the order in which they run. Masks are on the model
+    as `podar.sparsify` leaves them.
 
-    Example:
-        >>> podar.sparse.reconstruct(model, 0.8, images)
+    **Raises:** `UsageError`, `PodarError`: as `podar.sparsify`; the model is unchanged then.
+
+    ```python
+    podar.sparse.reconstruct(model, 0.8, images)
+    ```
     """
     parsed, kind = parse_pattern(pattern), parse_scope(scope)
     amount = check_amount(amount, parsed)
@@ -216,12 +216,12 @@ def _renew(model: nn.Module, weight: Weight, moment: Tensor, mask: Tensor, patte
 def solve(dense: Tensor, moment: Tensor, project: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Tensor]:
     """Sparse weights whose outputs are near those of the dense ones.
 
-    Args:
-        dense: (groups, outputs, columns). moment: XᵀX, (groups, columns, columns).
-        project: (scores of the weights' shape, share of the final sparsity) → boolean mask.
+    **Arguments:**
 
-    Returns:
-        The new weights, and their mask.
+    - `dense`: (groups, outputs, columns). moment: XᵀX, (groups, columns, columns).
+    - `project`: (scores of the weights' shape, share of the final sparsity) → boolean mask.
+
+    **Returns:** The new weights, and their mask.
     """
     scale = moment.diagonal(dim1=1, dim2=2).sqrt()
     scale = torch.where(scale > 0, scale, scale.mean().clamp_min(1e-12) * 1e-3)[:, None, :]

@@ -20,8 +20,7 @@ def one_shot(begin: float = 0.0) -> Schedule:
 def iterative(rounds: int = 5, begin: float = 0.0, end: float = 0.75) -> Schedule:
     """In `rounds` equal steps, the first at `begin`, the last at `end` (Han et al., 2015).
 
-    Raises:
-        UsageError: no round, or times outside 0 ≤ begin ≤ end ≤ 1.
+    **Raises:** `UsageError`: no round, or times outside 0 ≤ begin ≤ end ≤ 1.
     """
     if rounds < 1:
         raise UsageError(f"rounds={rounds}: an iterative schedule has at least one round")
@@ -41,8 +40,7 @@ def iterative(rounds: int = 5, begin: float = 0.0, end: float = 0.75) -> Schedul
 def cubic(begin: float = 0.0, end: float = 0.75) -> Schedule:
     """1 − (1 − t)³ between `begin` and `end`: fast while much can go, slow at the end (Zhu and Gupta, 2017).
 
-    Raises:
-        UsageError: times outside 0 ≤ begin ≤ end ≤ 1.
+    **Raises:** `UsageError`: times outside 0 ≤ begin ≤ end ≤ 1.
     """
     _check(begin, end)
 
@@ -59,8 +57,7 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {"one-shot": one_shot, "iterative
 def parse_schedule(schedule: str | Schedule) -> Schedule:
     """A schedule by name (one-shot, iterative, cubic), or as it is.
 
-    Raises:
-        UsageError: no schedule has that name.
+    **Raises:** `UsageError`: no schedule has that name.
     """
     if not isinstance(schedule, str):
         return schedule

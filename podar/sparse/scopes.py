@@ -27,8 +27,7 @@ SCOPES = {
 def parse_scope(scope: str) -> str:
     """One name for each scope: global, local, uniform, er, erk, sensitivity.
 
-    Raises:
-        UsageError: no scope has that name.
+    **Raises:** `UsageError`: no scope has that name.
     """
     text = (
         scope.strip().lower().replace("_", "-").replace(" ", "-").replace("ő", "o").replace("é", "e").replace("–", "-")
@@ -54,13 +53,13 @@ def removals(
 ) -> dict[str, int]:
     """Units to remove from each weight, for every scope but global and sensitivity.
 
-    Args:
-        amount: fraction that goes. "local" rounds it layer by layer; "uniform" (first layer dense), "er" and "erk" meet
-            it in total, to the unit.
-        overrides: {weight name: fraction} of weights that the scope leaves alone.
+    **Arguments:**
 
-    Raises:
-        PodarError: a layer would lose everything, or the total cannot be met.
+    - `amount`: fraction that goes. "local" rounds it layer by layer; "uniform" (first layer dense), "er" and "erk" meet
+      it in total, to the unit.
+    - `overrides`: {weight name: fraction} of weights that the scope leaves alone.
+
+    **Raises:** `PodarError`: a layer would lose everything, or the total cannot be met.
     """
     overrides = overrides or {}
     units = {w.name: unit_count(w, pattern) for w in weights}

@@ -15,9 +15,10 @@ _SAMPLE = 1 << 19
 class Cut:
     """Where the line runs: everything below `value` goes, and the first `ties` elements equal to it.
 
-    Attributes:
-        value: the k-th smallest score.
-        ties: how many of the scores equal to it go, counted in order.
+    **Attributes:**
+
+    - `value`: the k-th smallest score.
+    - `ties`: how many of the scores equal to it go, counted in order.
     """
 
     value: float
@@ -30,10 +31,11 @@ def cut_at(parts: Sequence[Callable[[], Tensor]], k: int) -> Cut:
     A sorted sample brackets the k-th smallest score between two values; one pass counts what lies below and collects
     the few per cent or less in between, where the exact answer is looked up. A bracket that misses is widened.
 
-    Args:
-        parts: each call gives the scores of one tensor, flat, all of one type (float32 or float64, or the line would be
-            rounded); called twice at least, so that scores need not be held.
-        k: how many go, at least 1 and at most all.
+    **Arguments:**
+
+    - `parts`: each call gives the scores of one tensor, flat, all of one type (float32 or float64, or the line would be
+      rounded); called twice at least, so that scores need not be held.
+    - `k`: how many go, at least 1 and at most all.
     """
     sizes = [len(part()) for part in parts]
     stride = max(1, sum(sizes) // _SAMPLE)

@@ -23,12 +23,12 @@ def sensitivities(
 ) -> dict[str, list[float]]:
     """The rise of the loss with each layer alone at each of `LEVELS`; everything else stays as it is.
 
-    Args:
-        units: {weight name: score of each unit, flat}.
-        data: up to 8 (inputs, targets) batches are used.
+    **Arguments:**
 
-    Raises:
-        PodarError: no data, or data that do not fit the model.
+    - `units`: {weight name: score of each unit, flat}.
+    - `data`: up to 8 (inputs, targets) batches are used.
+
+    **Raises:** `PodarError`: no data, or data that do not fit the model.
     """
     with scoring(model, grad=False):
         batches = list(labelled_batches(data, "sensitivity", limit=8))

@@ -32,8 +32,9 @@ class Keeper:
     `attach(optimizer, share)` once. Moments of the optimizer may push a masked weight: it is zero again before the next
     forward.
 
-    Attributes:
-        masks: {weight name: boolean, True stays}.
+    **Attributes:**
+
+    - `masks`: {weight name: boolean, True stays}.
     """
 
     def __init__(
@@ -73,17 +74,17 @@ class Keeper:
     def attach(self, optimizer: torch.optim.Optimizer, share: Callable[[], float] | None = None) -> Any:
         """Have every step of an optimizer followed by `step`: right under accumulation and gradient scaling too.
 
-        Args:
-            share: gives the share of the training that is done. Masks that stay as they are (`keep`) need none.
+        **Arguments:**
 
-        Returns:
-            A handle; `handle.remove()` ends it.
+        - `share`: gives the share of the training that is done. Masks that stay as they are (`keep`) need none.
 
-        Raises:
-            UsageError: masks that change in the course of the training, and no `share`.
+        **Returns:** A handle; `handle.remove()` ends it.
 
-        Example:
-            >>> podar.sparse.keep(model).attach(optimizer)
+        **Raises:** `UsageError`: masks that change in the course of the training, and no `share`.
+
+        ```python
+        podar.sparse.keep(model).attach(optimizer)
+        ```
         """
         if share is None and self._update is not None:
             raise UsageError(
@@ -109,8 +110,7 @@ class Keeper:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take the masks of a checkpoint.
 
-        Raises:
-            PodarError: they belong to another model.
+        **Raises:** `PodarError`: they belong to another model.
         """
         for weight in self.weights:
             mask = state.get(weight.name)
@@ -128,9 +128,10 @@ class Keeper:
 def keep(model: nn.Module, protect: str | Iterable[str] = ()) -> Keeper:
     """Hold the zeros that a model has, so that training does not fill them. Masks of torch's format are baked.
 
-    Example:
-        >>> podar.sparsify(model, 0.9)
-        >>> podar.finetune(model, data, after_step=podar.sparse.keep(model).after_step)
+    ```python
+    podar.sparsify(model, 0.9)
+    podar.finetune(model, data, after_step=podar.sparse.keep(model).after_step)
+    ```
     """
     weights = weights_of(bake(model), protect, computed="skip")
     keeper = Keeper(model, weights)
@@ -154,16 +155,17 @@ def gradual(
 ) -> Keeper:
     """Sparsify in the course of a training: "one-shot", "iterative", or the "cubic" schedule of Zhu and Gupta (2017).
 
-    Args:
-        amount, pattern, scope, importance, data, loss, protect: as of `podar.sparsify`.
-        schedule: a name, or any function from the share of the training done to the share of the amount.
-        updates: how often in the training the masks are chosen anew.
+    **Arguments:**
 
-    Raises:
-        UsageError, PodarError: as `podar.sparsify`, before anything is changed.
+    - `amount`, `pattern`, `scope`, `importance`, `data`, `loss`, `protect`: as of `podar.sparsify`.
+    - `schedule`: a name, or any function from the share of the training done to the share of the amount.
+    - `updates`: how often in the training the masks are chosen anew.
 
-    Example:
-        >>> podar.finetune(model, data, after_step=podar.sparse.gradual(model, 0.9).after_step)
+    **Raises:** `UsageError`, `PodarError`: as `podar.sparsify`, before anything is changed.
+
+    ```python
+    podar.finetune(model, data, after_step=podar.sparse.gradual(model, 0.9).after_step)
+    ```
     """
     parsed, kind, course = parse_pattern(pattern), parse_scope(scope), parse_schedule(schedule)
     final = check_amount(amount, parsed)
@@ -201,17 +203,17 @@ def rigl(
     The rigged lottery (Evci et al., ICML 2020): at each update a fraction `drop`, decayed by a cosine to 0 at `end`, of
     each layer's weights goes by magnitude, and as many come back, at zero, by the magnitude of their gradients.
 
-    Args:
-        amount: fraction of the weights that is zero, always.
-        scope: how it spreads over layers: erk, er, uniform, local, global.
-        importance, data, loss: choose the first masks, as of `podar.sparsify`. Magnitude keeps what a trained network
-            knows; "random" is the paper's start, for a network at its initialisation.
-        drop, end: see above.
-        updates: rewirings in a training, `REST` steps apart at least: what grows begins at zero, and is the first to
-            drop again unless some steps have trained it.
+    **Arguments:**
 
-    Raises:
-        UsageError, PodarError: as `podar.sparsify`; or a `drop` outside 0 to 1.
+    - `amount`: fraction of the weights that is zero, always.
+    - `scope`: how it spreads over layers: erk, er, uniform, local, global.
+    - `importance`, `data`, `loss`: choose the first masks, as of `podar.sparsify`. Magnitude keeps what a trained
+      network knows; "random" is the paper's start, for a network at its initialisation.
+    - `drop`, `end`: see above.
+    - `updates`: rewirings in a training, `REST` steps apart at least: what grows begins at zero, and is the first to
+      drop again unless some steps have trained it.
+
+    **Raises:** `UsageError`, `PodarError`: as `podar.sparsify`; or a `drop` outside 0 to 1.
     """
     if not 0 < drop < 1 or not 0 < end <= 1:
         raise UsageError(f"rigl needs 0 < drop < 1 and 0 < end ≤ 1, not drop={drop:g} and end={end:g}")

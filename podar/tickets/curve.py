@@ -19,13 +19,14 @@ ARMS = {
 class TicketPoint:
     """One training of a search.
 
-    Attributes:
-        seed, round: where it stands; round 0 is the dense network.
-        arm: a key of `ARMS`; the dense network stands under "ticket".
-        density: fraction of the prunable weights that remain.
-        accuracy: what `evaluate` said after the training, a fraction.
-        share: of the training that was done; below 1 where the early bird broke it off.
-        seconds: of training and evaluation.
+    **Attributes:**
+
+    - `seed`, `round`: where it stands; round 0 is the dense network.
+    - `arm`: a key of `ARMS`; the dense network stands under "ticket".
+    - `density`: fraction of the prunable weights that remain.
+    - `accuracy`: what `evaluate` said after the training, a fraction.
+    - `share`: of the training that was done; below 1 where the early bird broke it off.
+    - `seconds`: of training and evaluation.
     """
 
     seed: int

@@ -58,35 +58,35 @@ def find_ticket(
 ) -> Tickets:
     """Search winning tickets: train, remove the least weights, rewind the rest, and again (Frankle and Carbin, 2019).
 
-    Args:
-        build: () → the model; its weights are drawn under `torch.manual_seed(seed)`.
-        data: what `podar.finetune` takes. A `podar.data.Dataset` is tested on its test split.
-        rounds: how often weights go; after round r a fraction (1 − amount)^r remains.
-        amount: fraction of the remaining weights that goes each round.
-        rewind: 0: to the initialisation; k: to the weights after k steps of the dense training (Frankle et al., 2020).
-        seeds: how many, or which. Each is a search of its own.
-        controls: any of "reinit" (the same mask, weights drawn anew), "random" (random masks of equal layer densities),
-            "finetune" (trained on from the round before instead of rewound).
-        every: controls run at every so many rounds, and at the last.
-        epochs, lr, batch_size: of each training, as of `podar.finetune`.
-        scope, importance, protect: as of `podar.sparsify`.
-        early_bird: break off the trainings that only serve to find a mask once it has settled to this mask distance,
-            such as 0.1 (You et al., 2020); the last round always trains in full, and so do the controls.
-        folder: where every finished training is written at once; the same call goes on from there after a kill.
-        train: instead of `podar.finetune`: train(model, after_step, start, seed, checkpoint).
-        evaluate: model → accuracy, a fraction.
-        progress: called as progress(stage, done, total, numbers).
+    **Arguments:**
 
-    Returns:
-        Tickets: .points, .curve(arm), .smallest(arm), .ticket(round, seed), .model.
+    - `build`: () → the model; its weights are drawn under `torch.manual_seed(seed)`.
+    - `data`: what `podar.finetune` takes. A `podar.data.Dataset` is tested on its test split.
+    - `rounds`: how often weights go; after round r a fraction (1 − amount)^r remains.
+    - `amount`: fraction of the remaining weights that goes each round.
+    - `rewind`: 0: to the initialisation; k: to the weights after k steps of the dense training (Frankle et al., 2020).
+    - `seeds`: how many, or which. Each is a search of its own.
+    - `controls`: any of "reinit" (the same mask, weights drawn anew), "random" (random masks of equal layer densities),
+      "finetune" (trained on from the round before instead of rewound).
+    - `every`: controls run at every so many rounds, and at the last.
+    - `epochs`, `lr`, `batch_size`: of each training, as of `podar.finetune`.
+    - `scope`, `importance`, `protect`: as of `podar.sparsify`.
+    - `early_bird`: break off the trainings that only serve to find a mask once it has settled to this mask distance,
+      such as 0.1 (You et al., 2020); the last round always trains in full, and so do the controls.
+    - `folder`: where every finished training is written at once; the same call goes on from there after a kill.
+    - `train`: instead of `podar.finetune`: train(model, after_step, start, seed, checkpoint).
+    - `evaluate`: model → accuracy, a fraction.
+    - `progress`: called as progress(stage, done, total, numbers).
 
-    Raises:
-        UsageError: options that make no sense. PodarError: nothing to prune, no data, rounds that would empty the
-            model, a folder that holds another search.
+    **Returns:** Tickets: .points, .curve(arm), .smallest(arm), .ticket(round, seed), .model.
 
-    Example:
-        >>> tickets = podar.find_ticket(build, podar.data.load("fashion-mnist"), rounds=12, controls=("reinit",))
-        >>> tickets.smallest("ticket"), tickets.smallest("reinit")
+    **Raises:** `UsageError`: options that make no sense. PodarError: nothing to prune, no data, rounds that would empty
+    the model, a folder that holds another search.
+
+    ```python
+    tickets = podar.find_ticket(build, podar.data.load("fashion-mnist"), rounds=12, controls=("reinit",))
+    tickets.smallest("ticket"), tickets.smallest("reinit")
+    ```
     """
     arms = ("ticket", *dict.fromkeys(patterns(controls)))
     chosen = _checked(rounds, amount, rewind, seeds, arms[1:], every)

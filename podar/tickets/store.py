@@ -24,8 +24,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str] | None, signature: dict[str, Any]) -> None:
         """Open a folder, new or of an earlier search.
 
-        Raises:
-            PodarError: the folder holds another search, or its state is damaged.
+        **Raises:** `PodarError`: the folder holds another search, or its state is damaged.
         """
         self.folder = None if folder is None else Path(folder)
         self.signature = json.loads(json.dumps(signature))
@@ -79,8 +78,7 @@ class Store:
     def get(self, name: str) -> dict[str, Tensor]:
         """Tensors that `put` kept.
 
-        Raises:
-            PodarError: they are missing or damaged.
+        **Raises:** `PodarError`: they are missing or damaged.
         """
         if self.folder is None:
             return self._memory[name]

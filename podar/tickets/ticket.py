@@ -20,16 +20,18 @@ from podar.tickets.store import Store
 class Tickets:
     """The result of `podar.find_ticket`.
 
-    Attributes:
-        points: every training, as it ended.
-        arms: "ticket" and the controls that ran.
-        seeds: of the search.
-        notes: what the reader should know, one sentence each.
+    **Attributes:**
 
-    Example:
-        >>> tickets = podar.find_ticket(build, data, rounds=10, seeds=3, controls=("reinit", "random"))
-        >>> print(tickets)
-        >>> model = tickets.model
+    - `points`: every training, as it ended.
+    - `arms`: "ticket" and the controls that ran.
+    - `seeds`: of the search.
+    - `notes`: what the reader should know, one sentence each.
+
+    ```python
+    tickets = podar.find_ticket(build, data, rounds=10, seeds=3, controls=("reinit", "random"))
+    print(tickets)
+    model = tickets.model
+    ```
     """
 
     points: tuple[TicketPoint, ...]
@@ -58,12 +60,12 @@ class Tickets:
     def ticket(self, round: int | None = None, seed: int | None = None, trained: bool = False) -> nn.Module:
         """A subnetwork under masks of torch's format, its weights rewound, or as that round trained them.
 
-        Args:
-            round: None: the sparsest within one standard error of dense.
-            seed: None: the first.
+        **Arguments:**
 
-        Raises:
-            PodarError: no such round or seed.
+        - `round`: None: the sparsest within one standard error of dense.
+        - `seed`: None: the first.
+
+        **Raises:** `PodarError`: no such round or seed.
         """
         number = self.best_round if round is None else round
         seed = self.seeds[0] if seed is None else seed

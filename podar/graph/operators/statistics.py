@@ -44,12 +44,13 @@ TURNED = {"reciprocal", "rsqrt"}
 class Statistic:
     """What is known of a tensor that is made of statistics.
 
-    Attributes:
-        over: labels of the axes that they were taken over, with the reason for freezing each.
-        divides: it is one over a statistic: values are divided by being multiplied with it.
-        negative: it is minus a statistic: adding it subtracts.
-        spread: it was expanded along its axis again, and has labels there.
-        scaled: it was multiplied with a factor that has the axis (scale · mean), and is to be subtracted yet.
+    **Attributes:**
+
+    - `over`: labels of the axes that they were taken over, with the reason for freezing each.
+    - `divides`: it is one over a statistic: values are divided by being multiplied with it.
+    - `negative`: it is minus a statistic: adding it subtracts.
+    - `spread`: it was expanded along its axis again, and has labels there.
+    - `scaled`: it was multiplied with a factor that has the axis (scale · mean), and is to be subtracted yet.
     """
 
     over: tuple[tuple[Ids, str], ...]

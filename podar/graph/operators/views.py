@@ -133,8 +133,7 @@ def reshape(tracer: Tracer, before: tuple[int, ...], x: Tensor, after: tuple[int
 def _with_rows(before: Sequence[int], after: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes with as many rows in place of none as make them agree.
 
-    Raises:
-        ValueError: no number of rows does.
+    **Raises:** `ValueError`: no number of rows does.
     """
     a, b = (math.prod(n for n in shape if n) for shape in (before, after))
     if a % b and b % a:

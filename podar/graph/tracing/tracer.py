@@ -141,10 +141,11 @@ RULES: dict[str, Callable[..., None]] = {}
 def rule(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a rule for ATen operators: `rule(tracer, out, *args, **kwargs)` labels `out` and records relations.
 
-    Example:
-        >>> @rule("my_ops::scale_channels")
-        ... def scale_channels(tracer, out, x, factor):
-        ...     tracer.put(out, tracer.blocks(x), zero=tracer.mark(x).zero)
+    ```python
+    @rule("my_ops::scale_channels")
+    def scale_channels(tracer, out, x, factor):
+        tracer.put(out, tracer.blocks(x), zero=tracer.mark(x).zero)
+    ```
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:

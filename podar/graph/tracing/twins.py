@@ -31,9 +31,10 @@ plain_dispatch = torch._C._disabled_torch_dispatch_impl  # pyright: ignore[repor
 class Own:
     """What a twin has of its own although that costs time: nearly no forward needs it.
 
-    Attributes:
-        storages: memory that the run writes to.
-        containers: modules have hooks, buffers and children of their own even where they have none yet.
+    **Attributes:**
+
+    - `storages`: memory that the run writes to.
+    - `containers`: modules have hooks, buffers and children of their own even where they have none yet.
     """
 
     storages: frozenset[int] = frozenset()
@@ -68,10 +69,11 @@ CLONE: Any = getattr(torch, "_foreach_clone", None)
 class Twin(Copies):
     """A twin of a model and of its example inputs.
 
-    Attributes:
-        model: what to run.
-        members: its modules, parameters and buffers, under the names of the model's own.
-        inputs: what to run it on.
+    **Attributes:**
+
+    - `model`: what to run.
+    - `members`: its modules, parameters and buffers, under the names of the model's own.
+    - `inputs`: what to run it on.
     """
 
     def __init__(self, members: Members, inputs: ExampleInputs, train: bool, own: Own = Own()) -> None:
@@ -287,9 +289,10 @@ def twin(
 ) -> Generator[Twin]:
     """A twin of the model in evaluation (or training) mode, for as long as the context lasts.
 
-    Args:
-        own: what the twin has copies of, beyond what is always its own.
-        change: what is done to the twin before anything else.
+    **Arguments:**
+
+    - `own`: what the twin has copies of, beyond what is always its own.
+    - `change`: what is done to the twin before anything else.
     """
     made = Twin(members, inputs, train, own)
     try:
