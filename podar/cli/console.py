@@ -14,6 +14,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from podar.errors import sizes
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -116,16 +118,20 @@ def measured(lines: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("model", overflow="fold")
+    table.add_column("input", overflow="fold")
     table.add_column("runtime")
     for name in ("p50", "p95", "size", "peak memory"):
         table.add_column(name, justify="right")
     for line in lines:
+        shapes = line.get("inputs") or {}
+        shown = ", ".join(f"{name} {sizes(shape)}".strip() for name, shape in shapes.items()) or "–"
         if "reason" in line:
-            table.add_row(line["model"], line["runtime"], Text("–", style="dim"))
+            table.add_row(line["model"], shown, line["runtime"], Text("–", style="dim"))
             continue
         latency = line["latency_ms"]
         table.add_row(
             line["model"],
+            shown,
             latency["runtime"],
             Text(numbers.milliseconds(latency["p50"]), style="bold"),
             numbers.milliseconds(latency["p95"]),

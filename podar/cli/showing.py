@@ -117,6 +117,14 @@ def bench(
     threads: Threads = 1,
     seconds: Seconds = 3.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs at a time.")] = 1,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=SHAPE",
+            help="An input's shape, as image=1x3x320x320; without NAME= where there is one input. May be repeated.",
+        ),
+    ] = None,
     runtime: Annotated[
         list[str] | None, typer.Option(help="Only this runtime; may be repeated.", autocompletion=complete_runtimes)
     ] = None,
@@ -125,7 +133,7 @@ def bench(
 ) -> None:
     """Measure latency and memory on every runtime at hand; models and files are run in turn."""
     from podar.cli import console
-    from podar.cli.inspection import bench_models
+    from podar.cli.benchmarking import bench_models, parse_shapes
     from podar.sources.opening import parse_model_args
 
     with working("measure"):
@@ -136,6 +144,7 @@ def bench(
             threads=threads,
             seconds=seconds,
             batch_size=batch_size,
+            shapes=parse_shapes(shape or ()),
             runtimes=runtime or (),
             trust=trust,
         )

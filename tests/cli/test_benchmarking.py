@@ -1,0 +1,153 @@
+"""`podar bench` on files, sparse models and the engine's own files, at the shapes asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import podar
+from podar.cli import console
+from podar.cli.benchmarking import bench_models, file_inputs, parse_shapes
+from podar.errors import PodarError, UsageError
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def sparse() -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    podar.sparsify(model.eval(), 0.8)
+    return podar.bake(model)
+
+
+def test_dense_runtimes_and_the_engine_side_by_side_on_files(tmp_path: Path, sparse: nn.Module) -> None:
+    pytest.importorskip("podar_native", reason="podar-native is not built here")
+    pytest.importorskip("openvino")
+    files = [str(tmp_path / name) for name in ("m.onnx", "m.podar")]
+    for file in files:
+        podar.export(sparse, file, torch.randn(1, 3, 12, 12))
+    lines = bench_models(files, seconds=0.05)
+    assert [(line["model"], line["runtime"]) for line in lines] == [
+        (files[0], "onnxruntime"), (files[0], "openvino"), (files[0], "podar"), (files[1], "podar")
+    ]  # fmt: skip
+    assert all(line["latency_ms"]["p50"] > 0 and line["memory_bytes"] for line in lines)
+    assert lines[3]["memory_bytes"] < lines[2]["memory_bytes"]  # a program file needs neither torch nor onnx
+    (table,) = console.measured(lines)
+    assert table.row_count == 4
+
+
+def test_a_row_that_is_empty_has_its_reason_below(tmp_path: Path, sparse: nn.Module) -> None:
+    table, reason = console.measured([{"model": "m.onnx", "runtime": "podar", "reason": "it is not installed."}])
+    assert table.row_count == 1 and str(reason) == "m.onnx in podar: it is not installed."
+
+
+def test_inputs_of_the_shapes_and_types_that_a_file_takes(tmp_path: Path, sparse: nn.Module) -> None:
+    podar.export(sparse.half(), tmp_path / "half.onnx", torch.randn(1, 3, 12, 12).half())
+    (x,) = file_inputs(tmp_path / "half.onnx")
+    assert x.shape == (1, 3, 12, 12) and x.dtype == torch.float16
+    (tmp_path / "broken.podar").write_bytes(b"broken")
+    with pytest.raises(PodarError, match=r"broken\.podar"):
+        file_inputs(tmp_path / "broken.podar")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image=1x3x0x3", "has a size of 0"),
+        ("image=1x3xbig", "is no NAME=SHAPE"),
+        ("image=", "is no NAME=SHAPE"),
+        ("1x-3", "is no NAME=SHAPE"),
+        ("=1x3", "is no NAME=SHAPE"),
+        ("image=1x3x99999999999", "more than"),
+    ],
+)
+def test_what_is_no_shape_is_said(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_shapes([text])
+
+
+def test_shapes_are_read_with_and_without_a_name() -> None:
+    assert parse_shapes(["a=1x3", "b.c_1=2×5", "7"]) == {"a": (1, 3), "b.c_1": (2, 5), "": (7,)}
+    with pytest.raises(UsageError, match="gives a twice"):
+        parse_shapes(["a=1x3", "a=1x4"])
+
+
+class Named(nn.Module):
+    """Two inputs, of which one is whole numbers: tokens of a vocabulary of five."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.body = nn.Embedding(5, 4), nn.Conv2d(3, 4, 3)
+
+    def forward(self, image: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return self.body(image).mean((2, 3)) + self.embedding(tokens).mean(1)
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("two.py").write_text(
+        "import torch\nfrom tests.cli.test_benchmarking import Named\n"
+        "def make(): return Named()\n"
+        "def example_inputs(): return torch.zeros(1, 3, 9, 9), torch.tensor([[4, 1]])\n"
+    )
+    return "two.py:make"
+
+
+def test_the_shape_is_asked_for_and_printed(tmp_path: Path) -> None:
+    from onnx import helper, numpy_helper, save
+
+    side, info = ["n", 3, "height", "width"], helper.make_tensor_value_info
+    weights = [numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w"),
+               numpy_helper.from_array(np.ones(4, np.float32), "b")]  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "w", "b"], ["y"])], "g", [info("image", 1, side)],
+        [info("y", 1, ["n", 4, "h", "w2"])], weights,
+    )  # fmt: skip
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "open.onnx")
+    for shapes in ({"image": (1, 3, 32, 32)}, {"": (1, 3, 32, 32)}):
+        (line,) = bench_models([str(tmp_path / "open.onnx")], shapes=shapes, runtimes=["onnxruntime"], seconds=0.05)
+        assert line["inputs"] == {"image": [1, 3, 32, 32]} and line["latency_ms"]["p50"] > 0
+        assert line["macs"] is None and line["params"] == 3 * 4 * 9 + 4
+    (table,) = console.measured([line])
+    assert "image 1×3×32×32" in next(iter(table.columns[1].cells))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ({"imag": (1, 3, 8, 8)}, "names 'imag', which is no input: did you mean image"),
+        ({"image": (1, 3, 8)}, r"has 4 axes \(1×3×12×12\)"),
+        ({"": (1, 3)}, r"has 4 axes \(1×3×12×12\)"),
+        ({"image": (1, 4, 12, 12)}, "1×4×12×12"),
+    ],
+)
+def test_shapes_that_no_input_has(tmp_path: Path, shapes: dict[str, tuple[int, ...]], words: str) -> None:
+    class Image(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 3)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.body(image)
+
+    podar.export(Image(), tmp_path / "m.onnx", torch.randn(1, 3, 12, 12))
+    with pytest.raises(UsageError, match=words):
+        bench_models([str(tmp_path / "m.onnx")], shapes=shapes, seconds=0.05)
+
+
+def test_own_models_take_shapes_too(two: str) -> None:
+    shapes = {"image": (2, 3, 17, 17), "tokens": (2, 6)}
+    (line,) = bench_models([two], shapes=shapes, runtimes=["torch"], seconds=0.05)
+    assert line["inputs"] == {"image": [2, 3, 17, 17], "tokens": [2, 6]}
+    with pytest.raises(UsageError, match="name the one that is meant"):
+        bench_models([two], shapes={"": (1, 3, 9, 9)}, runtimes=["torch"], seconds=0.05)
