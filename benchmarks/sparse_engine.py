@@ -40,7 +40,7 @@ from podar.engine.accelerating import Accelerated
 from podar.files import write_atomic
 from podar.measuring.processors import processor
 from podar.model.torchvision_operators import import_torchvision
-from podar.runtimes.onnx_session import session
+from podar.runtimes.onnxruntime import session
 
 HERE = Path(__file__)
 RESULT = HERE.with_suffix(".json")

@@ -43,7 +43,7 @@ from podar.libraries.ultralytics.exporting import export
 from podar.measuring import compare, latency_ratio, processor
 from podar.pruning.allocation import SCOPES
 from podar.runs import running
-from podar.runtimes.onnx_session import session
+from podar.runtimes.onnxruntime import session
 
 MODEL, SIDE, SCENES = "yolo26n.yaml", 160, (800, 300)
 EPOCHS, AGAIN = 36, 14  # of the dense training, and after a cut

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from podar.errors import PodarError, UsageError, first_line, nearest, require, sizes
-from podar.runtimes.file_inputs import Wanted, drawn
-from podar.runtimes.onnx_session import session, wanted_by
-from podar.runtimes.opening import openvino_wants, program_wants
+from podar.errors import PodarError, UsageError, nearest, sizes
+from podar.measuring import side_by_side
+from podar.runtimes import RUNTIMES, open_file
+from podar.runtimes.file_inputs import drawn
 from podar.trust import programs
 from podar.trust.plain import read_json
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_FILES = (".onnx", ".xml", ".pt2", ".podar")
+# What is not known of a model that does not run.
+_NOTHING = dict.fromkeys("params macs bytes memory_bytes memory_baseline_bytes latency_ms energy_joules".split())
+
 _MOST_NUMBERS = 2**30  # 4 GB of float32
 _SHAPE = re.compile(r"(?:(?P<name>[^=]+)=)?(?P<sizes>\d+(?:[x×,]\d+)*)")
 
@@ -101,8 +103,6 @@ def bench_models(
 
     **Raises:** `UsageError` for a shape of an input that none of the models has, or of another number of axes.
     """
-    from podar.measuring import side_by_side
-
     asked = dict(shapes or {})
     with tempfile.TemporaryDirectory(prefix="podar-bench-") as scratch:
         candidates: list[Candidate] = []
@@ -113,27 +113,26 @@ def bench_models(
         candidates = [each for candidate in candidates for each in _with_file(candidate, Path(scratch))]
         lines = side_by_side(
             [candidate.model for candidate in candidates],
-            candidates[0].inputs,
+            inputs=[candidate.inputs for candidate in candidates],
             runtimes=runtimes or None,
             threads=threads,
             seconds=seconds,
         )
-        owners = _owners([(line.model, line.runtime) for line in lines], [c.model for c in candidates])
     return [
         {
-            "model": candidates[owner].label,
-            "inputs": {name: list(shape) for name, shape in candidates[owner].shapes.items()},
+            "model": candidates[line.place].label,
+            "inputs": {name: list(shape) for name, shape in candidates[line.place].shapes.items()},
             "runtime": line.runtime,
-            **(line.measured.to_json() if line.measured else {"reason": line.reason}),
+            **(line.measured.to_json() if line.measured else {**_NOTHING, "reason": line.reason}),
         }
-        for owner, line in zip(owners, lines)
+        for line in lines
     ]
 
 
 def _opened(name: str, weights: str | None, model_args: dict[str, Any], trust: bool) -> list[Candidate]:
     """What one name stands for: a file, the two files of a run folder, or a model."""
     path = Path(name)
-    if path.suffix.lower() in _FILES:
+    if any(path.suffix.lower() in runtime.suffixes for runtime in RUNTIMES.values()):
         if not path.is_file():
             raise PodarError(f"there is no file {name}.")
         files = [(name, path)]
@@ -151,10 +150,10 @@ def _opened(name: str, weights: str | None, model_args: dict[str, Any], trust: b
 
 
 def _file(label: str, path: Path) -> Candidate:
-    wanted = _wanted(path)
-    inputs = {name: torch.from_numpy(array) for name, array in drawn(wanted).items()}
-    fixed = {w.name: w.shape for w in wanted} if path.suffix.lower() != ".pt2" else {}
-    return Candidate(label, path, inputs, {name: tuple(t.shape) for name, t in inputs.items()}, fixed)
+    ports = open_file(path).inputs
+    inputs = {name: torch.from_numpy(array) for name, array in drawn(ports).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
+    return Candidate(label, path, inputs, shapes, {port.name: port.shape for port in ports})
 
 
 def _candidate(label: str, model: Path | nn.Module, inputs: Any) -> Candidate:
@@ -285,54 +284,9 @@ def _parameters(model: Path | nn.Module) -> Iterator[str]:
         at += 1
 
 
-def _wanted(path: Path) -> list[Wanted]:
-    """The inputs of an exported file.
-
-    **Raises:** `PodarError` for a file that its runtime cannot open.
-    """
-    try:
-        suffix = path.suffix.lower()
-        if suffix == ".pt2":
-            programs.refuse_unknown(path)
-            tensors = _tensors(torch.export.load(path).example_inputs)
-            return [Wanted(str(i), tuple(t.shape), str(t.dtype)[6:]) for i, t in enumerate(tensors)]
-        if suffix == ".onnx":
-            return wanted_by(session(path, threads=1), path)
-        if suffix == ".xml":
-            return openvino_wants(require("openvino", extra="openvino").Core().read_model(str(path)))
-        return program_wants(require("podar_native", extra="sparse").Runner(path))
-    except PodarError:
-        raise
-    except Exception as error:  # the runtimes' errors share no base class
-        raise PodarError(f"{path} cannot be opened ({first_line(error)}).") from error
-
-
 def file_inputs(path: Path) -> tuple[Tensor, ...]:
     """Random inputs of the shapes that an exported file takes; sizes that it leaves open are 1.
 
     **Raises:** `PodarError` for a file that its runtime cannot open.
     """
-    return tuple(torch.from_numpy(array) for array in drawn(_wanted(path)).values())
-
-
-def _tensors(inputs: Any) -> Iterator[Tensor]:
-    if isinstance(inputs, Tensor):
-        yield inputs
-    elif isinstance(inputs, (Mapping, tuple, list)):
-        for value in inputs.values() if isinstance(inputs, Mapping) else inputs:
-            yield from _tensors(value)
-
-
-def _owners(lines: Sequence[tuple[str, str]], models: Sequence[Any]) -> list[int]:
-    """To which model each line belongs: lines of one model follow each other, and it has a runtime only once."""
-    names = [str(model) if isinstance(model, Path) else type(model).__name__ for model in models]
-    owners: list[int] = []
-    at, seen = 0, set[str]()
-    for name, runtime in lines:
-        if runtime in seen:
-            at, seen = at + 1, set()
-        while names[at] != name:
-            at, seen = at + 1, set()
-        seen.add(runtime)
-        owners.append(at)
-    return owners
+    return tuple(_file(path.name, path).inputs.values())

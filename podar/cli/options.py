@@ -39,7 +39,8 @@ def complete_formats(incomplete: str) -> list[str]:
 
 
 def complete_runtimes(incomplete: str) -> list[str]:
-    from podar.runtimes.opening import RUNTIMES
+    import podar.measuring  # noqa: F401  # the sparse engine registers itself, too
+    from podar.runtimes import RUNTIMES
 
     return [name for name in RUNTIMES if name.startswith(incomplete)]
 

@@ -19,8 +19,9 @@ from podar.engine.onnx_graph import Opened, Piece, as_model, cut, opened
 from podar.engine.onnx_lowering import OnnxLowering, has_weight, reason_against
 from podar.errors import PodarError, UsageError
 from podar.files import write_atomic
-from podar.runtimes.file_inputs import Wanted, matched
-from podar.runtimes.onnx_session import session
+from podar.runtimes.file_inputs import matched
+from podar.runtimes.onnxruntime import serving, session
+from podar.runtimes.session import Port
 
 _TIMES = 9  # runs of each side, in turn
 _ADVICE = "; accelerate the file again for another shape, or convert the input"
@@ -91,7 +92,7 @@ class AcceleratedFile(nn.Module):
         self._path, self._outputs, self._steps = path, outputs, steps
         self._whole = len(steps) == 1 and isinstance(steps[0], _InEngine)
         self._wanted = [
-            Wanted(name, (None, *v.shape[1:]) if self._whole else v.shape, v.dtype.name) for name, v in feed.items()
+            Port(name, (None, *v.shape[1:]) if self._whole else v.shape, v.dtype.name) for name, v in feed.items()
         ]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -154,14 +155,14 @@ class _InEngine:
 
 
 class _InHost:
-    """Runs one session of ONNX Runtime: reads and writes tensors by name."""
+    """Runs a model of ONNX Runtime, whole or a piece: reads and writes tensors by name."""
 
-    def __init__(self, model: str | bytes, reads: tuple[str, ...], gives: tuple[str, ...], threads: int) -> None:
-        self.session, self.reads, self.gives = session(model, threads), reads, gives
+    def __init__(self, model: str | bytes, threads: int) -> None:
+        self.session = serving(session(model, threads), "the file" if isinstance(model, bytes) else model)
 
     def __call__(self, values: dict[str, np.ndarray]) -> None:
-        outputs = self.session.run(list(self.gives), {n: values[n] for n in self.reads})
-        values.update(zip(self.gives, outputs))
+        outputs = self.session.run([values[port.name] for port in self.session.inputs])
+        values.update(zip((port.name for port in self.session.outputs), outputs))
 
 
 def accelerate_file(
@@ -187,7 +188,7 @@ def accelerate_file(
         described: list[Step] = []
         for piece in pieces:
             if not piece.in_engine:
-                steps.append(_InHost(as_model(piece, graph), piece.reads, piece.gives, threads))
+                steps.append(_InHost(as_model(piece, graph), threads))
                 described.append(Step(len(piece.nodes), False, (), float("nan"), float("nan")))
                 continue
             prepared, step = _prepared(piece, graph, places, reasons, measure=measure, tune=tune, threads=threads)
@@ -203,7 +204,7 @@ def accelerate_file(
             break
         engine -= lost  # what is slower in the engine joins its neighbours in ONNX Runtime
     outputs = [o.name for o in graph.model.graph.output]
-    alone = _InHost(str(path), tuple(graph.feed), tuple(outputs), threads)
+    alone = _InHost(str(path), threads)
     mixed_ms = alone_ms = float("nan")
     in_engine = any(step.in_engine for step in described)
     if measure:
@@ -244,7 +245,7 @@ def _prepared(
     prepared = _InEngine(program, lowering.outside, piece.gives, threads)
     if not measure:
         return prepared, Step(len(piece.nodes), True, tuple(decisions), float("nan"), float("nan"))
-    host = _InHost(as_model(piece, graph), piece.reads, piece.gives, threads)
+    host = _InHost(as_model(piece, graph), threads)
     engine_ms, host_ms = fastest(lambda: prepared(dict(graph.samples)), lambda: host(dict(graph.samples)), times=_TIMES)
     step = Step(len(piece.nodes), engine_ms < host_ms, tuple(decisions), engine_ms, host_ms)
     return (prepared if step.in_engine else None), step

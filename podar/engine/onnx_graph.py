@@ -12,7 +12,7 @@ import numpy as np
 
 from podar.errors import PodarError, UsageError, first_line, require
 from podar.runtimes.file_inputs import drawn, matched
-from podar.runtimes.onnx_session import session, wanted_by
+from podar.runtimes.onnxruntime import serving, session
 
 # These would join a convolution or product with its activation into an operator that only ONNX Runtime knows.
 _NO_FUSION = ["ConvActivationFusion", "GemmActivationFusion", "MatMulActivationFusion", "BiasGeluFusion"]
@@ -54,7 +54,7 @@ def opened(path: Path, example_inputs: Any) -> Opened:
     ort = require("onnxruntime", extra="onnx")
     if not path.is_file():
         raise PodarError(f"cannot accelerate {path}: there is no such file.")
-    wanted = wanted_by(session(path, 1), path)
+    wanted = serving(session(path, 1), str(path)).inputs
     model = onnx.load(str(path), load_external_data=False)
     if example_inputs is None:
         for entry in wanted:

@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError, first_line
 from podar.files import put_in_place, staged
 from podar.formats.flat import Flat, flatten
 from podar.formats.parity import Difference, largest, noisy, tolerance_for
-from podar.formats.registry import Format, Options, Reloaded, choose
+from podar.formats.registry import Format, Options, Written, choose
 from podar.model.inputs import ExampleInputs
+from podar.runtimes import RUNTIMES, Session
+from podar.runtimes.file_inputs import matched
 from podar.trust import programs
 
 
@@ -96,10 +100,9 @@ def export(
     with staged(target) as folder:
         written = folder / target.name
         options = Options(dynamic_batch, opset, verbose)
-        reloaded, parity = _first_that_agrees(chosen, flat, written, options, checks, allowed)
-        beside = _sidecar(chosen, target)
+        how, runtime, parity = _first_that_agrees(chosen, flat, written, options, checks, allowed)
         files = [target]
-        if beside is not None:
+        for beside in chosen.sidecars(target):
             if (folder / beside.name).exists():
                 put_in_place(folder / beside.name, beside)
                 files.append(beside)
@@ -110,13 +113,13 @@ def export(
     return Exported(
         path=target,
         format=chosen.name,
-        runtime=reloaded.runtime,
-        writer=reloaded.writer,
+        runtime=runtime,
+        writer=how.writer,
         parity=parity,
         bytes=sum(file.stat().st_size for file in files),
         input_names=flat.input_names,
         output_names=flat.output_names,
-        dynamic_batch=reloaded.dynamic_batch,
+        dynamic_batch=how.dynamic_batch,
         files=tuple(files),
     )
 
@@ -124,23 +127,28 @@ def export(
 def _first_that_agrees(
     chosen: Format,
     flat: Flat,
-    staged: Path,
+    path: Path,
     options: Options,
     checks: Sequence[tuple[Tensor, ...]],
     allowed: float,
-) -> tuple[Reloaded, float]:
-    """Try the format's ways to write the file, best first, until one agrees with the model."""
+) -> tuple[Written, str, float]:
+    """Try the format's ways to write the file, best first, until one agrees with the model.
+
+    **Returns:** how it was written, the runtime that opened it, and the largest difference.
+    """
     failures: list[PodarError] = []
-    for attempt in chosen.write(flat, staged, options):
+    for attempt in chosen.attempts(flat, path, options):
         try:
-            reloaded = attempt()
-            difference = _compare(flat, reloaded, checks)
+            written = attempt()
+            programs.remember(path)
+            session = _opened(chosen, path)
+            difference = _compare(flat, written, session, path.name, checks)
         except PodarError as error:
             failures.append(error)
             continue
         if difference.relative <= allowed:
-            return reloaded, difference.relative
-        failures.append(_disagrees(flat, staged.name, reloaded, checks, difference, allowed))
+            return written, session.version, difference.relative
+        failures.append(_disagrees(flat, path.name, session.version, checks, difference, allowed))
     # Disagreement says more than that a way of writing failed.
     raise next((f for f in failures if isinstance(f, _DisagreesError)), failures[0])
 
@@ -152,7 +160,7 @@ class _DisagreesError(PodarError):
 def _disagrees(
     flat: Flat,
     name: str,
-    reloaded: Reloaded,
+    runtime: str,
     checks: Sequence[tuple[Tensor, ...]],
     difference: Difference,
     allowed: float,
@@ -164,29 +172,57 @@ def _disagrees(
             f"({again.where}), so the file cannot be checked; make its forward deterministic in eval mode."
         )
     return _DisagreesError(
-        f"{name} was not written: in {reloaded.runtime} it does not compute what the model computes; "
+        f"{name} was not written: in {runtime} it does not compute what the model computes; "
         f"{difference.where}, {difference.relative:.2g} of that output's largest magnitude where {allowed:.2g} "
         "is allowed (tolerance=)."
     )
 
 
-def _compare(flat: Flat, reloaded: Reloaded, checks: Sequence[tuple[Tensor, ...]]) -> Difference:
+def _opened(chosen: Format, path: Path) -> Session:
+    try:
+        return RUNTIMES[chosen.runtime].open(path, torch.get_num_threads())
+    except PodarError as error:  # the folder that it lies in is hidden, and soon gone
+        raise PodarError(str(error).replace(str(path), "the exported file")) from error
+
+
+def _compare(
+    flat: Flat, written: Written, session: Session, name: str, checks: Sequence[tuple[Tensor, ...]]
+) -> Difference:
     worst = None
     for tensors in checks:
         sizes = {t.shape[0] for t, grows in zip(tensors, flat.batched) if grows}
-        if not reloaded.dynamic_batch and sizes and sizes != {flat.batch}:
+        if not written.dynamic_batch and sizes and sizes != {flat.batch}:
             pieces = _in_pieces(flat, tensors)
         else:
             pieces = [tensors]
         for piece in pieces:
-            try:
-                got = reloaded.run(piece)
-            except Exception as error:  # a runtime's own errors share no base class
-                raise PodarError(f"{reloaded.runtime} cannot run the exported file: {first_line(error)}.") from error
+            got = _outputs(flat, session, name, piece)  # first: a model may have the example's batch size built in
             found = largest(flat.run(piece), got, flat.output_names)
             worst = found if worst is None or found.relative > worst.relative else worst
     assert worst is not None  # there is always a check
     return worst
+
+
+def _outputs(flat: Flat, session: Session, name: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What the file gives for the model's flat inputs. An input that nothing reads may not be in the file."""
+    try:
+        given = {name: _widened(tensor).numpy() for name, tensor in zip(flat.input_names, tensors)}
+        arrays = session.run(list(matched(name, session.inputs, given).values()))
+    except Exception as error:  # a runtime's own errors share no base class
+        raise PodarError(f"{session.version} cannot run the exported file: {first_line(error)}.") from error
+    if len(arrays) != len(flat.output_names):
+        raise PodarError(f"the exported file gives {len(arrays)} outputs, and the model {len(flat.output_names)}.")
+    return [_tensor(array, port.dtype) for array, port in zip(arrays, session.outputs)]
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """numpy has no bfloat16: sessions take and give float32 for it."""
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _tensor(array: np.ndarray, dtype: str) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.bfloat16() if dtype == "bfloat16" else tensor
 
 
 def _in_pieces(flat: Flat, tensors: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
@@ -210,11 +246,3 @@ def _checks(flat: Flat, check_inputs: ExampleInputs | None) -> list[tuple[Tensor
     if any(flat.batched):  # another batch size than the example's, for files that say they take any
         checks.append(flat.with_batch(noisy(checks[-1], seed=1), flat.batch + 1))
     return checks
-
-
-def _sidecar(chosen: Format, target: Path) -> Path | None:
-    if chosen.sidecar is None:
-        return None
-    if chosen.sidecar.startswith("+"):
-        return target.with_name(target.name + chosen.sidecar[1:])
-    return target.with_suffix(chosen.sidecar)

@@ -1,21 +1,19 @@
-"""ONNX files: written through torch.export with batch norm folded and constants computed, reloaded in ONNX Runtime."""
+"""ONNX files: written through torch.export with batch norm folded and constants computed."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from podar.errors import PodarError, UsageError, first_line, require
 from podar.formats.flat import Flat
-from podar.formats.registry import Attempt, Options, Reloaded, file_format
-from podar.runtimes.onnx_session import session
+from podar.formats.registry import Attempt, Options, Written, file_format
 
 OLDEST_OPSET = 9
 """Older operator sets can say hardly any network of today."""
@@ -24,13 +22,13 @@ OLDEST_OPSET = 9
 _SIDECAR_BYTES = 2**31 - 2**24
 
 
-@file_format("onnx", suffix=".onnx", sidecar="+.data")
+@file_format(
+    "onnx", suffix=".onnx", runtime="onnxruntime", packages=("onnx", "onnxscript"),
+    help="ONNX Runtime, and most other runtimes",
+)  # fmt: skip
 def write_onnx(flat: Flat, path: Path, options: Options) -> list[Attempt]:
     """Ways to write an ONNX file: any batch size; the example's alone; and, where torch.export cannot follow the
     model, the older TorchScript exporter."""
-    require("onnx", extra="onnx")
-    require("onnxscript", extra="onnx")
-    require("onnxruntime", extra="onnx")
     if options.opset is not None:
         _check_opset(options.opset)
     attempts: list[Attempt] = []
@@ -41,7 +39,7 @@ def write_onnx(flat: Flat, path: Path, options: Options) -> list[Attempt]:
     return attempts
 
 
-def _through_torch_export(flat: Flat, path: Path, options: Options, *, dynamic: bool) -> Reloaded:
+def _through_torch_export(flat: Flat, path: Path, options: Options, *, dynamic: bool) -> Written:
     # torch.export takes an axis of length 1 for a constant, so the example grows to two.
     inputs = flat.with_batch(flat.inputs, max(flat.batch, 2)) if dynamic else flat.inputs
     size = torch.export.Dim("batch")
@@ -59,16 +57,19 @@ def _through_torch_export(flat: Flat, path: Path, options: Options, *, dynamic: 
                 verbose=options.verbose,
             )
             assert program is not None
-            program.save(str(path), external_data=_weight_bytes(flat) > _SIDECAR_BYTES)
-        except OSError:
-            raise  # a full disk
+            beside = _weight_bytes(flat) > _SIDECAR_BYTES
+            if beside and path.suffix.lower() != ".onnx":
+                raise UsageError(f"the weights need a second file beside {path.name}: end its name in .onnx.")
+            program.save(str(path), external_data=beside)
+        except (OSError, PodarError):
+            raise  # a full disk; a name
         except Exception as error:  # torch.export and the exporter raise dozens of kinds
             raise PodarError(f"torch.onnx cannot export the model: {_reason(error)}.") from error
     _convert(path, options.opset)
-    return _reload(flat, path, dynamic=dynamic, writer="torch.export", opset=options.opset)
+    return _checked(path, dynamic=dynamic, writer="torch.export", opset=options.opset)
 
 
-def _through_torchscript(flat: Flat, path: Path, options: Options) -> Reloaded:
+def _through_torchscript(flat: Flat, path: Path, options: Options) -> Written:
     if _weight_bytes(flat) > _SIDECAR_BYTES:
         raise PodarError("the TorchScript exporter cannot write more than 2 GB of weights.")
     with _quiet(options.verbose):
@@ -86,7 +87,7 @@ def _through_torchscript(flat: Flat, path: Path, options: Options) -> Reloaded:
             raise
         except Exception as error:  # also TypeError: a torch that has dropped this exporter
             raise PodarError(f"the TorchScript exporter cannot export the model: {_reason(error)}.") from error
-    return _reload(flat, path, dynamic=False, writer="TorchScript", opset=options.opset)
+    return _checked(path, dynamic=False, writer="TorchScript", opset=options.opset)
 
 
 def _check_opset(opset: int) -> None:
@@ -120,7 +121,7 @@ def _opset_of(path: Path) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def _reload(flat: Flat, path: Path, *, dynamic: bool, writer: str, opset: int | None) -> Reloaded:
+def _checked(path: Path, *, dynamic: bool, writer: str, opset: int | None) -> Written:
     onnx = require("onnx", extra="onnx")
     if opset is not None and _opset_of(path) != opset:
         raise PodarError(
@@ -132,20 +133,7 @@ def _reload(flat: Flat, path: Path, *, dynamic: bool, writer: str, opset: int | 
         onnx.checker.check_model(str(path))
     except Exception as error:
         raise PodarError(f"the exported ONNX file is not valid: {first_line(error)}.") from error
-    runtime, run = open_in_onnxruntime(path, flat.input_names, flat.output_names)
-    return Reloaded(run, runtime, dynamic, writer)
-
-
-def open_in_onnxruntime(path: Path, input_names: Sequence[str], output_names: Sequence[str]) -> tuple[str, Any]:
-    """The file in ONNX Runtime: its name and version, and a function from tensors to tensors."""
-    opened = session(path, torch.get_num_threads(), name="the exported file")
-    kept = {entry.name for entry in opened.get_inputs()}  # an input that nothing reads may have been dropped
-
-    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
-        feed = {name: t.contiguous().numpy() for name, t in zip(input_names, tensors) if name in kept}
-        return [torch.from_numpy(out) for out in opened.run(list(output_names), feed)]
-
-    return f"onnxruntime {require('onnxruntime', extra='onnx').__version__}", run
+    return Written(writer, dynamic)
 
 
 def _strip(onnx: Any, path: Path) -> None:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from podar.errors import PodarError, first_line
 from podar.files import opened
 from podar.formats.flat import Flat
-from podar.formats.registry import Attempt, Options, Reloaded, file_format
+from podar.formats.registry import Attempt, Options, Written, file_format
 
 
-@file_format("pt2", suffix=".pt2")
+@file_format("pt2", suffix=".pt2", runtime="torch", help="torch.export's own: torch, ExecuTorch, AOTInductor")
 def write_pt2(flat: Flat, path: Path, options: Options) -> list[Attempt]:
     """Ways to write an exported program: any batch size, then the example's alone."""
     sizes = [True, False] if options.dynamic_batch and any(flat.batched) else [False]
     return [lambda dynamic=dynamic: _write(flat, path, dynamic) for dynamic in sizes]
 
 
-def _write(flat: Flat, path: Path, dynamic: bool) -> Reloaded:
+def _write(flat: Flat, path: Path, dynamic: bool) -> Written:
     inputs = flat.with_batch(flat.inputs, max(flat.batch, 2)) if dynamic else flat.inputs
     size = torch.export.Dim("batch")
     shapes = tuple({0: size} if grows else None for grows in flat.batched)
@@ -32,14 +30,8 @@ def _write(flat: Flat, path: Path, dynamic: bool) -> Reloaded:
             program = torch.export.export(flat.module, inputs, dynamic_shapes=(shapes,) if dynamic else None)
             with opened(path) as file:
                 torch.export.save(program, file)
-            module = torch.export.load(path).module()
         except OSError:
             raise
         except Exception as error:
             raise PodarError(f"torch.export cannot follow the model: {first_line(error)}.") from error
-
-    @torch.no_grad()
-    def run(tensors: Sequence[Tensor]) -> list[Tensor]:
-        return list(module(*tensors))
-
-    return Reloaded(run, f"torch {torch.__version__}", dynamic, "torch.export")
+    return Written("torch.export", dynamic)

@@ -1,15 +1,14 @@
-"""The registry of export formats: a format is one function that writes a file and reloads it in its runtime."""
+"""The register of export formats: each is one function that writes a file, and the runtime that checks it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
-from podar.errors import UsageError, nearest
+from podar.errors import UsageError, nearest, require
 from podar.formats.flat import Flat
+from podar.runtimes import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -22,51 +21,85 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Reloaded:
-    """A written file, opened again in the runtime that will serve it.
+class Written:
+    """A file that was written.
 
-    - `run(tensors)`: the file's outputs for the model's flat input tensors, in the order of `Flat.output_names`.
-    - `runtime`: name and version.
-    - `dynamic_batch`: whether it takes other batch sizes than the example's.
     - `writer`: what wrote it, e.g. "torch.export".
+    - `dynamic_batch`: whether it takes other batch sizes than the example's.
     """
 
-    run: Callable[[Sequence[Tensor]], list[Tensor]]
-    runtime: str
-    dynamic_batch: bool
     writer: str
+    dynamic_batch: bool
 
 
-# Yields to the caller one way after another to write the file, best first: each call writes and reloads.
-Attempt = Callable[[], Reloaded]
+# One way to write the file: it writes it when it is called.
+Attempt = Callable[[], Written]
 Write = Callable[[Flat, Path, Options], "list[Attempt]"]
 
 
 @dataclass(frozen=True)
 class Format:
-    """`write(flat, path, options)` gives the ways to write the file at `path`, best first; each, when called, writes
-    it and reloads it. `sidecar` is the ending of a second file that may travel beside it."""
+    """One deployable format.
+
+    - `suffix`: the ending of its files; `runtime`: the name of the runtime that opens them, which also says what may
+      lie beside them.
+    - `help`: what it is for, in a few words.
+    - `packages`, `extra`: what is imported to write it, and podar's extra that brings it.
+    - `write(flat, path, options)`: the ways to write the file at `path`, best first.
+    """
 
     name: str
     suffix: str
-    sidecar: str | None
+    runtime: str
+    help: str
+    packages: tuple[str, ...]
+    extra: str
     write: Write
 
+    def attempts(self, flat: Flat, path: Path, options: Options) -> list[Attempt]:
+        """The ways to write the file, best first.
 
-FORMATS: dict[str, Format] = {}
+        **Raises:** `PodarError` where a package is missing that writes or opens it.
+        """
+        for package in self.packages:
+            require(package, self.extra)
+        RUNTIMES[self.runtime].imported()
+        return self.write(flat, path, options)
+
+    def sidecars(self, path: Path) -> Iterator[Path]:
+        """The files that may travel beside the file at `path`."""
+        return (path.with_suffix(ending) for ending in RUNTIMES[self.runtime].sidecars)
 
 
-def file_format(name: str, *, suffix: str, sidecar: str | None = None) -> Callable[[Write], Write]:
-    """Register a format's `write` function under its name and the suffix of its files.
+_formats: dict[str, Format] = {}
+FORMATS: Mapping[str, Format] = _formats
+"""Every format by its name."""
 
-    `sidecar`: what replaces the suffix in the second file's name (".bin"), or follows it ("+.data").
+
+def file_format(
+    name: str,
+    *,
+    suffix: str,
+    runtime: str,
+    help: str = "",
+    packages: tuple[str, ...] = (),
+    extra: str | None = None,
+) -> Callable[[Write], Write]:
+    """Register a function `write(flat, path, options)` as a format; `Format` says what the arguments mean.
+
+    `extra`: None where it is called like the format.
     """
 
     def register(write: Write) -> Write:
-        FORMATS[name] = Format(name, suffix, sidecar, write)
+        _formats[name] = Format(name, suffix, runtime, help, packages, extra or name, write)
         return write
 
     return register
+
+
+def unregister(name: str) -> None:
+    """Take a format out of the register again."""
+    del _formats[name]
 
 
 def choose(path: Path, name: str | None) -> Format:

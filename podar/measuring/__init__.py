@@ -5,22 +5,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from podar.engine import serving as serving  # the sparse engine is one of the runtimes that are measured
+
 __all__ = ["Measured", "OnRuntime", "Processor", "compare", "latency_ratio", "measure", "processor", "side_by_side"]
 
 if TYPE_CHECKING:
     from podar.measuring.every_runtime import OnRuntime, side_by_side
-    from podar.measuring.measured import Measured, latency_ratio
-    from podar.measuring.measurement import compare, measure
+    from podar.measuring.figures import Measured, latency_ratio
+    from podar.measuring.in_turn import compare, measure
     from podar.measuring.processors import Processor, processor
 
 # Lazy: the child process whose memory is measured imports this package, and must not import torch on the way.
 _HOME = {
-    "Measured": "measured",
+    "Measured": "figures",
     "OnRuntime": "every_runtime",
     "Processor": "processors",
-    "compare": "measurement",
-    "latency_ratio": "measured",
-    "measure": "measurement",
+    "compare": "in_turn",
+    "latency_ratio": "figures",
+    "measure": "in_turn",
     "processor": "processors",
     "side_by_side": "every_runtime",
 }

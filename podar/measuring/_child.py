@@ -11,7 +11,8 @@ import numpy as np
 
 from podar.errors import PodarError
 from podar.measuring.memory import resident_peak
-from podar.runtimes.opening import RUNTIMES, as_for_serving
+from podar.runtimes import RUNTIMES, open_in
+from podar.runtimes.torch import as_for_serving
 from podar.trust import programs
 
 _RUNS = 5  # runtimes grow their arenas in the first two or three
@@ -19,6 +20,8 @@ _RUNS = 5  # runtimes grow their arenas in the first two or three
 
 def main() -> int:
     request: dict[str, Any] = json.load(sys.stdin)
+    if request["runtime"] not in RUNTIMES:
+        importlib.import_module(request["home"])  # a runtime of the user's own registers itself there
     runtime = RUNTIMES[request["runtime"]]
     importlib.import_module(runtime.package)
     if request.get("torchvision"):  # the model's code may import it, and it may lack operators on this machine
@@ -28,10 +31,10 @@ def main() -> int:
     baseline = resident_peak()
     try:
         model, inputs = _load(request)
-        opened = runtime.open(model, inputs, request["threads"])
+        ready = open_in(runtime.name, model, inputs, request["threads"])
         with as_for_serving(model, request["threads"]):
             for _ in range(_RUNS):
-                opened.run()
+                ready.run()
     except PodarError as error:
         print(json.dumps({"error": str(error)}))
         return 1
@@ -41,13 +44,11 @@ def main() -> int:
 
 def _load(request: dict[str, Any]) -> tuple[Any, Any]:
     if "arrays" in request:
+        programs.remember(request["file"])  # our parent was asked, and would not have come so far
         with np.load(request["arrays"]) as stored:
             return request["file"], {name: stored[f"arr_{i}"] for i, name in enumerate(request["names"])}
     import torch
 
-    if "tensors" in request:
-        programs.remember(request["file"])  # our parent was asked, and would not have come so far
-        return request["file"], torch.load(request["tensors"], weights_only=True)
     # Our own parent wrote this pickle a moment ago, into a folder that only this user can write to.
     return torch.load(request["module"], weights_only=False)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError, UsageError
-from podar.measuring.measured import Measured
-from podar.measuring.measurement import compare
-from podar.runtimes.opening import RUNTIMES, open_in, readers
+from podar.measuring.figures import Measured
+from podar.measuring.in_turn import Candidate, measure_in_turn
+from podar.runtimes import RUNTIMES, Ready, open_in, readers
+from podar.runtimes.register import known
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,19 +21,21 @@ if TYPE_CHECKING:
 class OnRuntime:
     """One line of the table: what was run, where, and what came out, or why nothing did.
 
-    `reason` is None exactly where `measured` is not.
+    `reason` is None exactly where `measured` is not; `place`: the model's place among those that were given.
     """
 
     model: str
     runtime: str
     measured: Measured | None
     reason: str | None = None
+    place: int = 0
 
 
 def side_by_side(
     models: Sequence[str | Path | nn.Module],
-    example_inputs: Any,
+    example_inputs: Any = None,
     *,
+    inputs: Sequence[Any] | None = None,
     runtimes: Sequence[str] | None = None,
     threads: int = 1,
     seconds: float = 2.0,
@@ -44,7 +47,8 @@ def side_by_side(
 
     - `models`: files and torch modules, e.g. `["m.onnx", model]`: ONNX Runtime and OpenVINO run the file, torch the
       module.
-    - `runtimes`: only these (None: all of onnxruntime, openvino, torch).
+    - `inputs`: example inputs for each of the models, instead of one for all.
+    - `runtimes`: only these (None: all).
     - the others as for `podar.measure`.
 
     **Returns:** a line for each model and runtime that reads it, in that order. A runtime that is not installed or
@@ -54,33 +58,32 @@ def side_by_side(
     runtime can run any of them (with the first reason), or a file is missing.
     """
     for name in runtimes or ():
-        if name not in RUNTIMES:
-            raise UsageError(f"unknown runtime {name!r}: there are {', '.join(RUNTIMES)}.")
-    pairs = [(model, r.name) for model in models for r in readers(model) if not runtimes or r.name in runtimes]
-    if not pairs:
+        known(name)
+    given = [example_inputs] * len(models) if inputs is None else inputs
+    places = [
+        (place, Candidate(model, given[place], reader.name))
+        for place, model in enumerate(models)
+        for reader in readers(model)
+        if not runtimes or reader.name in runtimes
+    ]
+    if not places:
         raise UsageError(f"none of {', '.join(runtimes or RUNTIMES)} runs what was given.")
-    reasons: dict[int, str] = {}
-    for index, (model, name) in enumerate(pairs):
+    ready: dict[str, Ready] = {}
+    reasons: dict[str, str] = {}
+    for key, (_, one) in enumerate(places):
         try:
-            open_in(name, model, example_inputs, threads)
+            ready[str(key)] = open_in(one.runtime, one.model, one.inputs, threads)
         except UsageError:
             raise
         except PodarError as error:
-            reasons[index] = str(error)
-    working = [index for index in range(len(pairs)) if index not in reasons]
-    if not working:
+            reasons[str(key)] = str(error)
+    if not ready:
         raise PodarError(next(iter(reasons.values())))
-    measured = compare(
-        {str(index): pairs[index][0] for index in working},
-        example_inputs,
-        runtime={str(index): pairs[index][1] for index in working},
-        threads=threads,
-        seconds=seconds,
-        memory=memory,
-    )
+    working = {key: places[int(key)][1] for key in ready}
+    measured = measure_in_turn(working, ready, threads=threads, seconds=seconds, memory=memory)
     return [
-        OnRuntime(_name(model), runtime, measured.get(str(index)), reasons.get(index))
-        for index, (model, runtime) in enumerate(pairs)
+        OnRuntime(_name(one.model), one.runtime, measured.get(str(key)), reasons.get(str(key)), place)
+        for key, (place, one) in enumerate(places)
     ]
 
 

@@ -50,7 +50,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Session:
+class Timings:
     """One measurement of several candidates: their figures, and the order in which their turns were run."""
 
     timed: dict[str, Timed]
@@ -62,7 +62,7 @@ def time_in_turn(
     *,
     seconds: float = 2.0,
     read_joules: Callable[[], float] | None = None,
-) -> Session:
+) -> Timings:
     """Time callables against each other.
 
     Each is first run until two successive handfuls agree within 5 % (at most one second). Then they take turns of
@@ -76,13 +76,13 @@ def time_in_turn(
       ten would take five times as long).
     - `read_joules`: a counter of joules drawn so far (`podar.measuring.energy`).
 
-    **Returns:** a `Session`.
+    **Returns:** `Timings`.
 
     **Raises:** `UsageError` where there is nothing to run or no time to run it in.
 
     ```python
-    >>> session = time_in_turn({"a": lambda: None, "b": lambda: None}, seconds=0.1)
-    >>> session.schedule[:4]
+    >>> timings = time_in_turn({"a": lambda: None, "b": lambda: None}, seconds=0.1)
+    >>> timings.schedule[:4]
     ('a', 'b', 'a', 'b')
 
     ```
@@ -127,7 +127,7 @@ def time_in_turn(
         )
         for name in runs
     }
-    return Session(timed, tuple(schedule))
+    return Timings(timed, tuple(schedule))
 
 
 def warm_up(run: Callable[[], object]) -> float:

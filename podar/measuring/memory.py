@@ -18,6 +18,7 @@ import numpy as np
 
 from podar.errors import PodarError
 from podar.files import opened
+from podar.runtimes import RUNTIMES
 from podar.runtimes.file_inputs import arrays
 
 if TYPE_CHECKING:
@@ -41,12 +42,14 @@ def peak_memory(runtime: str, model: str | Path | nn.Module, example_inputs: Any
     A torch model travels to the child as a pickle in a temporary file that only this user can read; classes defined
     in a script or a notebook travel with it.
 
-    **Arguments:** `runtime`: a name of `podar.runtimes.opening.RUNTIMES`; the others as in `podar.measure`.
+    **Arguments:** `runtime`: a name of `podar.runtimes.RUNTIMES`; the others as in `podar.measure`.
 
     **Raises:** `PodarError` where the child cannot run the model: it says why.
     """
     with tempfile.TemporaryDirectory(prefix="podar-memory-") as folder:
-        request = {"runtime": runtime, "threads": threads, **_pack(Path(folder), model, example_inputs)}
+        home = RUNTIMES[runtime].open.__module__
+        packed = _pack(Path(folder), model, example_inputs)
+        request = {"runtime": runtime, "home": home, "threads": threads, **packed}
         try:
             child = subprocess.run(
                 [sys.executable, "-m", "podar.measuring._child"],
@@ -102,17 +105,12 @@ def _environment(threads: int) -> dict[str, str]:
 
 def _pack(folder: Path, model: Any, example_inputs: Any) -> dict[str, Any]:
     """Write what the child needs; returns its part of the request."""
-    if isinstance(model, (str, Path)) and Path(model).suffix.lower() != ".pt2":
-        found = arrays(example_inputs)
+    if isinstance(model, (str, Path)):
+        found = arrays(example_inputs, widened=True)
         np.savez(folder / "inputs.npz", *found.values())  # stored as arr_0, arr_1 …
         return {"file": str(Path(model).resolve()), "arrays": str(folder / "inputs.npz"), "names": list(found)}
-    import torch
-
-    if isinstance(model, (str, Path)):
-        with opened(folder / "inputs.pt") as file:
-            torch.save(example_inputs, file)
-        return {"file": str(Path(model).resolve()), "tensors": str(folder / "inputs.pt")}
     import cloudpickle
+    import torch
 
     try:
         with _own_code_by_value(cloudpickle), opened(folder / "model.pkl") as file:

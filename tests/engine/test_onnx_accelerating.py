@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import podar
 from podar.errors import PodarError, UsageError
 from podar.model.torchvision_operators import import_torchvision
-from podar.runtimes.opening import open_in, readers
+from podar.runtimes import RUNTIMES, open_in, readers
 
 pytest.importorskip("podar_native", reason="podar-native is not built here")
 onnx = pytest.importorskip("onnx")
@@ -195,8 +195,8 @@ def test_measured_beside_the_dense_runtimes(tmp_path: Path) -> None:
     path = written(tmp_path, Mixed(), x)
     assert [r.name for r in readers(path)] == ["onnxruntime", "openvino", "podar"]
     opened = open_in("podar", path, x, 1)
-    assert opened.runtime.startswith("podar-native") and opened.run()
-    assert 0 < (opened.params() or 0) < 24 * 27 + 24 * 24 * 9
+    assert opened.version.startswith("podar-native") and opened.run()
+    assert 0 < (RUNTIMES["podar"].weights(path) or 0) < 24 * 27 + 24 * 24 * 9
     dense = tmp_path / "dense"
     dense.mkdir()
     assert [r.name for r in readers(written(dense, Mixed(), x, amount=0.0))] == ["onnxruntime", "openvino"]

@@ -12,7 +12,7 @@ from torch import nn
 import podar
 from podar.errors import PodarError
 from podar.measuring.every_runtime import side_by_side
-from podar.runtimes.opening import open_in, readers
+from podar.runtimes import RUNTIMES, open_in, readers
 
 pytest.importorskip("podar_native", reason="podar-native is not built here")
 
@@ -71,8 +71,8 @@ def test_a_program_file(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 12, 12)
     podar.accelerate(network(0.8), x, measure=False, tune=False).save(tmp_path / "m.podar")
     opened = open_in(None, tmp_path / "m.podar", x, 1)
-    assert opened.runtime.startswith("podar-native") and opened.run()[0].shape == (2, 16)
-    assert 0 < (opened.params() or 0) < 700
+    assert opened.version.startswith("podar-native") and opened.run()[0].shape == (2, 16)
+    assert 0 < (RUNTIMES["podar"].weights(tmp_path / "m.podar") or 0) < 700
     with pytest.raises(PodarError, match="does not fit"):
         open_in(None, tmp_path / "m.podar", torch.randn(2, 3, 12, 13), 1)
     (tmp_path / "broken.podar").write_bytes(b"broken")

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from podar.errors import PodarError, UsageError
-from podar.runtimes.file_inputs import Wanted, arrays, drawn, matched
+from podar.runtimes.file_inputs import arrays, drawn, matched
+from podar.runtimes.session import Port
 
 X, IDS = np.zeros((2, 3), np.float32), np.ones((2, 5), np.int64)
-TWO = [Wanted("x", (None, 3), "float32"), Wanted("ids", (None, 5), "int64")]
+TWO = [Port("x", (None, 3), "float32"), Port("ids", (None, 5), "int64")]
 
 
 def test_nested_inputs_by_their_paths() -> None:
@@ -24,15 +25,15 @@ def test_by_name_in_any_order_and_in_order_without_names() -> None:
         found = matched("m.onnx", TWO, inputs)
         assert list(found) == ["x", "ids"] and found["ids"].dtype == np.int64
     assert list(matched("m.onnx", TWO[:1], {"image": X})) == ["x"]  # one and one: no other way
-    assert list(matched("m.onnx", [Wanted("boxes_1", (2, 3), "float32")], {"boxes": [IDS, X]})) == ["boxes_1"]
+    assert list(matched("m.onnx", [Port("boxes_1", (2, 3), "float32")], {"boxes": [IDS, X]})) == ["boxes_1"]
 
 
 def test_arrays_that_lie_apart_come_out_in_one_piece() -> None:
     (found,) = matched(
-        "m.onnx", [Wanted("x", (3, 2), "float32")], np.arange(6, dtype=np.float32).reshape(2, 3).T
+        "m.onnx", [Port("x", (3, 2), "float32")], np.arange(6, dtype=np.float32).reshape(2, 3).T
     ).values()
     assert found.flags.c_contiguous and found[1, 0] == 1
-    assert matched("m.onnx", [Wanted("s", (), "float32")], np.zeros((), np.float32))["s"].shape == ()
+    assert matched("m.onnx", [Port("s", (), "float32")], np.zeros((), np.float32))["s"].shape == ()
 
 
 @pytest.mark.parametrize(
@@ -58,9 +59,19 @@ def test_a_callable_is_no_input_of_a_file() -> None:
 
 
 def test_drawn_inputs_fit() -> None:
-    wanted = [*TWO, Wanted("half", (2,), "float16"), Wanted("flag", (), "bool")]
+    wanted = [*TWO, Port("half", (2,), "float16"), Port("flag", (), "bool")]
     found = drawn(wanted)
     assert [(a.shape, a.dtype.name) for a in found.values()] == [
         ((1, 3), "float32"), ((1, 5), "int64"), ((2,), "float16"), ((), "bool")
     ]  # fmt: skip
     assert matched("m.onnx", wanted, found).keys() == found.keys()
+
+
+def test_a_file_whose_inputs_have_no_names_takes_them_in_order() -> None:
+    places = [Port("0", (2, 3), "float32"), Port("1", (2, 5), "int64")]
+    assert list(matched("m.pt2", places, {"x": X, "ids": IDS})) == ["0", "1"]
+
+
+def test_bfloat16_is_given_as_float32() -> None:
+    (found,) = matched("m.pt2", [Port("x", (2,), "bfloat16")], torch.ones(2, dtype=torch.bfloat16)).values()
+    assert found.dtype == np.float32 and (found == 1).all()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from podar.errors import PodarError
-from podar.runtimes.file_inputs import Wanted
-from podar.runtimes.onnx_session import session, wanted_by
+from podar.runtimes.onnxruntime import serving, session
+from podar.runtimes.session import Port
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -26,7 +27,11 @@ def test_a_session_and_what_it_wants() -> None:
     options = opened.get_session_options()
     assert options.intra_op_num_threads == 2 and not options.enable_mem_pattern
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
-    assert wanted_by(opened, "m.onnx") == [Wanted("x", (None, 3), "float32")]
+    served = serving(opened, "m.onnx")
+    assert served.inputs == (Port("x", (None, 3), "float32"),)
+    assert served.outputs == (Port("y", (None, 3), "float32"),) and served.version.startswith("onnxruntime ")
+    (y,) = served.run([np.ones((2, 3), np.float32)])
+    assert (y == 1).all()
 
 
 def test_what_cannot_be_opened_or_given(tmp_path) -> None:
@@ -36,4 +41,4 @@ def test_what_cannot_be_opened_or_given(tmp_path) -> None:
     with pytest.raises(PodarError, match="the piece is not a model"):
         session(b"broken", threads=1, name="the piece")
     with pytest.raises(PodarError, match=r"m\.onnx cannot be run here: its input x is a tensor\(bfloat16\)"):
-        wanted_by(session(model(onnx.TensorProto.BFLOAT16, [1]), threads=1), "m.onnx")
+        serving(session(model(onnx.TensorProto.BFLOAT16, [1]), threads=1), "m.onnx")

@@ -1,23 +1,35 @@
-"""The verbs `measure` and `compare`: parameters, MACs, bytes, latency, peak memory and energy of models and files."""
+"""Models and files measured in turn: parameters, MACs, bytes, latency, peak memory and energy of each."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError
 from podar.measuring.energy import open_meter
-from podar.measuring.latency import time_in_turn
-from podar.measuring.measured import Measured
+from podar.measuring.figures import Measured
+from podar.measuring.latency import Timed, time_in_turn
 from podar.measuring.memory import Memory, peak_memory
 from podar.measuring.processors import processor
-from podar.runtimes.opening import Opened, as_for_serving, file_bytes, open_in, readers
+from podar.runtimes import RUNTIMES, Ready, open_in, readers
+from podar.runtimes.opening import file_bytes
+from podar.runtimes.torch import as_for_serving
 from podar.trust import programs
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model file or torch module, the inputs that it is measured on, and the runtime that runs it."""
+
+    model: str | Path | nn.Module
+    inputs: Any
+    runtime: str
 
 
 def measure(
@@ -86,62 +98,80 @@ def compare(
     print(podar.measuring.latency_ratio(both["before"], both["after"]))
     ```
     """
-    names = {name: runtime.get(name) if isinstance(runtime, Mapping) else runtime for name in models}
-    opened = {name: open_in(names[name], model, example_inputs, threads) for name, model in models.items()}
+    candidates: dict[str, Candidate] = {}
+    for name, model in models.items():
+        asked = runtime.get(name) if isinstance(runtime, Mapping) else runtime
+        candidates[name] = Candidate(model, example_inputs, asked or readers(model)[0].name)
+    return measure_in_turn(candidates, make_ready(candidates, threads), threads=threads, seconds=seconds, memory=memory)
+
+
+def make_ready(candidates: Mapping[str, Candidate], threads: int) -> dict[str, Ready]:
+    """Every candidate opened, and run once.
+
+    **Raises:** as `podar.measure`.
+    """
+    return {name: open_in(one.runtime, one.model, one.inputs, threads) for name, one in candidates.items()}
+
+
+def measure_in_turn(
+    candidates: Mapping[str, Candidate], ready: Mapping[str, Ready], *, threads: int, seconds: float, memory: bool
+) -> dict[str, Measured]:
+    """Measure candidates that are `ready`; the arguments are those of `podar.measure`, `seconds` for each."""
     meter = open_meter()
     with contextlib.ExitStack() as stack:
-        for model in models.values():
-            stack.enter_context(as_for_serving(model, threads))
-        session = time_in_turn({name: o.run for name, o in opened.items()}, seconds=seconds, read_joules=meter.read)
-
-    found: dict[str, Measured] = {}
-    for name, model in models.items():
-        missing: dict[str, str] = {}
-        timed = session.timed[name]
-        if timed.joules is None and meter.reason:
-            missing["energy_joules"] = meter.reason
-        params, macs = _params_and_macs(model, opened[name], example_inputs, missing)
-        peak = _memory(names[name], model, example_inputs, threads, missing) if memory else None
-        found[name] = Measured(
-            params=params,
-            macs=macs,
-            bytes=_bytes(model),
-            latency_ms={"p50": timed.p50, "p95": timed.p95, "runtime": opened[name].runtime, "threads": threads},
-            memory_bytes=peak.peak if peak else None,
-            memory_baseline_bytes=peak.baseline if peak else None,
-            energy_joules=timed.joules,
-            processor=processor(),
-            missing=missing,
-            turns_ms=timed.turns_ms,
-            interrupted=timed.interrupted,
-        )
-    return found
+        for one in candidates.values():
+            stack.enter_context(as_for_serving(one.model, threads))
+        timings = time_in_turn({name: ready[name].run for name in candidates}, seconds=seconds, read_joules=meter.read)
+    return {
+        name: _measured(one, ready[name].version, timings.timed[name], meter.reason, threads=threads, memory=memory)
+        for name, one in candidates.items()
+    }
 
 
-def _params_and_macs(
-    model: Any, opened: Opened, example_inputs: Any, missing: dict[str, str]
-) -> tuple[int | None, int | None]:
+def _measured(
+    candidate: Candidate, version: str, timed: Timed, no_energy: str | None, *, threads: int, memory: bool
+) -> Measured:
+    missing: dict[str, str] = {}
+    if timed.joules is None and no_energy:
+        missing["energy_joules"] = no_energy
+    params, macs = _params_and_macs(candidate, missing)
+    peak = _memory(candidate, threads, missing) if memory else None
+    return Measured(
+        params=params,
+        macs=macs,
+        bytes=_bytes(candidate.model),
+        latency_ms={"p50": timed.p50, "p95": timed.p95, "runtime": version, "threads": threads},
+        memory_bytes=peak.peak if peak else None,
+        memory_baseline_bytes=peak.baseline if peak else None,
+        energy_joules=timed.joules,
+        processor=processor(),
+        missing=missing,
+        turns_ms=timed.turns_ms,
+        interrupted=timed.interrupted,
+    )
+
+
+def _params_and_macs(candidate: Candidate, missing: dict[str, str]) -> tuple[int | None, int | None]:
+    model = candidate.model
     if isinstance(model, (str, Path)):
         missing["macs"] = "a model file does not tell its MACs: measure the torch model."
-        params = opened.params()
+        params = RUNTIMES[candidate.runtime].weights(Path(model))
         if params is None:
-            missing["params"] = 'counting a file\'s weights needs the package onnx: pip install "podar[onnx]".'
+            missing["params"] = "the weights that the file stores cannot be counted: measure the torch model."
         return params, None
     from podar.graph import trace
 
     try:
-        cost = trace(model, example_inputs).cost()
+        cost = trace(model, candidate.inputs).cost()
     except PodarError as error:
         missing["macs"] = str(error)
-        return opened.params(), None
+        return sum(parameter.numel() for parameter in model.parameters()), None
     return cost.params, cost.macs
 
 
-def _memory(
-    runtime: str | None, model: Any, example_inputs: Any, threads: int, missing: dict[str, str]
-) -> Memory | None:
+def _memory(candidate: Candidate, threads: int, missing: dict[str, str]) -> Memory | None:
     try:
-        return peak_memory(runtime or readers(model)[0].name, model, example_inputs, threads)
+        return peak_memory(candidate.runtime, candidate.model, candidate.inputs, threads)
     except PodarError as error:
         missing["memory_bytes"] = str(error)
         return None
