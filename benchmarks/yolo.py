@@ -27,7 +27,7 @@ import torch
 from torch_pruning_peer import torch_pruning
 
 from podar.files import write_atomic
-from podar.libraries.ultralytics import blueprint, fused_cost, prune
+from podar.libraries.ultralytics import fused_cost, open_model, prune
 from podar.libraries.ultralytics.exporting import export
 from podar.measuring import compare, latency_ratio, processor
 from podar.runs import running
@@ -42,7 +42,7 @@ MARKS = ("<!-- benchmarks/yolo.py writes what follows -->\n", "<!-- end of speed
 def ours(name: str) -> dict[str, Any]:
     """Trace, prune, verify, a few times over; then export both and run them in turn."""
     torch.manual_seed(0)
-    dense = blueprint(f"{name}.yaml", {}, False).make()
+    dense = open_model(f"{name}.yaml", {}, False).make()
     x = torch.rand(1, 3, SIDE, SIDE)
     laps: list[float] = []
     for copied in [copy.deepcopy(dense) for _ in range(ROUNDS)]:
@@ -97,7 +97,7 @@ def _torch_pruning(name: str, pipe: Any, folder: str) -> None:
     torch.set_num_threads(1)
     try:
         peer = torch_pruning(Path(folder))
-        model = blueprint(f"{name}.yaml", {}, False).make()
+        model = open_model(f"{name}.yaml", {}, False).make()
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         x = torch.rand(1, 3, SIDE, SIDE)

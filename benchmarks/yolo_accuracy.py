@@ -30,16 +30,17 @@ import yaml
 from podar.data.scenes import compose
 from podar.files import write_atomic
 from podar.libraries.ultralytics import (
-    blueprint,
     fastest_on_cpu,
     fused_cost,
     make_ready,
+    open_model,
     prune,
     save_pruned,
     trainer,
 )
-from podar.libraries.ultralytics.datasets import evaluate
+from podar.libraries.ultralytics.cutting import trace_model
 from podar.libraries.ultralytics.exporting import export
+from podar.libraries.ultralytics.validation import evaluate
 from podar.measuring import compare, latency_ratio, processor
 from podar.pruning.allocation import SCOPES
 from podar.runs import running
@@ -89,7 +90,7 @@ def weights(folder: Path) -> Path:
 @cache
 def narrowed(macs: int, classes: int) -> tuple[float, dict[str, Any]]:
     """Width multiple, and configuration, of the stock architecture whose MACs come nearest."""
-    config = copy.deepcopy(blueprint(MODEL, {}, False).make().yaml)  # type: ignore[union-attr]
+    config = copy.deepcopy(open_model(MODEL, {}, False).make().yaml)  # type: ignore[union-attr]
     depth, width, most = config["scales"][config["scale"]]
     found: dict[float, tuple[float, dict[str, Any]]] = {}
     for step in range(40, 100):
@@ -97,7 +98,7 @@ def narrowed(macs: int, classes: int) -> tuple[float, dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / MODEL
             path.write_text(yaml.safe_dump(tried))
-            model = blueprint(str(path), {"nc": classes}, False).make()
+            model = open_model(str(path), {"nc": classes}, False).make()
         distance = abs(costs(model)["macs"] - macs)
         found.setdefault(distance, (width * step / 100, tried))
     return found[min(found)]
@@ -105,16 +106,14 @@ def narrowed(macs: int, classes: int) -> tuple[float, dict[str, Any]]:
 
 def costs(model: Any) -> dict[str, int]:
     """In training, and as deployed (batch norms folded away, one of two heads dropped)."""
-    from podar.libraries.ultralytics.library import LIBRARY
-
     x = torch.zeros(1, 3, SIDE, SIDE)
-    cost, fused = LIBRARY.trace(model, x).cost(), fused_cost(model, x)
+    cost, fused = trace_model(model, x).cost(), fused_cost(model, x)
     return {"params": cost.params, "macs": cost.macs, "fused_params": fused.params, "fused_macs": fused.macs}
 
 
 def load(path: Path) -> Any:
     """The model of a checkpoint."""
-    return blueprint(str(path), {}, False).make()
+    return open_model(str(path), {}, False).make()
 
 
 def cell(name: str, seed: int, data: Path, folder: Path, dense: Path) -> dict[str, Any]:

@@ -41,16 +41,25 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = (error.name or module).partition(".")[0]
-        raise PodarError(
-            f'this needs the package {missing}, which is not installed: run pip install "podar[{extra}]".'
-        ) from error
+        raise PodarError(missing_package((error.name or module).partition(".")[0], extra)) from error
     except (ImportError, OSError, RuntimeError) as error:
         reason = first_line(error)
         raise PodarError(
             f"the package {module} is installed but cannot be imported ({reason}): "
             f'reinstall it with pip install --force-reinstall "podar[{extra}]".'
         ) from error
+
+
+def missing_package(package: str, extra: str) -> str:
+    """The sentence for an optional package that is not installed, with podar's extra that brings it.
+
+    ```python
+    >>> missing_package("timm", "timm")
+    'this needs the package timm, which is not installed: run pip install "podar[timm]".'
+
+    ```
+    """
+    return f'this needs the package {package}, which is not installed: run pip install "podar[{extra}]".'
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

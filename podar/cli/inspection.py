@@ -11,7 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from podar.graph import Graph
-    from podar.sources.opening import Source
+    from podar.workshops import Source
 
 
 def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
@@ -21,10 +21,10 @@ def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
     `blocks`, where the model's library numbers them: what lies in each; a group is of the `block` that makes it.
     """
     inputs = source.inputs()
-    built = source.build()
-    graph = source.trace(built, inputs)
+    built = source.model
+    graph = source.workshop.trace(built, inputs)
     whole = np.ones(len(graph.ties.families))
-    blocks = _blocks(source.blocks(built), graph)
+    blocks = _blocks(source.workshop.blocks(built), graph)
     groups = []
     for group in graph.groups:
         without = whole.copy()
@@ -89,7 +89,7 @@ def export_file(source: Source, format: str, out: Path | None) -> dict[str, Any]
 
     check_format(format, source.spec["model"])
     folder, stem = (Path(), source.name) if out is None else (out.parent, out.stem)
-    exported = source.export(source.build(), folder, stem, source.inputs(), format=format)
+    exported = source.workshop.export(source.model, source.inputs(), folder=folder, stem=stem, format=format)
     return {
         "file": str(exported.path),
         "files": [str(path) for path in exported.files],

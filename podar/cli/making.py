@@ -124,7 +124,7 @@ def prune(
     deterministic: Deterministic = False,
 ) -> None:
     """Prune a model, recover its accuracy, export it, measure it before and after, and report."""
-    from podar.sources.opening import parse_model_args
+    from podar.sources.naming import parse_model_args
 
     stages: list[dict[str, Any]] = [
         {
@@ -346,7 +346,7 @@ def _start(
     **parts: Any,
 ) -> None:
     """Make a recipe of what was typed, export and measurement last, and carry it out."""
-    from podar.sources.opening import parse_model_args
+    from podar.sources.naming import parse_model_args
     from podar.stages import recipes
 
     if export:

@@ -9,7 +9,7 @@ import typer
 
 
 def complete_models(incomplete: str) -> list[str]:
-    from podar.sources.opening import complete_model
+    from podar.sources.naming import complete_model
 
     return complete_model(incomplete)
 
@@ -82,7 +82,7 @@ def _take(files: list[Path] | None) -> list[str] | None:
     """Naming a file here is the consent to run it."""
     if not files:
         return None
-    from podar.libraries._modules import take
+    from podar.trust.user_code import take
 
     return take(files)
 

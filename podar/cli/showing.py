@@ -42,7 +42,8 @@ def inspect(
     from podar.cli import console
     from podar.cli.inspection import anatomy
     from podar.files import write_atomic
-    from podar.sources.opening import open_source, parse_model_args
+    from podar.sources.naming import parse_model_args
+    from podar.sources.opening import open_source
 
     with working("trace"):
         source = open_source(
@@ -79,7 +80,8 @@ def export(
     """Write a deployable file and check it against the model; with --data on real inputs."""
     from podar.cli import console
     from podar.cli.inspection import export_file
-    from podar.sources.opening import open_source, parse_model_args
+    from podar.sources.naming import parse_model_args
+    from podar.sources.opening import open_source
 
     with working("export"):
         source = open_source(
@@ -134,7 +136,7 @@ def bench(
     """Measure latency and memory on every runtime at hand; models and files are run in turn."""
     from podar.cli import console
     from podar.cli.benchmarking import bench_models, parse_shapes
-    from podar.sources.opening import parse_model_args
+    from podar.sources.naming import parse_model_args
 
     with working("measure"):
         found = bench_models(

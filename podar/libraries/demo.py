@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError
-from podar.libraries import Blueprint, model_source
+from podar.libraries.register import library
+
+if TYPE_CHECKING:
+    from podar.workshops import Source
 
 
-@model_source("demo", accepts=lambda model: model == "demo", complete=lambda incomplete: ["demo"])
-def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+@library(
+    "demo",
+    help="podar's own ResNet-20 for Fashion-MNIST",
+    accepts=lambda model: model == "demo",
+    complete=lambda incomplete: ["demo"],
+)
+def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     """ResNet-20, trained on Fashion-MNIST, for greyscale images of 28×28.
 
     **Raises:** `PodarError` where `model_args` are given: the trained network is what it is.
@@ -17,7 +25,15 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     if model_args:
         raise PodarError("the demo network is trained as it is, so --model-arg has no meaning here.")
     from podar.demo import load_trained
-    from podar.libraries._inputs import random_images
+    from podar.model.example_inputs import random_images
+    from podar.workshops import PodarWorkshop, Source
 
-    spec: dict[str, Any] = {"model": "demo", "model_args": {}}
-    return Blueprint(load_trained, lambda built: random_images(1, 28, 28), spec, trained=True)
+    return Source(
+        called=model,
+        spec={"model": "demo", "model_args": {}},
+        make=load_trained,
+        dense=load_trained,
+        example_inputs=lambda _: random_images(1, 28, 28),
+        workshop=PodarWorkshop(),
+        task="classify",
+    )

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError, UsageError, nearest
-from podar.libraries import Blueprint, model_source
+from podar.libraries.register import library
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from podar.workshops import Source
 
 
 def _accepts(model: str) -> bool:
@@ -38,17 +40,25 @@ def _functions(path: Path) -> list[str]:
     ]
 
 
-@model_source("FILE.py:FUNCTION", accepts=_accepts, complete=_complete, runs_code=True)
-def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+@library(
+    "FILE.py:FUNCTION",
+    help="what a function of your own returns",
+    accepts=_accepts,
+    complete=_complete,
+    runs_code=True,
+    on_disk=True,
+)
+def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     """What `function(**model_args)` of the file returns. The file may say what the model eats: `example_inputs`, a
     tensor, tuple, dict, or a function without arguments that returns one of them.
 
     **Raises:** `PodarError` for a missing file or function (with the nearest name), a file that fails, or a function
     that returns no model; `UsageError` where the string names no function.
     """
-    from podar.libraries._builders import call_builder
-    from podar.libraries._inputs import own_inputs
-    from podar.libraries._modules import run_file
+    from podar.model.building import call_builder
+    from podar.model.example_inputs import own_inputs
+    from podar.trust.user_code import run_file
+    from podar.workshops import PodarWorkshop, Source
 
     if model.endswith(".py"):
         names = _functions(Path(model))
@@ -71,5 +81,8 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
             return given() if callable(given) else given
         return own_inputs(built, of=model)
 
+    def make() -> nn.Module:
+        return call_builder(builder, model_args, of=model)
+
     spec = {"model": f"{path}:{function}", "model_args": model_args}
-    return Blueprint(lambda: call_builder(builder, model_args, of=model), inputs, spec)
+    return Source(called=model, spec=spec, make=make, dense=make, example_inputs=inputs, workshop=PodarWorkshop())

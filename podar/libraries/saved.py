@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from podar.errors import PodarError
-from podar.libraries import Blueprint, _modules, find, model_source
+from podar.libraries.register import find, library, workshop_of
+from podar.trust import user_code
 from podar.trust.plain import Unreadable, read_json
 
 if TYPE_CHECKING:
-    from torch import nn
+    from podar.workshops import Source, Workshop
 
+FORM = "FOLDER"
 SOURCE = "source.json"
 _FETCHING = ("pretrained", "weights", "weights_backbone", "checkpoint_path")  # the weights lie in the folder
 
@@ -41,8 +43,17 @@ def _complete(incomplete: str) -> list[str]:
     return [str(p) for p in sorted(folder.iterdir()) if p.is_dir() and is_saved(p) and str(p).startswith(incomplete)]
 
 
-@model_source("FOLDER", accepts=is_saved, complete=_complete)
-def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+def _workshop(model: str) -> Workshop:
+    """That of the dense architecture's library; podar's own where the folder names none, which opening it will say."""
+    try:
+        named = _read(Path(model).expanduser()).model
+    except PodarError:
+        named = ""
+    return workshop_of("" if is_saved(named) else named)
+
+
+@library(FORM, help="a folder that podar saved", accepts=is_saved, complete=_complete, workshop=_workshop, on_disk=True)
+def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     """A pruned model: the dense architecture that source.json names, with the folder's plan and weights.
 
     A source.json that names a Python file needs `trust`, since opening a folder is no consent to run a program.
@@ -53,30 +64,25 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     if model_args:
         raise PodarError(f"{model} holds a pruned model as it is, so --model-arg has no meaning here.")
     spec = _read(folder)
-    dense_model = spec.model
-    kind = find(dense_model)
-    if kind is None or kind.form == "FOLDER":
-        raise PodarError(f"{folder / SOURCE} names the model {dense_model[:200]!r}, which podar does not find.")
-    if kind.runs_code and not trust:
+    found = find(spec.model)
+    if found is None or found.form == FORM:
+        raise PodarError(f"{folder / SOURCE} names the model {spec.model[:200]!r}, which podar does not find.")
+    if found.runs_code and not trust:
         raise PodarError(
-            f"{model} was made from {dense_model}, and building it runs that file: add --trust if that is right."
+            f"{model} was made from {spec.model}, and building it runs that file: add --trust if that is right."
         )
     for file in spec.modules:
-        if not _modules.is_taken(file):
+        if not user_code.is_taken(file):
             if not trust:
                 raise PodarError(f"{folder / SOURCE} needs {file}: add --module {file} if that file may be run.")
-            _modules.take([file])
+            user_code.take([file])
     given = {key: value for key, value in spec.model_args.items() if key not in _FETCHING}
-    dense = kind.blueprint(dense_model, given, trust)
+    unpruned = found.opened(spec.model, given, trust)
 
-    unpruned = dense.dense or dense.make
+    from podar.plans.saving import load
 
-    def make() -> nn.Module:
-        from podar.plans.saving import load
-
-        return load(folder, unpruned).eval()
-
-    return Blueprint(make, dense.inputs, dense.spec, dense=unpruned, trained=True, library=dense.library)
+    dense = unpruned.dense
+    return unpruned.replaced(called=model, make=lambda: load(folder, dense).eval(), notes=())
 
 
 def _read(folder: Path) -> _Spec:

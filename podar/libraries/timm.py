@@ -6,12 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError, nearest, require
-from podar.libraries import Blueprint, model_source
+from podar.libraries.register import library
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from torch import nn
+
+    from podar.workshops import Source
 
 RANDOM = "{} has random weights: give trained ones with --weights FILE, or --model-arg pretrained=True."
 PREFIX = "timm:"
@@ -30,13 +32,21 @@ def _complete(incomplete: str) -> list[str]:
     return [PREFIX + name for name in _timm().list_models(incomplete.removeprefix(PREFIX) + "*")]
 
 
-@model_source("timm:NAME", accepts=lambda model: model.startswith(PREFIX), complete=_complete)
-def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+@library(
+    "timm:NAME",
+    help="a model of timm, by name",
+    accepts=lambda model: model.startswith(PREFIX),
+    complete=_complete,
+    package="timm",
+    extra="timm",
+)
+def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     """A timm model; `--model-arg pretrained=True` lets timm fetch its weights.
 
     **Raises:** `PodarError` for an unknown name (with the nearest one), or where the weights cannot be fetched.
     """
-    from podar.libraries._builders import call_builder
+    from podar.model.building import call_builder
+    from podar.workshops import PodarWorkshop, Source
 
     timm = _timm()
     name = model.removeprefix(PREFIX)
@@ -48,18 +58,22 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
 
     builder = partial(timm.create_model, name, pretrained=pretrained)
 
-    spec = {"model": model, "model_args": kept}
-    return Blueprint(
-        lambda: call_builder(builder, kept, of=model),
-        lambda built: _inputs(built, kept),
-        spec,
-        trained=pretrained,
+    def make() -> nn.Module:
+        return call_builder(builder, kept, of=model)
+
+    return Source(
+        called=model,
+        spec={"model": model, "model_args": kept},
+        make=make,
+        dense=make,
+        example_inputs=lambda built: _inputs(built, kept),
+        workshop=PodarWorkshop(),
         notes=() if pretrained else (RANDOM.format(model),),
     )
 
 
 def _inputs(model: nn.Module, model_args: dict[str, Any]) -> Any:
-    from podar.libraries._inputs import random_images
+    from podar.model.example_inputs import random_images
 
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     channels, height, width = config.get("input_size", (3, 224, 224))

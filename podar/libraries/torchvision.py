@@ -6,13 +6,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError, nearest
-from podar.libraries import Blueprint, model_source
+from podar.libraries.register import library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
     from torch import nn
+
+    from podar.workshops import Source
 
 RANDOM = "{} has random weights: give trained ones with --weights FILE, or --model-arg weights=DEFAULT."
 PREFIX = "torchvision:"
@@ -31,13 +33,21 @@ def _complete(incomplete: str) -> list[str]:
     return [PREFIX + name for name in names if name.startswith(incomplete.removeprefix(PREFIX))]
 
 
-@model_source("torchvision:NAME", accepts=lambda model: model.startswith(PREFIX), complete=_complete)
-def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+@library(
+    "torchvision:NAME",
+    help="a model of torchvision, by name",
+    accepts=lambda model: model.startswith(PREFIX),
+    complete=_complete,
+    package="torchvision",
+    extra="torchvision",
+)
+def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     """A torchvision model; `--model-arg weights=DEFAULT` lets torchvision fetch its weights.
 
     **Raises:** `PodarError` for an unknown name (with the nearest one), or where the weights cannot be fetched.
     """
-    from podar.libraries._builders import call_builder
+    from podar.model.building import call_builder
+    from podar.workshops import PodarWorkshop, Source
 
     models = _models()
     name = model.removeprefix(PREFIX)
@@ -48,11 +58,18 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     weights = model_args.get("weights")
     kept = {key: value for key, value in model_args.items() if key != "weights"}
     offline = partial(builder, weights=weights, **_offline_defaults(builder))
-    return Blueprint(
-        lambda: call_builder(offline, kept, of=model),
-        lambda built: _inputs(builder),
-        {"model": model, "model_args": kept},
-        trained=weights is not None,
+
+    def make() -> nn.Module:
+        return call_builder(offline, kept, of=model)
+
+    return Source(
+        called=model,
+        spec={"model": model, "model_args": kept},
+        make=make,
+        dense=make,
+        example_inputs=lambda _: _inputs(builder),
+        workshop=PodarWorkshop(),
+        task=_task(builder)[0] or "classify",
         notes=() if weights is not None else (RANDOM.format(model),),
     )
 
@@ -77,7 +94,7 @@ def _task(builder: Callable[..., nn.Module]) -> tuple[str, str]:
 def _inputs(builder: Callable[..., nn.Module]) -> Any:
     import torch
 
-    from podar.libraries._inputs import random_images
+    from podar.model.example_inputs import random_images
 
     task, family = _task(builder)
     if task == "detection":

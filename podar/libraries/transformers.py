@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError, require
-from podar.libraries import Blueprint, model_source
+from podar.libraries.register import library
 from podar.trust.plain import Unreadable, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from podar.workshops import Source
+
+RANDOM = "{} has random weights: the folder holds none; give some with --weights FILE."
 PREFIX = "transformers:"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENS = 16
@@ -27,8 +30,16 @@ def _complete(incomplete: str) -> list[str]:
     return [f"{PREFIX}{p}" for p in names]
 
 
-@model_source("transformers:FOLDER", accepts=lambda model: model.startswith(PREFIX), complete=_complete)
-def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+@library(
+    "transformers:FOLDER",
+    help="a folder of Hugging Face transformers",
+    accepts=lambda model: model.startswith(PREFIX),
+    complete=_complete,
+    package="transformers",
+    extra="transformers",
+    on_disk=True,
+)
+def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     """The model that a folder's config.json describes, with the folder's weights where it has some.
 
     `model_args` override the configuration (`num_classes` is its `num_labels`). Code that comes with the folder runs
@@ -36,7 +47,8 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
 
     **Raises:** `PodarError` for a missing folder or configuration, an unknown architecture, or unreadable weights.
     """
-    from podar.libraries._builders import call_builder
+    from podar.model.building import call_builder
+    from podar.workshops import PodarWorkshop, Source
 
     transformers = require("transformers", extra="transformers")
     folder = Path(model.removeprefix(PREFIX)).expanduser().resolve()
@@ -54,9 +66,21 @@ def blueprint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
     trained = any((folder / name).is_file() for name in WEIGHTS)
 
     builder = partial(_build, transformers, folder, settings, trained, trust)
-    spec = {"model": f"{PREFIX}{folder}", "model_args": model_args}
-    notes = () if trained else (f"{model} has random weights: the folder holds none; give some with --weights FILE.",)
-    return Blueprint(lambda: call_builder(builder, overrides, of=model), _inputs, spec, trained=trained, notes=notes)
+
+    def make() -> nn.Module:
+        return call_builder(builder, overrides, of=model)
+
+    return Source(
+        called=model,
+        spec={"model": f"{PREFIX}{folder}", "model_args": model_args},
+        make=make,
+        dense=make,
+        example_inputs=_inputs,
+        workshop=PodarWorkshop(),
+        notes=()
+        if trained
+        else (f"{model} has random weights: the folder holds none; give some with --weights FILE.",),
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -97,7 +121,7 @@ def _inputs(model: nn.Module) -> dict[str, Tensor]:
     """Keyword arguments by what the model says that it reads first: tokens, pixels, or both for a pair of towers."""
     import torch
 
-    from podar.libraries._inputs import random_images
+    from podar.model.example_inputs import random_images
 
     config: Any = model.config
     main = getattr(model, "main_input_name", "input_ids")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from podar import libraries
 from podar.errors import PodarError
+from podar.libraries import find
 from podar.runs import folder as run_folder
-from podar.sources.opening import take_modules
+from podar.sources.naming import take_modules
 from podar.stages import recipes
 
 
@@ -19,8 +19,8 @@ def check(recipe: recipes.Recipe, of: str, trust: bool) -> None:
 
     **Raises:** `PodarError` that names the code, and how to consent.
     """
-    kind = libraries.find(recipe.model)
-    if kind is not None and kind.runs_code and not trust:
+    library = find(recipe.model)
+    if library is not None and library.runs_code and not trust:
         raise PodarError(f"{of} names {recipe.model}, and opening that runs a file: add --trust if that is right.")
     take_modules(recipe.modules, of, trust)
 
@@ -29,8 +29,8 @@ def names_code(recipe: Any) -> bool:
     """Whether a recipe, as plain data, names code of the user's own."""
     if not isinstance(recipe, dict) or not isinstance(recipe.get("model"), str):
         return False
-    kind = libraries.find(recipe["model"])
-    return bool(recipe.get("modules")) or (kind is not None and kind.runs_code)
+    library = find(recipe["model"])
+    return bool(recipe.get("modules")) or (library is not None and library.runs_code)
 
 
 def check_run(folder: Path, trust: bool) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from podar import libraries
 from podar.data import registry
+from podar.libraries import find
 from podar.stages.recipes import Finetune, Recipe
 
 if TYPE_CHECKING:
-    from podar.sources.opening import Source
+    from podar.workshops import Source
 
 
 def absolute(recipe: Recipe) -> Recipe:
@@ -29,7 +29,7 @@ def absolute(recipe: Recipe) -> Recipe:
     if _files_named(model):
         prefix, colon, rest = model.rpartition(":")
         full = f"{path(prefix)}:{rest}" if prefix.endswith(".py") else f"{prefix}{colon}{path(rest)}"
-        model = full if libraries.find(full) is libraries.find(model) else model
+        model = full if find(full) is find(model) else model
     data = recipe.data
     if data is not None and Path(data).expanduser().exists():
         kinds = registry.kinds()
@@ -69,8 +69,8 @@ def files_of(recipe: Recipe, source: Source) -> list[Path]:
 def _files_named(model: str) -> list[Path]:
     """The file or folder in a MODEL string; of a folder that podar saved, what it reads there."""
     prefix, colon, rest = model.rpartition(":")
-    kind = libraries.find(model)
-    if kind is None or (colon and not prefix.endswith(".py") and "FOLDER" not in kind.form):
+    library = find(model)
+    if library is None or (colon and not library.on_disk):
         return []  # timm:resnet18 is a name, whatever lies here under that name
     path = Path(prefix if prefix.endswith(".py") else rest).expanduser()
     if path.is_dir() and (path / "plan.json").is_file():

@@ -30,8 +30,8 @@ from podar.trust import fingerprints, programs
 if TYPE_CHECKING:
     import os
 
-    from podar.sources.opening import Source
     from podar.stages.work import Job, Progress, Step
+    from podar.workshops import Source
 
 REPORT = "report.html"
 _OF_A_RUN = (SUMMARY, "model.safetensors", "plan.json")
@@ -243,7 +243,7 @@ def _do_steps(folder: Path, state: dict[str, Any], trust: bool, progress: Progre
     progress("report", 0, 0, {})
     run_folder.drop_unknown(folder, state["files"])
     save(job.model, files)
-    source.save(job.model, files)
+    source.workshop.save(job.model, files)
     write_atomic(files / "source.json", run_folder.to_json(source.spec))
     _report(files, job, state, done)
     state["publish"] = run_folder.files_in(folder)
@@ -349,15 +349,7 @@ def _facts(recipe: recipes.Recipe, source: Source, state: dict[str, Any]) -> dic
     from podar.stages.work import sentence
 
     facts = {"model": recipe.model}
-    title = source.name
-    if source.data is not None:
-        data = source.data
-        title = f"{source.name} on {data.name}"
-        facts["data"] = (
-            f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images of "
-            f"{'×'.join(map(str, data.shape))}, {len(data.classes)} classes"
-        )
-    elif source.about_data is not None:
+    if source.about_data:
         facts["data"] = source.about_data
     targets = [str(stage) for stage in recipe.stages if isinstance(stage, recipes.Prune)]
     if targets:
@@ -367,7 +359,7 @@ def _facts(recipe: recipes.Recipe, source: Source, state: dict[str, Any]) -> dic
             facts[stage.title] = str(stage)
     facts["processor"] = str(processor())
     facts = {name: _as_typed(fact, state) for name, fact in facts.items()}
-    return {"title": title, "facts": facts, "notes": [sentence(_as_typed(note, state)) for note in source.notes]}
+    return {"title": source.title, "facts": facts, "notes": [sentence(_as_typed(note, state)) for note in source.notes]}
 
 
 def merged(parts: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> dict[str, Any]:

@@ -130,12 +130,12 @@ def ticket(job: Job, options: Ticket) -> dict[str, Any]:
     given = options.model_dump()
     found = find_ticket(
         job.source.build, job.source.data, folder=job.scratch / TICKETS, progress=job.progress,
-        evaluate=lambda model: job.source.evaluate(model)["accuracy"], **given,
+        evaluate=lambda model: job.workshop.evaluate(model)["accuracy"], **given,
     )  # fmt: skip
     won = found.ticket(trained=True)
     job.model.load_state_dict(sparse.bake(won).state_dict())
     job.keep_dense(found.ticket(0, trained=True))
-    before = job.source.evaluate(job.dense)
+    before = job.workshop.evaluate(job.dense)
     return {
         "sparsity": {"goal": str(options)},
         "tickets": {**found.to_json(), "round": found.best_round},

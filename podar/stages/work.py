@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
-from podar import libraries
 from podar.errors import UsageError, nearest
-from podar.files import atomic_path, write_atomic
+from podar.files import atomic_path
+from podar.libraries import workshop_of
 from podar.model.drift import moved
 from podar.pruning.allocation import parse_target
 from podar.stages import sparse as sparse_stages
 from podar.stages.recipes import Export, Finetune, Measure, Prune, Recipe, Sparsify, Ticket
+from podar.workshops import Source, Training, Workshop
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from podar.data import Split
     from podar.graph import Graph
     from podar.pruning.pipeline import Result
-    from podar.sources.opening import Source
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
-_PICTURES = 12  # in the report
 _BUSY = 0.3  # share of interrupted turns above which it is said
 _VISIBLY = 0.05  # share of the target by which what was reached may differ before it is said
-_SEARCHED = 1000  # test pictures among which the two networks' disagreements are looked for
-_SHOWN_SIDE = 160  # pixels
 _DENSE = "dense.safetensors"
 
 
@@ -62,11 +56,17 @@ class Job:
     _dense: list[nn.Module] = field(default_factory=list)
 
     @property
+    def workshop(self) -> Workshop:
+        """Who trains, evaluates, prunes, exports and saves the model."""
+        return self.source.workshop
+
+    @property
     def dense(self) -> nn.Module:
-        """The model before the run; built when it is first asked for."""
+        """The model before the run."""
         if not self._dense:
-            self._dense.append(self.source.build())
+            self._dense.append(self.source.model)
             if (kept := self.scratch / _DENSE).is_file():
+                self._dense[0] = self.source.build()
                 self._dense[0].load_state_dict(load_file(kept))
         return self._dense[0]
 
@@ -120,29 +120,10 @@ def check(recipe: Recipe) -> None:
             for name in stage.formats:
                 check_format(name, recipe.model)
         elif isinstance(stage, Finetune):
-            kind = libraries.find(recipe.model)
             check_precision(stage.precision)
-            if stage.precision and kind is not None and kind.check_settings is not None and _its_own(recipe.data):
-                raise UsageError(
-                    f"--precision {stage.precision}: Ultralytics' own trainer decides this by its argument amp, so "
-                    "leave --precision away (precision: in a recipe)."
-                )
-            if not stage.distill and kind is not None and kind.check_settings is not None and _its_own(recipe.data):
-                raise UsageError(
-                    "--no-distill: nothing distils a YOLO unless distill_model=FILE asks for it, so leave --no-distill "
-                    "away (distill: false in a recipe)."
-                )
-            if not stage.settings:
-                continue
-            if kind is None or kind.check_settings is None:
-                name = next(iter(stage.settings))
-                raise UsageError(f"{name}={stage.settings[name]}: only Ultralytics' trainer takes such arguments.")
-            kind.check_settings(stage.settings)
-
-
-def _its_own(data: str | None) -> bool:
-    """Whether data are of a form that a library's own trainer reads: a data.yaml, or a folder."""
-    return data is not None and (data.endswith((".yaml", ".yml")) or Path(data).is_dir())
+            workshop_of(recipe.model).check_training(
+                recipe.data, precision=stage.precision, distill=stage.distill, settings=stage.settings
+            )
 
 
 def check_format(name: str, model: str = "") -> None:
@@ -150,14 +131,10 @@ def check_format(name: str, model: str = "") -> None:
 
     **Raises:** `UsageError`.
     """
-    from podar.formats import FORMATS
-
-    if name not in FORMATS:
-        kind = libraries.find(model)
-        own = kind.formats() if kind is not None and kind.formats is not None else {}
-        _known("export format", name, [*FORMATS, *own])
-        if own[name]:
-            raise UsageError(f"{name} cannot be written here: {own[name]}.")
+    formats = workshop_of(model).formats()
+    _known("export format", name, formats)
+    if formats[name]:
+        raise UsageError(f"{name} cannot be written here: {formats[name]}.")
 
 
 def steps(recipe: Recipe) -> list[Step]:
@@ -190,8 +167,8 @@ def steps(recipe: Recipe) -> list[Step]:
 
 def evaluate_dense(job: Job) -> dict[str, Any]:
     """Costs, accuracy and frozen axes of the model as it came."""
-    graph = job.source.trace(job.model, job.source.inputs())
-    before = {**_costs(graph), **job.source.figures(job.model), **_quality(job)}
+    graph = job.workshop.trace(job.model, job.source.inputs())
+    before = {**_costs(graph), **job.workshop.figures(job.model, job.source.inputs()), **_quality(job)}
     return {
         "before": before,
         "frozen": _frozen(graph),
@@ -205,9 +182,9 @@ def _frozen(graph: Graph) -> list[dict[str, Any]]:
 
 def prune(job: Job, options: Prune) -> dict[str, Any]:
     """Cut the model to the target."""
-    data, loss = _samples(job)
-    importance = options.importance or job.source.importance
-    result = job.source.prune(
+    data, loss = job.workshop.samples(job.model, job.recipe.seed)
+    importance = options.importance or job.workshop.importance
+    result = job.workshop.prune(
         job.model,
         job.source.inputs(),
         options.target,
@@ -265,16 +242,13 @@ def _off_target(text: str, result: Result) -> list[str]:
 
 def sparsify(job: Job, options: Sparsify) -> dict[str, Any]:
     """Make weights zero."""
-    return sparse_stages.sparsify(job, options, *_samples(job))
+    return sparse_stages.sparsify(job, options, *job.workshop.samples(job.model, job.recipe.seed))
 
 
 def recalibrate(job: Job) -> dict[str, Any]:
     """Let batch norms see their new inputs, and see what the cut alone costs."""
-    from podar.recover import recalibrate as renew
-
-    if job.source.data is not None:  # else the library's own trainer comes next, which begins with that
-        renew(job.model, job.source.data.train)
-    state = {**_costs(job.source.trace(job.model, job.source.inputs())), **_quality(job)}
+    job.workshop.recalibrate(job.model)
+    state = {**_costs(job.workshop.trace(job.model, job.source.inputs())), **_quality(job)}
     return {"points": [*job.found["points"], *_point("cut", "cut", state)]}
 
 
@@ -297,25 +271,25 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
     made_sparse = "sparsity" in job.found  # by a stage of this run; else the model may have come so
     came_sparse = 0.0 if made_sparse else sparse_stages.share_of_zeros(job.model)
     sparse = made_sparse or came_sparse >= sparse_stages.SPARSE
-    keeper = sparse_stages.keeper(job, *_samples(job)) if sparse else None
+    keeper = sparse_stages.keeper(job, *job.workshop.samples(job.model, job.recipe.seed)) if sparse else None
     settled = f"{job.step}: precision"
-    history = job.source.train(
-        job.model,
+    training = Training(
+        checkpoint=job.checkpoint,
+        files=job.files,
         epochs=options.epochs,
         lr=options.lr,
         batch_size=options.batch_size,
         seconds=options.seconds,
         label_smoothing=options.label_smoothing,
         teacher=job.dense if options.distill and was_cut else None,
-        checkpoint=job.checkpoint,
         precision=job.settled.get(settled) or options.precision or ("fp32" if job.recipe.deterministic else None),
         chosen=lambda precision: job.settle(settled, precision),
-        files=job.files,
         settings=options.settings,
         seed=job.recipe.seed,
         progress=job.progress,
         keeper=keeper,
     )
+    history = job.workshop.train(job.model, training)
     sparse_stages.complete(job)
     earlier = job.found.get("history", [])
     offset = max((epoch["epoch"] for epoch in earlier), default=0)
@@ -335,8 +309,8 @@ def fine_tune(job: Job, options: Finetune) -> dict[str, Any]:
 
 def evaluate(job: Job) -> dict[str, Any]:
     """Costs and accuracy of the model as the stages left it, and pictures with both models' answers."""
-    graph = job.source.trace(job.model, job.source.inputs())
-    after = {**_costs(graph), **job.source.figures(job.model), **_quality(job)}
+    graph = job.workshop.trace(job.model, job.source.inputs())
+    after = {**_costs(graph), **job.workshop.figures(job.model, job.source.inputs()), **_quality(job)}
     tuned = "history" in job.found or "tickets" in job.found
     points = [
         *job.found["points"],
@@ -344,22 +318,21 @@ def evaluate(job: Job) -> dict[str, Any]:
     ]
     if not tuned:  # the last cut is the end of the way
         points = [point for point in points if point["stage"] != "cut"]
-    found = {"after": after, "points": points, "pictures": _pictures(job)}
+    found: dict[str, Any] = {"after": after, "points": points}
+    found |= job.workshop.pictures(job.dense, job.model, job.files)
     if not tuned and _was_cut(job):
         found |= _untuned(job)
-    if job.source.pictures is not None:
-        found["scenes"] = job.source.pictures(job.dense, job.model, job.files)
     return found
 
 
 def export(job: Job, options: Export) -> dict[str, Any]:
     """Write the pruned model in every format, and the dense one beside it for comparison."""
-    inputs, write = job.source.inputs(), job.source.export
+    inputs, write = job.source.inputs(), job.workshop.export
     files: dict[str, Any] = {}
     for at, name in enumerate(options.formats):
         job.progress("export", at, len(options.formats), {})
-        pruned = write(job.model, job.files, "model", inputs, format=name)
-        dense = write(job.dense, job.files, "dense", inputs, format=name)
+        pruned = write(job.model, inputs, folder=job.files, stem="model", format=name)
+        dense = write(job.dense, inputs, folder=job.files, stem="dense", format=name)
         files[name] = {
             "file": str(pruned.path.relative_to(job.files)),
             "dense_file": str(dense.path.relative_to(job.files)),
@@ -404,30 +377,6 @@ def measure(job: Job, options: Measure) -> dict[str, Any]:
     }
 
 
-def _samples(job: Job) -> tuple[Any, Any]:
-    """Training batches and a loss, for criteria that need them; loss None is cross entropy."""
-    if job.source.samples is not None:
-        return job.source.samples(job.model)
-    return (None if job.source.data is None else _Batches(job.source.data.train, job.recipe.seed)), None
-
-
-class _Batches:
-    """A few batches (images, labels) of the training data, for criteria that need them; read only when asked for."""
-
-    def __init__(self, train: Split, seed: int, batches: int = 8, size: int = 64) -> None:
-        self._train = train
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-        self._places = order[: batches * size].split(size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self._train.batch(places) for places in self._places)
-
-
-def first(split: Split, count: int) -> tuple[Tensor, Tensor]:
-    """The first images of a split, and their classes."""
-    return split.batch(torch.arange(min(count, len(split))))
-
-
 def _costs(graph: Graph) -> dict[str, int]:
     """Parameters and MACs; `bytes` and `memory_bytes` are the deployable file's and come from measuring it."""
     cost = graph.cost()
@@ -435,7 +384,7 @@ def _costs(graph: Graph) -> dict[str, int]:
 
 
 def _quality(job: Job) -> dict[str, float]:
-    return job.source.evaluate(job.model) if job.recipe.data is not None else {}
+    return job.workshop.evaluate(job.model) if job.recipe.data is not None else {}
 
 
 def _point(name: str, stage: str, state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -443,52 +392,6 @@ def _point(name: str, stage: str, state: dict[str, Any]) -> list[dict[str, Any]]
     if quality is None:
         return []
     return [{"name": name, "stage": stage, "accuracy": quality, "macs": state["macs"]}]
-
-
-def _pictures(job: Job) -> list[dict[str, Any]]:
-    """A few test pictures as PNG files, with both models' answers; those on which the two disagree come first."""
-    data = job.source.data
-    if data is None:
-        return []
-    images, labels = first(data.test, _SEARCHED)
-    before, after = (_answers(model, images) for model in (job.dense, job.model))
-    differ = [i for i in range(len(images)) if before[i][0] != after[i][0]]
-    others = [i for i in range(len(images)) if before[i][0] == after[i][0]]
-    chosen = differ[: _PICTURES // 2]
-    chosen += others[: _PICTURES - len(chosen)]
-    shown = []
-    for number, i in enumerate(chosen):
-        name = f"pictures/{number:02d}.png"
-        write_atomic(job.files / name, _png(data.test.restored(images[i])))
-        shown.append({"file": name, "label": data.classes[int(labels[i])]})
-        for half, (said, confidence) in (("before", before[i]), ("after", after[i])):
-            shown[-1] |= {half: data.classes[said], f"{half}_confidence": confidence}
-    return shown
-
-
-def _answers(model: nn.Module, images: Tensor) -> list[tuple[int, float]]:
-    """Class and confidence for each image."""
-    from podar.recover import logits_of
-
-    model.eval()
-    found: list[tuple[int, float]] = []
-    with torch.no_grad():
-        for batch in images.split(128):
-            best = logits_of(model(batch)).float().softmax(dim=1).max(dim=1)
-            found += zip(best.indices.tolist(), best.values.tolist())
-    return found
-
-
-def _png(image: Tensor) -> bytes:
-    """A picture `(C, H, W)` of values from 0 to 1, at most `_SHOWN_SIDE` pixels wide or high."""
-    from PIL import Image
-
-    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-    written = io.BytesIO()
-    picture.save(written, "PNG", optimize=True)
-    return written.getvalue()
 
 
 def _bound(function: Callable[..., dict[str, Any]], options: Any) -> Callable[[Job], dict[str, Any]]:

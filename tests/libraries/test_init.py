@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from podar.libraries import find, kinds
+from podar.libraries import find, libraries
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ def test_what_is_of_no_kind() -> None:
 
 
 def test_kinds_are_registered_once() -> None:
-    assert [kind.form for kind in kinds()] == [kind.form for kind in kinds()]
+    assert [kind.form for kind in libraries()] == [kind.form for kind in libraries()]
 
 
 def test_listing_them_imports_neither_torch_nor_their_libraries() -> None:
     code = (
-        "import sys; from podar.sources.opening import complete_model; complete_model(''); complete_model('yolo26'); "
+        "import sys; from podar.sources.naming import complete_model; complete_model(''); complete_model('yolo26'); "
         "sys.exit(', '.join({'torch', 'timm', 'transformers', 'ultralytics'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

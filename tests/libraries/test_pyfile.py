@@ -10,7 +10,7 @@ from torch import nn
 
 from podar.errors import PodarError, UsageError
 from podar.libraries import find
-from podar.libraries.pyfile import blueprint
+from podar.libraries.pyfile import open_model
 
 SOURCE = """
 import torch
@@ -45,17 +45,17 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_function_with_arguments_and_a_sibling_import(file: Path) -> None:
-    plan = blueprint(f"{file}:net", {"width": 4, "classes": 3}, False)
-    model = plan.make()
+    source = open_model(f"{file}:net", {"width": 4, "classes": 3}, False)
+    model = source.make()
     assert isinstance(model, nn.Sequential)
-    assert plan.inputs(model).shape == (1, 3, 16, 16)  # the only size that fits
-    assert plan.spec == {"model": f"{file}:net", "model_args": {"width": 4, "classes": 3}}
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plan.make().parameters()))
+    assert source.inputs().shape == (1, 3, 16, 16)  # the only size that fits
+    assert source.spec == {"model": f"{file}:net", "model_args": {"width": 4, "classes": 3}}
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), source.make().parameters()))
 
 
 def test_a_class(file: Path) -> None:
-    plan = blueprint(f"{file}:Small", {}, False)
-    assert plan.inputs(plan.make()).shape == (1, 12)
+    source = open_model(f"{file}:Small", {}, False)
+    assert source.inputs().shape == (1, 12)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_a_class(file: Path) -> None:
 )
 def test_the_file_may_say_what_the_model_eats(file: Path, line: str) -> None:
     file.write_text(SOURCE + line.replace("X", "torch.zeros(2, 3, 16, 16)"))
-    plan = blueprint(f"{file}:net", {}, False)
-    assert plan.inputs(plan.make())[0].shape == (2, 3, 16, 16)
+    source = open_model(f"{file}:net", {}, False)
+    assert source.inputs()[0].shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -78,34 +78,34 @@ def test_the_file_may_say_what_the_model_eats(file: Path, line: str) -> None:
 )
 def test_functions_that_give_no_model(file: Path, function: str, message: str) -> None:
     with pytest.raises(PodarError, match=message):
-        blueprint(f"{file}:{function}", {}, False).make()
+        open_model(f"{file}:{function}", {}, False).make()
 
 
 def test_an_unknown_argument_names_the_nearest(file: Path) -> None:
     with pytest.raises(PodarError, match=r"knows no argument 'clases'; did you mean classes\?"):
-        blueprint(f"{file}:net", {"clases": 1}, False).make()
+        open_model(f"{file}:net", {"clases": 1}, False).make()
 
 
 def test_a_missing_argument_names_the_option(file: Path) -> None:
     file.write_text("from torch import nn\n\ndef make(width, depth): return nn.Linear(width, depth)\n")
     with pytest.raises(PodarError, match=r"needs the argument width: add --model-arg width=VALUE\."):
-        blueprint(f"{file}:make", {}, False).make()
+        open_model(f"{file}:make", {}, False).make()
 
 
 def test_a_file_without_a_function(file: Path) -> None:
     with pytest.raises(UsageError, match=r"names a file but no function in it: write for example .*nets\.py:net\."):
-        blueprint(str(file), {}, False)
+        open_model(str(file), {}, False)
 
 
 def test_a_missing_file_and_one_that_fails(file: Path) -> None:
     with pytest.raises(PodarError, match=r"there is no file .*netz\.py; did you mean nets\.py\?"):
-        blueprint(f"{file.with_name('netz.py')}:net", {}, False)
+        open_model(f"{file.with_name('netz.py')}:net", {}, False)
     file.write_text("import torch\n)\n")
     with pytest.raises(PodarError, match=r"nets\.py, line 2 cannot be run: SyntaxError"):
-        blueprint(f"{file}:net", {}, False)
+        open_model(f"{file}:net", {}, False)
     file.write_text("import no_such_package_xyz\n")
     with pytest.raises(PodarError, match=r"nets\.py cannot be run: ModuleNotFoundError: No module named"):
-        blueprint(f"{file}:net", {}, False)
+        open_model(f"{file}:net", {}, False)
 
 
 def test_completion_reads_names_without_running_the_file(file: Path) -> None:

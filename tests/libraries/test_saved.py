@@ -12,7 +12,8 @@ import podar
 from podar.errors import PodarError
 from podar.model.inputs import call
 from podar.model.tensors import tensors_in
-from podar.sources.opening import complete_model, open_source
+from podar.sources.naming import complete_model
+from podar.sources.opening import open_source
 
 NET = """
 from torch import nn
@@ -37,7 +38,7 @@ def test_it_comes_back_exactly_and_can_be_pruned_again(tmp_path: Path, name: str
     again, inputs = source.build(), source.inputs()
     with torch.no_grad():
         expected, found = call(model.eval(), inputs), call(again, inputs)
-    for (_, a), (_, b) in zip(tensors_in(expected), tensors_in(found)):
+    for a, b in zip(tensors_in(expected), tensors_in(found)):
         assert torch.equal(a, b)
     twice = pruned(str(tmp_path / "once"), tmp_path / "twice")
     assert count(twice) < count(again) < count(source.dense())

@@ -7,26 +7,26 @@ import torch
 
 from podar.errors import PodarError
 from podar.libraries import find
-from podar.libraries.timm import blueprint
+from podar.libraries.timm import open_model
 from podar.model.inputs import call
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "mobilevit_xxs", "resnet18.a1_in1k"])
 def test_models_are_built_the_same_every_time_and_run(name: str) -> None:
-    plan = blueprint(f"timm:{name}", {"num_classes": 5}, False)
+    source = open_model(f"timm:{name}", {"num_classes": 5}, False)
     state = torch.get_rng_state()
-    first, second = plan.make(), plan.make()
+    first, second = source.make(), source.make()
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
-    assert call(first, plan.inputs(first)).shape == (1, 5)
-    assert "random weights" in plan.notes[0]
+    assert call(first, source.inputs()).shape == (1, 5)
+    assert "random weights" in source.notes[0]
 
 
 def test_inputs_follow_the_arguments() -> None:
-    plan = blueprint("timm:resnet18", {"in_chans": 1}, False)
-    assert plan.inputs(plan.make()).shape == (1, 1, 224, 224)
-    plan = blueprint("timm:vit_tiny_patch16_224", {"img_size": 64}, False)
-    assert plan.inputs(plan.make()).shape == (1, 3, 64, 64)
+    source = open_model("timm:resnet18", {"in_chans": 1}, False)
+    assert source.inputs().shape == (1, 1, 224, 224)
+    source = open_model("timm:vit_tiny_patch16_224", {"img_size": 64}, False)
+    assert source.inputs().shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_inputs_follow_the_arguments() -> None:
 )
 def test_what_cannot_be_built(name: str, model_args: dict[str, object], message: str) -> None:
     with pytest.raises(PodarError, match=message):
-        blueprint(name, model_args, False).make()
+        open_model(name, model_args, False).make()
 
 
 def test_completion() -> None:

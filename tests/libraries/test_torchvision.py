@@ -6,7 +6,7 @@ import pytest
 
 from podar.errors import PodarError
 from podar.libraries import find
-from podar.libraries.torchvision import blueprint
+from podar.libraries.torchvision import open_model
 from podar.model.inputs import call
 
 
@@ -15,25 +15,25 @@ from podar.model.inputs import call
     [("resnet18", (1, 3, 224, 224)), ("mobilenet_v3_small", (1, 3, 224, 224)), ("inception_v3", (1, 3, 299, 299))],
 )
 def test_classifiers(name: str, shape: tuple[int, ...]) -> None:
-    plan = blueprint(f"torchvision:{name}", {"num_classes": 4}, False)
-    model = plan.make()
-    inputs = plan.inputs(model)
+    source = open_model(f"torchvision:{name}", {"num_classes": 4}, False)
+    model = source.make()
+    inputs = source.inputs()
     assert inputs.shape == shape
     assert call(model, inputs).shape == (1, 4)
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "ssdlite320_mobilenet_v3_large", "raft_small"])
 def test_other_tasks_run_and_fetch_nothing(name: str) -> None:
-    plan = blueprint(f"torchvision:{name}", {}, False)
-    model = plan.make()
-    call(model, plan.inputs(model))
+    source = open_model(f"torchvision:{name}", {}, False)
+    model = source.make()
+    call(model, source.inputs())
 
 
 def test_an_unknown_name_or_argument_names_the_nearest() -> None:
     with pytest.raises(PodarError, match=r"did you mean torchvision:vit_b_16\?"):
-        blueprint("torchvision:vit_b16", {}, False)
+        open_model("torchvision:vit_b16", {}, False)
     with pytest.raises(PodarError, match=r"knows no argument 'num_clases'; did you mean num_classes\?"):
-        blueprint("torchvision:resnet18", {"num_clases": 3}, False).make()
+        open_model("torchvision:resnet18", {"num_clases": 3}, False).make()
 
 
 def test_completion() -> None:

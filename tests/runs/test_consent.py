@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from podar import cli
-from podar.libraries import _modules
+from podar.trust import user_code
 
 NETWORK = """
 import pathlib
@@ -45,7 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "net.py").write_text(NETWORK)
     (tmp_path / "own.yaml").write_text(YOLO)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_modules, "_taken", {})
+    monkeypatch.setattr(user_code, "_taken", {})
     return tmp_path
 
 
@@ -96,7 +96,7 @@ def test_what_a_file_names_needs_trust(
         assert not ran(folder), command
         assert podar(*command, "--trust") in (0, 1), command
         assert ran(folder), command
-        _modules._taken.clear()
+        user_code._taken.clear()
 
 
 def test_a_file_named_on_the_command_line_runs(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_run_with_a_layer_of_the_users_own(folder: Path, capsys: pytest.Captur
     """Cut, saved, and opened again from its folder."""
     asked = ("--target", "params=0.8", "--multiple-of", "1", "--out", "out")
     assert podar("prune", "own.yaml", "--module", "net.py", *asked) == 0, capsys.readouterr().err
-    _modules._taken.clear()
+    user_code._taken.clear()
     assert podar("inspect", "out") == 1
     assert podar("inspect", "out", "--module", "net.py") == 0
     assert podar("inspect", "out/pruned.pt", "--module", "net.py") == 0

@@ -13,7 +13,9 @@ from torch import nn
 
 from podar.errors import PodarError, UsageError
 from podar.model.inputs import call
-from podar.sources.opening import _short_name, complete_model, open_source, parse_model_args
+from podar.sources.naming import complete_model, parse_model_args
+from podar.sources.opening import open_source
+from podar.workshops import Training, short_name
 
 NETS = """
 import torch
@@ -48,16 +50,17 @@ def nets(tmp_path: Path) -> str:
     return f"{tmp_path}/nets.py"
 
 
-def test_a_model_without_data(nets: str) -> None:
+def test_a_model_without_data(nets: str, tmp_path: Path) -> None:
     source = open_source(f"{nets}:colour", model_args={"classes": 7})
     assert source.name == "colour"
     model = source.build()
     assert not model.training
     assert call(model, source.inputs()).shape == (1, 7)
     assert json.loads(json.dumps(source.spec)) == {"model": f"{nets}:colour", "model_args": {"classes": 7}}
-    for needs_data in (source.train, source.evaluate):
+    training = Training(checkpoint=tmp_path / "c", files=tmp_path)
+    for needs_data in (lambda: source.workshop.train(model, training), lambda: source.workshop.evaluate(model)):
         with pytest.raises(PodarError, match="need a data set: name one with --data"):
-            needs_data(model)
+            needs_data()
 
 
 def test_every_build_is_equal_and_independent(nets: str) -> None:
@@ -192,7 +195,7 @@ def test_data_of_the_users_own(nets: str, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_a_run_is_called_like_the_run() -> None:
-    names = [_short_name(m) for m in ("runs/drone/weights/best.pt", "yolo26n.pt", "weights/best.pt", "timm:resnet18")]
+    names = [short_name(m) for m in ("runs/drone/weights/best.pt", "yolo26n.pt", "weights/best.pt", "timm:resnet18")]
     assert names == ["drone", "yolo26n", "best", "resnet18"]
 
 

@@ -19,15 +19,19 @@ from typing import Any
 
 from podar.libraries.ultralytics.cutting import fused_cost, prune
 from podar.libraries.ultralytics.files import save_pruned
-from podar.libraries.ultralytics.models import SIDE, architectures, blueprint, make_ready
+from podar.libraries.ultralytics.models import open_model
+from podar.libraries.ultralytics.ready import make_ready
 from podar.libraries.ultralytics.speed import fastest_on_cpu
+from podar.libraries.ultralytics.workshop import SIDE
+from podar.libraries.yolo_names import architectures
 
 __all__ = [
     "SIDE",
     "architectures",
-    "blueprint",
     "fastest_on_cpu",
     "fused_cost",
+    "make_ready",
+    "open_model",
     "prune",
     "save_pruned",
     "trainer",

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from podar.errors import PodarError, require
-from podar.libraries._modules import file_that_defines, own_layer
 from podar.libraries.ultralytics.building import know_own_layers
 from podar.libraries.ultralytics.configuration import checked
 from podar.libraries.ultralytics.sealing import unsealed
 from podar.model.torchvision_operators import import_torchvision
 from podar.trust.offline import ultralytics_offline
+from podar.trust.user_code import file_that_defines, own_layer
 
 _OF_LAYERS = ("torch.nn.modules.", "ultralytics.nn.modules.", "ultralytics.nn.tasks.")
 

@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from podar.errors import PodarError, nearest
-from podar.libraries._modules import file_that_defines, own_layer, take
 from podar.libraries.ultralytics.activations import NAMES, canonical
+from podar.trust.user_code import file_that_defines, own_layer, take
 
 _ROWS, _REPEATS, _WORDS, _DEPTH = 500, 200, 64, 4
 _LARGEST = 1 << 16  # of channels, classes and other numbers

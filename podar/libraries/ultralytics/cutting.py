@@ -75,7 +75,7 @@ def prune(
         data, loss = Samples(model, str(Path(data).resolve()), int(example_inputs.shape[-1])), loss or loss_of(model)
     importance = importance or (IMPORTANCE if data is not None else "magnitude")
     forget_sizes(model)
-    graph = trace(model, example_inputs, outputs=kept_outputs(model, example_inputs) if outputs is None else outputs)
+    graph = trace(model, example_inputs, outputs=is_answer if outputs is None else outputs)
     values = unit_scores(graph, in_step(score(importance, model, data, loss)))
     if any(name.endswith(LOOKED_UP) for name, _ in model.named_modules()):
         protect = (*patterns(protect), f"*{LOOKED_UP}*")
@@ -100,10 +100,14 @@ def forget_sizes(model: nn.Module) -> None:
             del module.shape  # the class's own None shows again
 
 
-def kept_outputs(model: nn.Module, example_inputs: ExampleInputs) -> list[str]:
-    """Paths of the outputs that users and losses read: all but the neck's features."""
-    paths = [path for path, _ in trace(model, example_inputs, outputs=()).record.outputs]
-    return [path for path in paths if "feats" not in path.split(".")]
+def trace_model(model: nn.Module, example_inputs: ExampleInputs) -> Graph:
+    """`podar.trace`; of the outputs only those hold their widths that users and losses read."""
+    return trace(model, example_inputs, outputs=is_answer)
+
+
+def is_answer(path: str) -> bool:
+    """Whether users and losses read an output: all but the neck's features."""
+    return "feats" not in path.split(".")
 
 
 def in_step(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-import tempfile
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from podar.errors import PodarError, UsageError, nearest
-from podar.libraries import LibraryData
 from podar.libraries.ultralytics.caches import read_cache, use_plain_caches
-from podar.libraries.ultralytics.files import write_checkpoint
-from podar.libraries.ultralytics.heads import head_of, with_head
-from podar.libraries.ultralytics.models import make_ready
-from podar.libraries.ultralytics.samples import IMPORTANCE, Samples, loss_of
-from podar.libraries.ultralytics.training import said, train
+from podar.libraries.ultralytics.ready import make_ready, said
 from podar.trust.plain import read_yaml
 
 SHAPED = {"segment": "polygons", "obb": "rotated rectangles of four corners"}
-_METRICS = {
-    "metrics/mAP50(B)": "map50",
-    "metrics/mAP50-95(B)": "map50_95",
-    "metrics/mAP50(M)": "mask_map50",
-    "metrics/mAP50-95(M)": "mask_map50_95",
-    "metrics/mAP50(P)": "pose_map50",
-    "metrics/mAP50-95(P)": "pose_map50_95",
-    "metrics/accuracy_top1": "accuracy",
-    "metrics/accuracy_top5": "accuracy_top5",
-}
-_PICTURES = 6
 _BOX = 5  # words of a label that is a box: class, centre, width, height
 
 
-def open_data(model: Any, spec: str, side: int | None) -> LibraryData:
-    """Check a data set against a model's task, and give everything that a run does with it.
+@dataclass(frozen=True)
+class YoloData:
+    """A data set in Ultralytics' own form.
+
+    - `spec`: the data.yaml, or for classify the folder; `side`: of its images in pixels.
+    - `names`: the classes by number; `head`: what the head is made for, as keys of `head_of`.
+    - `validation`: where its validation images lie: a folder, a list file, or several of either.
+    """
+
+    spec: str
+    side: int
+    names: dict[int, str]
+    head: dict[str, Any]
+    validation: Any
+
+    @property
+    def path(self) -> str:
+        """The absolute path of `spec`, as Ultralytics takes it."""
+        return str(Path(self.spec).resolve())
+
+
+def is_own_form(spec: str, task: str) -> bool:
+    """Whether a DATA string is of the form that Ultralytics reads for a task: a data.yaml, for classify a folder."""
+    return spec.endswith((".yaml", ".yml")) or (task == "classify" and Path(spec).is_dir())
+
+
+def open_data(model: Any, spec: str, side: int | None) -> YoloData:
+    """Check a data set against a model's task.
 
     **Arguments:** `side`: of the images in pixels; None: what the model was trained with, else 640.
 
@@ -49,81 +59,10 @@ def open_data(model: Any, spec: str, side: int | None) -> LibraryData:
         raise UsageError(f"--imgsz {side} is no multiple of the model's stride {stride}: give {near}.")
     task = getattr(model, "task", "detect")
     found = _classify(spec) if task == "classify" else _detect(spec, task, side)
-    wanted: dict[str, Any] = {"nc": found["nc"]}
+    head: dict[str, Any] = {"nc": found["nc"]}
     if task == "pose":
-        wanted["data_kpt_shape"] = tuple(found["kpt_shape"])
-    names = dict(found["names"])
-
-    def fit(given: Any) -> Any:
-        fitted = with_head(given, **wanted)
-        fitted.names = names
-        return fitted
-
-    model_args = wanted if head_of(model) != {**head_of(model), **wanted} else {}
-    about = f"{spec}: {len(names)} classes, at {side}×{side}"
-    return LibraryData(
-        name=Path(spec).parent.name if spec.endswith((".yaml", ".yml")) else Path(spec).name,
-        about=about,
-        side=side,
-        model_args=model_args,
-        fit=fit,
-        train=lambda trained, **options: train(trained, str(Path(spec).resolve()), side, **options),
-        evaluate=partial(evaluate, spec=spec, side=side),
-        samples=lambda scored: (Samples(scored, str(Path(spec).resolve()), side), loss_of(scored)),
-        pictures=partial(pictures, found=found, side=side),
-        importance=IMPORTANCE,
-    )
-
-
-def evaluate(model: Any, spec: str, side: int) -> dict[str, float]:
-    """Ultralytics' own validation on the data's `val`: `map50`, `map50_95`, and the task's own figures.
-
-    Masks are `mask_map50`, `mask_map50_95`, key points `pose_map50`, `pose_map50_95`, classes `accuracy`.
-    """
-    make_ready()
-    from ultralytics import YOLO
-
-    with tempfile.TemporaryDirectory(prefix="podar-val-") as folder:
-        yolo = YOLO(str(write_checkpoint(model, Path(folder) / "model.pt")))
-        options = {"data": str(Path(spec).resolve()), "imgsz": side, "project": folder, "name": "val"}
-        try:
-            result = yolo.val(**options, plots=False, verbose=False, workers=0)
-        except Exception as error:
-            raise PodarError(f"Ultralytics could not validate on {spec}: {said(error)}") from error
-    values = result.results_dict
-    return {ours: float(values[theirs]) for theirs, ours in _METRICS.items() if theirs in values}
-
-
-def pictures(dense: Any, model: Any, folder: Path, found: dict[str, Any], side: int) -> list[dict[str, str]]:
-    """A few validation images with both models' answers drawn in by Ultralytics: dense left, pruned right."""
-    make_ready()
-    import numpy as np
-    from PIL import Image
-    from ultralytics import YOLO
-
-    images = [p for p in _images(found["val"]) if p.is_file()][:_PICTURES]
-    shown: list[dict[str, str]] = []
-    with tempfile.TemporaryDirectory(prefix="podar-pictures-") as scratch:
-        pair = [
-            YOLO(str(write_checkpoint(given, Path(scratch) / f"{name}.pt")))
-            for name, given in (("dense", dense), ("pruned", model))
-        ]
-        for number, path in enumerate(images):
-            answers: list[Any] = [next(iter(yolo.predict(str(path), imgsz=side, verbose=False))) for yolo in pair]
-            halves = [answer.plot(line_width=1, font_size=8)[..., ::-1] for answer in answers]
-            name = f"pictures/{number:02d}.png"
-            (folder / "pictures").mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.ascontiguousarray(np.concatenate(halves, axis=1))).save(folder / name)
-            counts = [_count(answer) for answer in answers]
-            shown.append({"file": name, "caption": f"{path.name}: before {counts[0]}, after {counts[1]}"})
-    return shown
-
-
-def _count(answer: Any) -> str:
-    if answer.probs is not None:
-        return str(answer.names[answer.probs.top1])
-    boxes = answer.boxes if answer.boxes is not None else answer.obb
-    return f"{len(boxes)} found"
+        head["data_kpt_shape"] = tuple(found["kpt_shape"])
+    return YoloData(spec, side, dict(found["names"]), head, found["val"])
 
 
 def _side_of(model: Any) -> int:
@@ -191,7 +130,7 @@ def _check_labels(spec: str, split: str, data: dict[str, Any], task: str, side: 
     for place in data[split] if isinstance(data[split], list) else [data[split]]:
         if not Path(place).exists():
             raise PodarError(f"{spec}: {split}: there is no {place}.")
-    if not any(True for _ in _images(data[split])):
+    if not any(True for _ in images_in(data[split])):
         raise PodarError(f"{spec}: {split}: {data[split]} holds no images.")
     try:
         read = YOLODataset(img_path=data[split], imgsz=side, augment=False, data=data, task=task, batch_size=1)
@@ -216,7 +155,7 @@ def _check_labels(spec: str, split: str, data: dict[str, Any], task: str, side: 
 
 def _complaint(data: dict[str, Any], place: Any, task: str) -> str:
     """The first image or label at fault, where Ultralytics names none, or no line; "" where all look right here."""
-    for image in _images(place):
+    for image in images_in(place):
         _refuse_damaged(image)
         label = Path(str(image).replace("/images/", "/labels/")).with_suffix(".txt")
         if not label.is_file():
@@ -240,7 +179,7 @@ def _refuse_damaged(path: Path) -> None:
         raise PodarError(f"the image {path} is damaged, or is no image: remove it or put it right.") from error
 
 
-def _images(place: Any):
+def images_in(place: Any) -> Iterator[Path]:
     """Every image under a folder, or named by a list file, or under several of either."""
     from ultralytics.data.utils import IMG_FORMATS
 

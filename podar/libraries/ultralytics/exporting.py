@@ -14,8 +14,7 @@ from torch import Tensor
 from podar.errors import PodarError
 from podar.formats import Exported
 from podar.libraries.ultralytics.files import write_checkpoint
-from podar.libraries.ultralytics.models import make_ready
-from podar.libraries.ultralytics.training import said
+from podar.libraries.ultralytics.ready import make_ready, said
 
 TOLERANCE = 1e-2  # of the largest output; runtimes fuse in other orders, and boxes are hundreds of pixels
 _PACKAGE = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "ncnn": "ncnn", "engine": "tensorrt"}

@@ -12,8 +12,8 @@ from torch import nn
 
 from podar.errors import PodarError
 from podar.files import atomic_path, opened
-from podar.libraries.ultralytics.models import make_ready
 from podar.libraries.ultralytics.quantizing import QUANTIZATION
+from podar.libraries.ultralytics.ready import make_ready
 from podar.libraries.ultralytics.sealing import is_pruned, seal
 
 NAME = "pruned.pt"

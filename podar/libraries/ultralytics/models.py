@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from podar.errors import PodarError, nearest, require
-from podar.libraries import Blueprint
-from podar.libraries._builders import call_builder
-from podar.libraries._inputs import random_images
-from podar.libraries._modules import taken
+from podar.errors import PodarError, nearest
 from podar.libraries.ultralytics.building import build
-from podar.libraries.ultralytics.checkpoint import is_checkpoint, read_checkpoint
+from podar.libraries.ultralytics.checkpoint import read_checkpoint
 from podar.libraries.ultralytics.configuration import checked, is_own
-from podar.libraries.yolo import architectures, blueprint
-from podar.model.checkpoints import read_state
-from podar.model.torchvision_operators import import_torchvision
-from podar.trust.offline import ultralytics_offline
+from podar.libraries.ultralytics.finding import asked, find_checkpoint
+from podar.libraries.ultralytics.heads import head_of, with_head
+from podar.libraries.ultralytics.ready import make_ready
+from podar.libraries.ultralytics.sealing import is_pruned, seal, unsealed
+from podar.libraries.ultralytics.workshop import SIDE, YoloWorkshop, images
+from podar.libraries.yolo_names import architectures
+from podar.model.building import call_builder
 from podar.trust.plain import read_yaml
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["SIDE", "architectures", "blueprint", "from_checkpoint", "from_yaml", "make_ready"]
-
-SIDE = 320  # pixels; every stride of every family divides it
+from podar.trust.user_code import taken
+from podar.workshops import Source
 
 
-def make_ready() -> None:
-    """Import Ultralytics so that it neither installs packages nor prints; later imports of its parts are plain ones.
+def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
+    """An Ultralytics architecture with random weights (.yaml), or a checkpoint (.pt).
 
-    **Raises:** `PodarError` when it is not installed.
+    `model_args` of an architecture: `nc` (or `num_classes`) and `ch`, the channels of the image.
+
+    **Raises:** `PodarError` for an unknown name (with the nearest one), a missing file, or a checkpoint that needs
+    more than Ultralytics' and torch's own classes, without `trust`.
     """
-    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
-    os.environ.setdefault("YOLO_VERBOSE", "false")
-    import_torchvision()
-    with ultralytics_offline():
-        require("ultralytics", extra="ultralytics")
-        require("ultralytics.utils", extra="ultralytics")  # which asks for the network
+    if model.endswith(".pt"):
+        return from_checkpoint(model, model_args, trust)
+    return from_yaml(model, model_args, trust)
 
 
-def from_yaml(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+def from_yaml(called: str, model_args: dict[str, Any], trust: bool) -> Source:
     """An architecture by the name or path of its YAML, with random weights."""
     make_ready()
     from ultralytics.nn import tasks
 
+    model = called if called.endswith((".yaml", ".yml")) else f"{called}.yaml"
     path = Path(model).expanduser()
     if path.is_file():
         model = str(path.resolve())
@@ -58,8 +52,8 @@ def from_yaml(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
             f"there is neither a file {model} nor an Ultralytics architecture of this name"
             + (f"; did you mean {near}?" if near else ".")
         )
-    config = _read(path) if path.is_file() else _asked(tasks.yaml_model_load, model)
-    return _from_config(config, model, model_args, trust)
+    config = _read(path) if path.is_file() else asked(tasks.yaml_model_load, model)
+    return _from_config(config, called, model, model_args, trust)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -72,7 +66,7 @@ def _read(path: Path) -> dict[str, Any]:
     return {**content, "scale": guess_model_scale(str(path)), "yaml_file": str(path)}
 
 
-def _from_config(raw: Any, model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+def _from_config(raw: Any, called: str, model: str, model_args: dict[str, Any], trust: bool) -> Source:
     from ultralytics.nn import tasks
 
     config = checked(raw, of=model, trust=trust)
@@ -89,24 +83,22 @@ def _from_config(raw: Any, model: str, model_args: dict[str, Any], trust: bool) 
         built.task = task  # type: ignore[assignment]  # Ultralytics' own loader sets it too
         return built
 
-    from podar.libraries.ultralytics.library import LIBRARY
-
-    notes = (f"{model} has random weights: give trained ones with --weights FILE, or a .pt as MODEL.",)
-    spec = {"model": model, "model_args": kwargs, **_own_files(config)}
-    return Blueprint(make, _inputs, spec, notes=notes, read_weights=_read_weights, library=LIBRARY)
+    return Source(
+        called=called,
+        spec={"model": model, "model_args": kwargs, **_own_files(config)},
+        make=make,
+        dense=make,
+        example_inputs=lambda built: images(built, SIDE),
+        workshop=YoloWorkshop(),
+        task=task,
+        notes=(f"{model} has random weights: give trained ones with --weights FILE, or a .pt as MODEL.",),
+    )
 
 
 def _own_files(config: dict[str, Any]) -> dict[str, list[str]]:
     """The files that define the layers of the user's own which a configuration names."""
     own = any(is_own(row[2]) for row in (*config["backbone"], *config["head"]))
     return {"modules": taken()} if own else {}
-
-
-def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
-    """A state dict or safetensors as everywhere, or the weights of a best.pt that Ultralytics trained."""
-    if path.suffix == ".pt" and is_checkpoint(path):
-        return read_checkpoint(path, trust).state_dict()
-    return read_state(path, trust)
 
 
 def _model_class(config: dict[str, Any], task: str) -> type[nn.Module] | None:
@@ -135,17 +127,13 @@ def _model_class(config: dict[str, Any], task: str) -> type[nn.Module] | None:
     return getattr(tasks, names.get(task, ""), None)
 
 
-def from_checkpoint(model: str, model_args: dict[str, Any], trust: bool) -> Blueprint:
+def from_checkpoint(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     """The model of a .pt that Ultralytics wrote, pruned by podar or not.
 
     `model_args` may give it another head: `nc` (or `num_classes`), and `data_kpt_shape` for key points.
     """
     make_ready()
-    from podar.libraries.ultralytics.heads import with_head
-    from podar.libraries.ultralytics.library import LIBRARY
-    from podar.libraries.ultralytics.sealing import is_pruned, seal
-
-    path = _find_checkpoint(model)
+    path = find_checkpoint(model)
     head = {("nc" if key == "num_classes" else key): value for key, value in model_args.items()}
     unknown = set(head) - {"nc", "data_kpt_shape"}
     if unknown:
@@ -155,69 +143,28 @@ def from_checkpoint(model: str, model_args: dict[str, Any], trust: bool) -> Blue
         )
 
     def make() -> nn.Module:
-        read: Any = read_checkpoint(path, trust)
+        read = read_checkpoint(path, trust)
         if is_pruned(read):
             seal(read)
         return with_head(read, **head).eval() if head else read
 
     def dense() -> nn.Module:
-        read: Any = make()
+        read = make()
         return _build_dense(read) if is_pruned(read) else read
 
-    spec = {"model": str(path), "model_args": head, **({"modules": taken()} if taken() else {})}
-    return Blueprint(make, _inputs, spec, dense=dense, trained=True, library=LIBRARY)
+    return Source(
+        called=model,
+        spec={"model": str(path), "model_args": head, **({"modules": taken()} if taken() else {})},
+        make=make,
+        dense=dense,
+        example_inputs=lambda built: images(built, SIDE),
+        workshop=YoloWorkshop(),
+    )
 
 
 def _build_dense(pruned: Any) -> nn.Module:
     """The architecture of a pruned model as it was, with random weights."""
-    from podar.libraries.ultralytics.heads import head_of
-    from podar.libraries.ultralytics.sealing import unsealed
-
     of = f"the configuration of this {type(pruned).__name__}"
     built: Any = build(type(pruned), unsealed(pruned.yaml), of, **head_of(pruned))
     built.task = pruned.task
     return built.eval()
-
-
-def _find_checkpoint(model: str) -> Path:
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path.resolve()
-    from ultralytics.utils import downloads, is_online
-
-    if model in downloads.GITHUB_ASSETS_NAMES and is_online():
-        found = Path(_asked(downloads.attempt_download_asset, model))
-        if found.is_file():
-            return found.resolve()
-    refuse_missing(model, f" and it could not be downloaded; {path.stem}.yaml is its architecture with random weights")
-    raise AssertionError  # refused above
-
-
-def refuse_missing(model: str, of_a_known_one: str | None = None) -> None:
-    """Say that a checkpoint is missing, with the nearest name; one that can be downloaded is left to Ultralytics.
-
-    **Arguments:** `of_a_known_one`: what to say of a name that could be downloaded; None: nothing, no error.
-    """
-    from ultralytics.utils import downloads
-
-    path = Path(model).expanduser()
-    if model in downloads.GITHUB_ASSETS_NAMES:
-        if of_a_known_one is None:
-            return
-        raise PodarError(f"there is no file {model}{of_a_known_one}.")
-    local = [p.name for p in path.parent.glob("*.pt")] if path.parent.is_dir() else []
-    near = nearest(path.name, [*local, *(downloads.GITHUB_ASSETS_NAMES if path.name == model else ())])
-    raise PodarError(f"there is no file {model}" + (f"; did you mean {path.with_name(near)}?" if near else "."))
-
-
-def _asked(function: Any, *args: Any) -> Any:
-    try:
-        return function(*args)
-    except Exception as error:
-        raise PodarError(f"Ultralytics cannot provide {args[0]}: {' '.join(str(error).split())[:300]}") from error
-
-
-def _inputs(model: nn.Module) -> Tensor:
-    config: Any = getattr(model, "yaml", None)
-    channels = config.get("channels", config.get("ch", 3)) if isinstance(config, dict) else 3
-    return random_images(int(channels or 3), SIDE, SIDE).sigmoid()

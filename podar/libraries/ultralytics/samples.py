@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from podar.errors import PodarError
-from podar.libraries.ultralytics.models import make_ready
+from podar.libraries.ultralytics.ready import make_ready
 
 BATCHES, SIZE = 8, 16  # images in all: what a first-order criterion needs; more changes little
 IMPORTANCE = "taylor"  # where there are data: docs/yolo.md shows what the others leave of a detector

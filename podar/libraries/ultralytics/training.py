@@ -17,10 +17,12 @@ from podar.errors import PodarError, UsageError, nearest
 from podar.files import write_atomic
 from podar.libraries.ultralytics.caches import check_unpickling
 from podar.libraries.ultralytics.files import NAME, write_checkpoint
-from podar.libraries.ultralytics.models import make_ready, refuse_missing
+from podar.libraries.ultralytics.finding import refuse_missing
 from podar.libraries.ultralytics.quantizing import remember_quantization
+from podar.libraries.ultralytics.ready import make_ready, said
 from podar.recover import History
 from podar.sparse import follow_ultralytics
+from podar.workshops import Training
 
 _OURS = {  # what podar's own options, or the run folder, say already
     "model": "MODEL",
@@ -92,56 +94,31 @@ def _check_optimizer(name: str) -> None:
         pass
 
 
-def train(
-    model: nn.Module,
-    data: str,
-    side: int,
-    *,
-    epochs: int,
-    files: Path,
-    checkpoint: Path,
-    settings: Mapping[str, Any] | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    seconds: float | None = None,
-    seed: int = 0,
-    progress: Any = None,
-    keeper: Any = None,
-    **_: Any,
-) -> History:
-    """Train in place; Ultralytics' own files (weights/, results.csv, args.yaml, plots) go into `files`.
+def train(model: nn.Module, data: str, side: int, training: Training) -> History:
+    """Train in place; Ultralytics' own files (weights/, results.csv, args.yaml, plots) go into `training.files`.
 
     A training that was broken off goes on from its last epoch. `lr` and `batch_size` None are left to Ultralytics;
-    a teacher is named as there, by `distill_model`. `keeper(module)` gives what holds the zeros of the trained module.
+    a teacher is named as there, by `distill_model`.
 
     **Raises:** `PodarError` with what Ultralytics says where it cannot train.
     """
     make_ready()
     from ultralytics import YOLO
-    from ultralytics.cfg import smart_value
 
     from podar.libraries.ultralytics.trainers import Trainer, bare
 
-    asked: dict[str, Any] = {"data": data, "epochs": epochs, "imgsz": side, "seed": seed, "verbose": False}
-    asked |= {"project": str(files.resolve().parent), "name": files.name, "exist_ok": True}
-    if lr is not None:  # its optimizer "auto" would choose a rate of its own
-        asked |= {"lr0": lr, "optimizer": "AdamW"}
-    if batch_size is not None:
-        asked["batch"] = batch_size
-    if seconds is not None:
-        asked["time"] = seconds / 3600
-    asked |= {key: smart_value(v) if isinstance(v, str) else v for key, v in (settings or {}).items()}
+    files, asked = training.files, _arguments(data, side, training)
     last = files / "weights" / "last.pt"
-    start = checkpoint.with_suffix(".pt")
+    start = training.checkpoint.with_suffix(".pt")
     if _unfinished(last):
         yolo, asked = YOLO(str(last)), {"resume": True, "data": data}
     else:
         (files / "results.csv").unlink(missing_ok=True)  # of a training that broke off before its first checkpoint
         yolo = YOLO(str(write_checkpoint(model, start, {"imgsz": side})))
-    if progress is not None:
-        _report_to(yolo, progress)
-    if keeper is not None:
-        follow_ultralytics(yolo, keeper)
+    if training.progress is not None:
+        _report_to(yolo, training.progress)
+    if training.keeper is not None:
+        follow_ultralytics(yolo, training.keeper)
     try:
         yolo.train(trainer=Trainer, **asked)
     except PodarError:
@@ -159,9 +136,25 @@ def train(
     _rename(files, files.resolve().parent.parent)
     epochs_done = history(files / "results.csv")
     stopped = None
-    if seconds is None and len(epochs_done) < epochs:
+    if training.seconds is None and len(epochs_done) < training.epochs:
         stopped = f"Ultralytics saw no improvement after epoch {len(epochs_done)} (patience)"
     return History(epochs_done, "fp32", stopped)
+
+
+def _arguments(data: str, side: int, training: Training) -> dict[str, Any]:
+    """What Ultralytics' trainer is asked for; the user's own arguments come last."""
+    from ultralytics.cfg import smart_value
+
+    files = training.files
+    asked: dict[str, Any] = {"data": data, "epochs": training.epochs, "imgsz": side, "seed": training.seed}
+    asked |= {"project": str(files.resolve().parent), "name": files.name, "exist_ok": True, "verbose": False}
+    if training.lr is not None:  # its optimizer "auto" would choose a rate of its own
+        asked |= {"lr0": training.lr, "optimizer": "AdamW"}
+    if training.batch_size is not None:
+        asked["batch"] = training.batch_size
+    if training.seconds is not None:
+        asked["time"] = training.seconds / 3600
+    return asked | {key: smart_value(v) if isinstance(v, str) else v for key, v in training.settings.items()}
 
 
 def history(path: Path) -> list[dict[str, float]]:
@@ -188,16 +181,6 @@ def history(path: Path) -> list[dict[str, float]]:
             del found[next(k for k, earlier in enumerate(found) if earlier["epoch"] >= entry["epoch"]) :]
         found.append(entry)
     return found
-
-
-def said(error: BaseException) -> str:
-    """The words of an error of Ultralytics as one line, without its colours, signs and links."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error) or type(error).__name__)
-    text = text.encode("ascii", "ignore").decode()
-    text = " ".join(text.split()).partition(" Note dataset download")[0].partition(" See http")[0]
-    text = text.partition(" torch.cuda.is_available")[0]  # a page about graphics cards after "use device=cpu"
-    text = text.replace("ignoring corrupt image/label: ", "")
-    return text[:300].rstrip(". ") + "."
 
 
 def _unfinished(last: Path) -> bool:

@@ -14,7 +14,7 @@ import yaml
 from torch import nn
 
 from podar.errors import PodarError
-from podar.libraries.ultralytics import architectures, blueprint, make_ready
+from podar.libraries.ultralytics import architectures, make_ready, open_model
 from podar.libraries.ultralytics.building import build
 from podar.libraries.ultralytics.configuration import checked
 
@@ -160,11 +160,11 @@ def test_an_activation_is_not_evaluated(tmp_path: Path, activation: Any, way: st
     with pytest.raises(PodarError, match="activation"):
         if way == "yaml":
             (tmp_path / "x.yaml").write_text(yaml.safe_dump({**PLAIN, "activation": activation}))
-            blueprint(str(tmp_path / "x.yaml"), {}, True).make()
+            open_model(str(tmp_path / "x.yaml"), {}, True).make()
         elif way == "checkpoint":
             model.yaml["activation"] = activation
             torch.save({"model": model}, tmp_path / "x.pt")
-            blueprint(str(tmp_path / "x.pt"), {}, False).make()
+            open_model(str(tmp_path / "x.pt"), {}, False).make()
         else:
             from podar.libraries.ultralytics.heads import with_head
 
@@ -190,7 +190,7 @@ def test_known_activations_reach_every_convolution(
 
     before = Conv.default_act
     (tmp_path / "x.yaml").write_text(yaml.safe_dump({**PLAIN, "activation": written}))
-    model: Any = blueprint(str(tmp_path / "x.yaml"), {}, False).make()
+    model: Any = open_model(str(tmp_path / "x.yaml"), {}, False).make()
     assert Conv.default_act is before
     acts = {type(m.act) for m in model.model[:2].modules() if isinstance(m, Conv)}
     assert acts == {kind}
@@ -211,7 +211,7 @@ def test_a_model_that_would_fill_the_memory_is_refused_first(tmp_path: Path, row
     head = [[[len(rows) - 1], 1, "Detect", ["nc"]]]
     (tmp_path / "x.yaml").write_text(yaml.safe_dump({"nc": 2, "backbone": rows, "head": head}))
     with pytest.raises(PodarError, match="takes more than"):
-        blueprint(str(tmp_path / "x.yaml"), {}, False).make()
+        open_model(str(tmp_path / "x.yaml"), {}, False).make()
 
 
 def test_torchvision_layers_download_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,10 +261,10 @@ class Bare(nn.Module):
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Writes a YAML at scale n (a quarter of all channels) with one row of the user's own, and the file beside it."""
-    from podar.libraries import _modules
+    from podar.trust import user_code
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_modules, "_taken", {})
+    monkeypatch.setattr(user_code, "_taken", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("coord_att", "moved"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -305,11 +305,11 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def test_a_layer_of_the_users_own(
     own: Callable[..., str], name: str, args: list[Any], channels: int, attribute: str, value: Any
 ) -> None:
-    from podar.libraries._modules import take
+    from podar.trust.user_code import take
 
     model_name = own(name, args)
     take(["coord_att.py"])
-    model: Any = blueprint(model_name, {}, False).make()
+    model: Any = open_model(model_name, {}, False).make()
     layer = model.model[2]
     assert type(layer).__name__ == name
     assert layer.type == f"coord_att.{name}"
@@ -321,9 +321,9 @@ def test_a_layer_of_the_users_own(
 def test_a_file_of_the_current_folder_is_named_and_not_run(own: Callable[..., str], tmp_path: Path) -> None:
     name = own("CoordAtt", [])
     with pytest.raises(PodarError, match=r"coord_att\.py defines it: add --module coord_att\.py if"):
-        blueprint(name, {}, False)
+        open_model(name, {}, False)
     assert not (tmp_path / "coord_att.ran").exists()
-    blueprint(name, {}, True).make()  # --trust takes it from there
+    open_model(name, {}, True).make()  # --trust takes it from there
     assert (tmp_path / "coord_att.ran").exists()
 
 
@@ -331,19 +331,19 @@ def test_a_checkpoint_with_a_layer_of_the_users_own(
     own: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever module it was pickled from: the file that is named now has the class."""
-    from podar.libraries import _modules
     from podar.libraries.ultralytics.heads import with_head
+    from podar.trust import user_code
 
     name = own("CoordAtt", [256])
-    _modules.take(["coord_att.py"])
-    model: Any = blueprint(name, {}, False).make()
+    user_code.take(["coord_att.py"])
+    model: Any = open_model(name, {}, False).make()
     torch.save({"model": model}, tmp_path / "best.pt")
-    monkeypatch.setattr(_modules, "_taken", {})
+    monkeypatch.setattr(user_code, "_taken", {})
     with pytest.raises(PodarError, match=r"coord_att\.py defines a class of this name: add --module coord_att\.py"):
-        blueprint("best.pt", {}, False).make()
+        open_model("best.pt", {}, False).make()
     (tmp_path / "moved.py").write_text(COORD)
     (tmp_path / "coord_att.py").unlink()
-    _modules.take(["moved.py"])
-    read: Any = blueprint("best.pt", {}, False).make()
+    user_code.take(["moved.py"])
+    read: Any = open_model("best.pt", {}, False).make()
     assert type(read.model[2]).__module__ == "moved"
     assert with_head(read, nc=5).model[-1].nc == 5

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from podar.errors import UsageError
-from podar.libraries.ultralytics import blueprint, fused_cost, prune
+from podar.libraries.ultralytics import fused_cost, open_model, prune
 from podar.libraries.ultralytics.cutting import uneven_heads
 from tests.graph.oracle import difference
 
@@ -31,7 +31,7 @@ def without_features(outputs: Any) -> Any:
 
 def build(name: str) -> nn.Module:
     """A model that does not return its neck's features, which may change their width."""
-    model = blueprint(name, {}, False).make()
+    model = open_model(name, {}, False).make()
     model.register_forward_hook(lambda _, inputs, outputs: without_features(outputs))
     return model
 
@@ -52,7 +52,7 @@ def test_surgery_is_what_masking_is(name: str, target: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [0.7, 0.4])
 def test_rtdetr_meets_its_target_and_runs(target: float) -> None:
-    model = blueprint("rtdetr-l.yaml", {}, False).make()
+    model = open_model("rtdetr-l.yaml", {}, False).make()
     picture = torch.rand(1, 3, 320, 320)
     with torch.no_grad():
         answer = model(picture)[0].shape  # 84 numbers a box, or 6, as the release of Ultralytics has it
@@ -63,7 +63,7 @@ def test_rtdetr_meets_its_target_and_runs(target: float) -> None:
 
 
 def test_one_that_has_predicted_can_be_pruned_and_fused() -> None:
-    model = blueprint("yolo26n.yaml", {}, False).make()
+    model = open_model("yolo26n.yaml", {}, False).make()
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         model(x)

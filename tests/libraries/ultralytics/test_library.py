@@ -18,7 +18,8 @@ from podar.cli import console
 from podar.cli.inspection import anatomy
 from podar.errors import PodarError, UsageError
 from podar.libraries.ultralytics import make_ready
-from podar.libraries.ultralytics.training import check_settings, said
+from podar.libraries.ultralytics.ready import said
+from podar.libraries.ultralytics.training import check_settings
 from podar.runs import running
 from podar.sources.opening import open_source
 from podar.stages import recipes, work

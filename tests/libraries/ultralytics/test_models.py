@@ -12,7 +12,7 @@ from torch import nn
 
 from podar.errors import PodarError
 from podar.libraries import find
-from podar.libraries.ultralytics import architectures, blueprint
+from podar.libraries.ultralytics import architectures, open_model
 from podar.libraries.ultralytics.checkpoint import read_checkpoint
 from podar.model.inputs import call
 
@@ -22,23 +22,23 @@ from podar.model.inputs import call
     [("yolo26n.yaml", 2_572_280), ("yolo11n.yaml", 2_624_080), ("yolov8n.yaml", 3_157_200), ("yolo26n", 2_572_280)],
 )
 def test_architectures_have_their_published_size_and_run(name: str, params: int) -> None:
-    plan = blueprint(name, {}, False)
-    model = plan.make()
+    source = open_model(name, {}, False)
+    model = source.make()
     assert sum(p.numel() for p in model.parameters()) == params
-    call(model, plan.inputs(model))
+    call(model, source.inputs())
 
 
 @pytest.mark.parametrize("name", ["yolo26n-seg.yaml", "yolo26n-pose.yaml", "yolo26n-obb.yaml", "yolo26n-cls.yaml"])
 def test_every_task_of_yolo26_runs(name: str) -> None:
-    plan = blueprint(name, {}, False)
-    model = plan.make()
-    call(model, plan.inputs(model))
+    source = open_model(name, {}, False)
+    model = source.make()
+    call(model, source.inputs())
 
 
 def test_arguments_reach_the_model() -> None:
-    plan = blueprint("yolo26n.yaml", {"num_classes": 3, "ch": 1}, False)
-    model = plan.make()
-    assert plan.inputs(model).shape == (1, 1, 320, 320)
+    source = open_model("yolo26n.yaml", {"num_classes": 3, "ch": 1}, False)
+    model = source.make()
+    assert source.inputs().shape == (1, 1, 320, 320)
     assert model.model[-1].nc == 3  # type: ignore[index]
 
 
@@ -51,15 +51,15 @@ def test_the_list_holds_every_family_and_scale() -> None:
 
 def test_an_unknown_architecture_names_the_nearest() -> None:
     with pytest.raises(PodarError, match=r"did you mean yolo26n-seg\.yaml\?"):
-        blueprint("yolo26n-segg.yaml", {}, False)
+        open_model("yolo26n-segg.yaml", {}, False)
 
 
 def test_a_missing_checkpoint_names_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "best.pt").touch()
     with pytest.raises(PodarError, match=r"there is no file .*bets\.pt; did you mean .*best\.pt\?"):
-        blueprint(str(tmp_path / "bets.pt"), {}, False)
+        open_model(str(tmp_path / "bets.pt"), {}, False)
     with pytest.raises(PodarError, match=r"could not be downloaded; yolo26n\.yaml is its architecture"):
-        blueprint("yolo26n.pt", {}, False)
+        open_model("yolo26n.pt", {}, False)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Modul
     """A checkpoint as Ultralytics writes it: the pickled module, in half precision, with settings and paths."""
     from ultralytics.utils import IterableSimpleNamespace
 
-    model = blueprint("yolo26n.yaml", {}, False).make()
+    model = open_model("yolo26n.yaml", {}, False).make()
     path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
     model.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5)  # type: ignore[assignment]
     model.criterion = model.init_criterion()  # type: ignore[operator]  # a model in training carries its loss
@@ -78,13 +78,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Modul
 
 def test_a_checkpoint_is_read_without_trust(checkpoint: tuple[Path, nn.Module]) -> None:
     path, saved = checkpoint
-    plan = blueprint(str(path), {}, False)
-    model = plan.make()
+    source = open_model(str(path), {}, False)
+    model = source.make()
     assert not model.training
     assert next(model.parameters()).dtype == torch.float32
     for name, tensor in saved.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
-    call(model, plan.inputs(model))
+    call(model, source.inputs())
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_checkpoint_is_read_without_trust(checkpoint: tuple[Path, nn.Module]) 
 )
 def test_a_checkpoint_knows_its_task(tmp_path: Path, suffix: str, task: str) -> None:
     """Models in Ultralytics' checkpoints carry no task: its loader guesses it from the head."""
-    model = blueprint(f"yolo26n{suffix}.yaml", {}, False).make()
+    model = open_model(f"yolo26n{suffix}.yaml", {}, False).make()
     del model.task
     torch.save({"model": model}, tmp_path / "best.pt")
     assert read_checkpoint(tmp_path / "best.pt").task == task

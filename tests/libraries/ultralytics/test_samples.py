@@ -11,7 +11,7 @@ import torch
 
 from podar.criteria import score
 from podar.errors import UsageError
-from podar.libraries.ultralytics import blueprint, prune
+from podar.libraries.ultralytics import open_model, prune
 from podar.libraries.ultralytics.samples import Labels, Samples, loss_of
 from podar.sources.opening import open_source
 
@@ -26,8 +26,7 @@ SUFFIX: dict[str, str] = dict(zip(TASKS, ("", "-seg", "-pose", "-obb", "-cls")))
 def test_criteria_that_need_data_get_them(scenes: Callable[[str], Path], task: str, importance: str) -> None:
     source = open_source(f"yolo26n{SUFFIX[task]}.yaml", str(scenes(task)), image_size=64)
     model = source.build()
-    assert source.samples is not None
-    data, loss = source.samples(model)
+    data, loss = source.workshop.samples(model, seed=0)
     before = {name: value for name, value in model.__dict__.items() if name in ("args", "criterion", "training")}
     found = score(importance, model, data, loss)
     assert {n: v for n, v in model.__dict__.items() if n in before} == before
@@ -39,7 +38,7 @@ def test_criteria_that_need_data_get_them(scenes: Callable[[str], Path], task: s
 def test_a_data_yaml_is_data_and_taylor_judges_by_it(scenes: Callable[[str], Path]) -> None:
     data, x = scenes("detect"), torch.zeros(1, 3, 64, 64)
     torch.manual_seed(0)
-    model = blueprint("yolo26n.yaml", {"nc": 6}, False).make()
+    model = open_model("yolo26n.yaml", {"nc": 6}, False).make()
     same, others = copy.deepcopy(model), copy.deepcopy(model)
     samples, loss = Samples(same, str(data), 64), loss_of(same)
     asked = prune(same, x, "macs=0.6", importance="taylor", data=samples, loss=loss)
@@ -48,7 +47,7 @@ def test_a_data_yaml_is_data_and_taylor_judges_by_it(scenes: Callable[[str], Pat
 
 
 def test_a_data_yaml_needs_a_size(scenes: Callable[[str], Path]) -> None:
-    model = blueprint("yolo26n.yaml", {}, False).make()
+    model = open_model("yolo26n.yaml", {}, False).make()
     with pytest.raises(UsageError, match="at the size of example_inputs: give them as one tensor"):
         prune(model, (torch.zeros(1, 3, 64, 64),), "macs=0.6", data=str(scenes("detect")))
 
@@ -57,8 +56,7 @@ def test_a_data_yaml_needs_a_size(scenes: Callable[[str], Path]) -> None:
 def test_rtdetr_has_a_loss_too(scenes: Callable[[str], Path]) -> None:
     source = open_source("rtdetr-l.yaml", str(scenes("detect")), image_size=64)
     model = source.build()
-    assert source.samples is not None
-    found = score("taylor", model, *source.samples(model))
+    found = score("taylor", model, *source.workshop.samples(model, seed=0))
     assert sum(bool(values.any()) for values in found.values()) > len(found) / 2
 
 

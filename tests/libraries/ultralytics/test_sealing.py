@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from podar.errors import PodarError
-from podar.libraries.ultralytics import blueprint, prune, save_pruned
+from podar.libraries.ultralytics import open_model, prune, save_pruned
 from podar.libraries.ultralytics.sealing import is_sealed, seal, unsealed
 
 PLAIN = """
@@ -37,7 +37,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A pruned yolo26n for six classes, and how many parameters it has."""
-    model = blueprint("yolo26n.yaml", {"nc": 6}, False).make()
+    model = open_model("yolo26n.yaml", {"nc": 6}, False).make()
     prune(model, torch.zeros(1, 3, 64, 64), "macs=0.6")
     path = save_pruned(model, tmp_path_factory.mktemp("sealed") / "pruned.pt")
     return path, sum(p.numel() for p in model.parameters())
@@ -107,7 +107,7 @@ found["table"] = [" ".join(map(str, row)) for row in table.rows()]
 
 
 def test_sealing_is_undone_exactly() -> None:
-    model = blueprint("yolo26n.yaml", {}, False).make()
+    model = open_model("yolo26n.yaml", {}, False).make()
     before: Any = model.yaml
     assert seal(seal(model)) is model
     assert is_sealed(model.yaml)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from podar.data.scenes import KEYPOINTS
-from podar.libraries.ultralytics import blueprint, fused_cost, make_ready, prune, save_pruned, trainer
+from podar.libraries.ultralytics import fused_cost, make_ready, open_model, prune, save_pruned, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
 
@@ -28,7 +28,7 @@ MATRIX = [
 
 def pruned_file(folder: Path, name: str, task: str, target: float, classes: int) -> tuple[Path, int]:
     args: dict[str, Any] = {"nc": classes} | ({"data_kpt_shape": (len(KEYPOINTS), 3)} if task == "pose" else {})
-    model = blueprint(name, args, False).make()
+    model = open_model(name, args, False).make()
     prune(model, torch.zeros(1, 3, 64, 64), f"macs={target}")
     path = save_pruned(model, folder / "pruned.pt")
     return path, sum(p.numel() for p in model.parameters())
