@@ -42,7 +42,7 @@ from podar.libraries.ultralytics.cutting import trace_model
 from podar.libraries.ultralytics.exporting import export
 from podar.libraries.ultralytics.validation import evaluate
 from podar.measuring import compare, latency_ratio, processor
-from podar.pruning.allocation import SCOPES
+from podar.pruning.options import SCOPES
 from podar.runs import running
 from podar.runtimes.onnxruntime import session
 

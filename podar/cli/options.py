@@ -27,7 +27,7 @@ def complete_importances(incomplete: str) -> list[str]:
 
 
 def complete_scopes(incomplete: str) -> list[str]:
-    from podar.pruning.allocation import SCOPES
+    from podar.pruning.options import SCOPES
 
     return [name for name in SCOPES if name.startswith(incomplete)]
 

@@ -6,7 +6,7 @@ import bisect
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from podar.errors import PodarError, UsageError, nearest
 from podar.graph.graph import Graph
 from podar.model.patterns import patterns
-from podar.pruning.moves import AUTO, Allocation, Moves, kept_steps
+from podar.pruning.moves import Allocation, Moves, kept_steps
+from podar.pruning.options import AUTO, SCOPES, Options
 
 TOLERANCE = 0.03
 """A target is met when |reached − target| is at most this share of dense, below a tenth of dense 0.3 of the target."""
 
-SCOPES = ("global", "local", "isomorphic")
 KINDS = ("channels", "params", "macs", "bytes", "memory")
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
@@ -89,12 +89,7 @@ def allocate(
     graph: Graph,
     target: Target | None,
     scores: NDArray[np.float64],
-    *,
-    scope: str = "global",
-    ratios: Mapping[str, float] | None = None,
-    protect: str | Iterable[str] = (),
-    only: str | Iterable[str] = (),
-    multiple_of: int | str = AUTO,
+    options: Options,
 ) -> Allocation:
     """Choose units to remove so that the target is met.
 
@@ -103,24 +98,18 @@ def allocate(
     - `graph`: the traced model.
     - `target`: what must remain; None where `ratios` say it all: what they do not name stays whole.
     - `scores`: importance of each unit; within a family the lowest go first.
-    - `scope`: "local" cuts every group alike; "global" compares units across all groups, by their importance relative
-      to their group's mean; "isomorphic" compares groups of one shape only (Fang et al., 2024).
-    - `ratios`: fractions kept by group (pattern over group or parameter names); they override the target there.
-    - `protect`: patterns of modules or parameters that keep every slice.
-    - `only`: patterns of the only modules or parameters that may lose any; see `podar.prune`.
-    - `multiple_of`: widths are rounded to multiples of this; "auto": see `AUTO`, where the target is a cost. A layer's
-      width may be any, one layer after the other, where the target cannot be met otherwise.
+    - `options`: who competes (`scope`: "local" cuts every group alike; "global" compares units across all groups, by
+      their importance relative to their group's mean; "isomorphic" compares groups of one shape only, Fang et al.,
+      2024), `ratios`, `protect`, `only` and `multiple_of`, as `podar.prune` describes them.
 
     **Raises:**
 
-    - `UsageError`: an unknown scope, or a pattern that matches nothing.
+    - `UsageError`: a pattern that matches nothing.
     - `PodarError`: the target cannot be reached; the message says the nearest value that can. Or nothing can be cut.
     """
-    if scope not in SCOPES:
-        raise UsageError(f"no scope is named {scope!r}; known: {', '.join(SCOPES)}")
-    moves = moves_for(graph, target, scores, ratios, protect, only, multiple_of)
+    moves, scope = moves_for(graph, target, scores, options), options.scope or SCOPES[0]
     if not (moves.steps > moves.least).any():
-        why = f"nothing of this model can be cut: {_why_nothing(graph, patterns(protect), patterns(only))}"
+        why = f"nothing of this model can be cut: {_why_nothing(graph, options)}"
         if target is not None and target.kind != "channels":
             why = f"target {target} cannot be reached: the nearest is {target.kind}=1.000 of dense, since {why}"
         raise PodarError(why)
@@ -137,32 +126,29 @@ def moves_for(
     graph: Graph,
     target: Target | None,
     scores: NDArray[np.float64],
-    ratios: Mapping[str, float] | None,
-    protect: str | Iterable[str],
-    only: str | Iterable[str],
-    multiple_of: int | str,
+    options: Options,
 ) -> Moves:
     """How each cluster of a graph can shrink under these options.
 
-    **Raises:** `UsageError`: an option that makes no sense.
+    **Raises:** `UsageError`: nothing is asked for, or a pattern matches nothing.
     """
-    if target is None and not ratios:
+    if target is None and not options.ratios:
         raise UsageError(
             f"say what must remain: a target such as macs=0.5 (of {', '.join(KINDS)}), or ratios of some layers"
         )
-    if multiple_of != AUTO and (type(multiple_of) is not int or multiple_of < 1):
-        raise UsageError(f"multiple_of is {multiple_of!r}; give a whole number of at least 1, or {AUTO!r}")
+    multiple_of = options.multiple_of
     if multiple_of == AUTO and (target is None or target.kind == "channels"):
         multiple_of = 1  # counts of units are meant as they are
-    return Moves(graph, scores, dict(ratios or {}), patterns(protect), patterns(only), multiple_of)
+    return Moves(graph, scores, options, multiple_of)
 
 
-def _why_nothing(graph: Graph, protect: tuple[str, ...], only: tuple[str, ...]) -> str:
+def _why_nothing(graph: Graph, asked: Options) -> str:
     """Why no unit can go, in words that end a sentence."""
-    if graph.clusters and not (protect or only):
+    named = {"protect": patterns(asked.protect), "only": patterns(asked.only)}
+    if graph.clusters and not any(named.values()):
         return "its groups have no more units than a variance over them needs (podar inspect MODEL lists them)"
     if graph.clusters:
-        options = " and ".join(f"{n}={list(p)}" for n, p in (("protect", protect), ("only", only)) if p)
+        options = " and ".join(f"{option}={list(own)}" for option, own in named.items() if own)
         return f"all that could go is protected by {options}; podar inspect MODEL, in Python graph.groups, lists it"
     return frozen_reasons(graph) or (
         "it has no parameters with channels, heads or units (weights quantised already are packed: prune before that); "

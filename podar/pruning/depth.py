@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from podar.model.patterns import means, patterns
 from podar.plans.plan import Plan
 from podar.pruning.allocation import Target, moves_for
 from podar.pruning.moves import Allocation, Moves, kept_steps
+from podar.pruning.options import SCOPES, Options
 
 
 def block_plan(blocks: Sequence[Block], graph: Graph) -> Plan:
@@ -35,12 +36,7 @@ def choose_blocks(
     target: Target,
     elementwise: Mapping[str, Tensor],
     scores: NDArray[np.float64],
-    *,
-    scope: str,
-    ratios: Mapping[str, float] | None,
-    protect: str | Iterable[str],
-    only: str | Iterable[str],
-    multiple_of: int | str,
+    options: Options,
 ) -> list[Block]:
     """Blocks that go, so that with the channels below the same importance the target is met.
 
@@ -52,8 +48,8 @@ def choose_blocks(
 
     - `elementwise`: importance by parameter name; `scores`: the same, by unit.
     """
-    moves = moves_for(graph, target, scores, ratios, protect, only, multiple_of)
-    held, part = (*patterns(protect), *(ratios or {})), patterns(only)
+    moves, scope = moves_for(graph, target, scores, options), options.scope or SCOPES[0]
+    held, part = (*patterns(options.protect), *(options.ratios or {})), patterns(options.only)
     blocks = [
         b
         for b in residual_blocks(model, example_inputs, graph)

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from podar.errors import PodarError
 from podar.graph.families import Cluster, by_size
 from podar.graph.graph import Graph, Group
+from podar.model.patterns import patterns
 from podar.pruning.naming import asked_shares, outside, protected
-
-AUTO = "auto"
-"""Widths that runtimes like, since they pad others to them: multiples of 8 of at least 16 units, of 4 below."""
+from podar.pruning.options import AUTO, Options
 
 _NOTHING = np.zeros(0, dtype=np.int64)
 
@@ -38,15 +37,13 @@ class Moves:
         self,
         graph: Graph,
         scores: NDArray[np.float64],
-        ratios: dict[str, float],
-        protect: tuple[str, ...],
-        only: tuple[str, ...],
+        options: Options,
         multiple_of: int | str,
     ) -> None:
         self.graph, self.multiple_of = graph, multiple_of
         families = graph.ties.families
-        inner, asked = asked_shares(graph, ratios)
-        frozen = {**outside(graph, only), **protected(graph, protect)}
+        inner, asked = asked_shares(graph, options.ratios or {})
+        frozen = {**outside(graph, patterns(options.only)), **protected(graph, patterns(options.protect))}
         if inner or frozen:
             before = dict(graph.ties.reason)
             self.clusters = graph.ties.clusters(inner, frozen)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 
 from podar.errors import UsageError, nearest
 from podar.graph.graph import Graph, Group
 from podar.model.patterns import means
 
 
-def asked_shares(graph: Graph, ratios: dict[str, float]) -> tuple[set[int], dict[int, float]]:
+def asked_shares(graph: Graph, ratios: Mapping[str, float]) -> tuple[set[int], dict[int, float]]:
     """Families whose share the user gave; inner dimensions named that way go in place of their heads."""
     asked: dict[int, float] = {}
     inner: set[int] = set()
     for pattern, fraction in ratios.items():
-        if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
-            raise UsageError(f"ratios[{pattern!r}] is {fraction!r}; give the fraction kept, above 0 and at most 1")
         named = [g for g in graph.groups if fnmatch.fnmatchcase(g.name, pattern)]
         chosen = named or [g for g in graph.groups if not g.held and _owns(g, graph, pattern)]
         if not chosen:

@@ -25,12 +25,15 @@ from podar.graph.verification import ChangedNumber, Expectation, verify_trace
 from podar.model.bare import prefix, reshaping
 from podar.model.inputs import ExampleInputs
 from podar.model.nested_traces import outside_of_other_traces
-from podar.model.patterns import patterns
 from podar.plans.plan import Plan
 from podar.plans.surgery import Pending, Undo, fill, remember, removed_mask, reshape
 from podar.pruning.allocation import Target, allocate, parse_target
 from podar.pruning.depth import block_plan, choose_blocks, nothing_left, share_of_target
-from podar.pruning.moves import AUTO, Allocation
+from podar.pruning.moves import Allocation
+from podar.pruning.options import AUTO, Options, takes_options
+
+USUAL = "magnitude"
+"""The criterion where none is asked for."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,17 +128,19 @@ def _share(now: int, was: int) -> str:
     return f"{100 * now / was:.1f} %" if was else "–"
 
 
+@takes_options
 def plan(
     graph: Graph,
     target: str | Mapping[str, float | str] | None = None,
     *,
     model: nn.Module | None = None,
     scores: Mapping[str, Tensor] | None = None,
-    scope: str = "global",
+    scope: str | None = None,
     ratios: Mapping[str, float] | None = None,
     protect: str | Iterable[str] = (),
     only: str | Iterable[str] = (),
     multiple_of: int | str = AUTO,
+    options: Options | None = None,
 ) -> Plan:
     """Decide which units go; nothing is changed yet.
 
@@ -148,6 +153,7 @@ def plan(
     - `scores`: elementwise importance by parameter name, from `podar.criteria.score`; groups that they leave out are
       ranked by squared magnitude.
     - `scope`, `ratios`, `protect`, `only`, `multiple_of`: as of `podar.prune`.
+    - `options`: the same as one object, `podar.pruning.Options`.
 
     **Returns:** The plan: `plan.save(path)`, `podar.apply(model, plan)`, `graph.cost(plan)`.
 
@@ -162,24 +168,27 @@ def plan(
     plan = podar.plan(graph, "macs=0.5")
     ```
     """
+    options = options or Options()
     parsed = None if target is None else parse_target(target)
+    if options.depth:
+        raise UsageError("a graph alone does not tell which blocks can be skipped: for depth=True call podar.prune")
     if scores is None and model is not None:
-        scores = score("magnitude", model)
+        scores = score(options.importance or USUAL, model, options.data, options.loss)
     unknown = next((name for name in scores or () if name not in graph.shapes), None)
     if unknown is not None:
         raise PodarError(f"the scores name {unknown!r}, which the traced model does not have")
-    options: dict[str, Any] = {"scope": scope, "ratios": ratios, "protect": protect, "only": only}
-    allocation = allocate(graph, parsed, unit_scores(graph, scores), multiple_of=multiple_of, **options)
+    allocation = allocate(graph, parsed, unit_scores(graph, scores), options)
     return plan_for(graph, allocation.removed)
 
 
+@takes_options
 @outside_of_other_traces()
 def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
     target: str | Mapping[str, float | str] | None = None,
-    importance: str | Scorer = "magnitude",
-    scope: str = "global",
+    importance: str | Scorer | None = None,
+    scope: str | None = None,
     ratios: Mapping[str, float] | None = None,
     protect: str | Iterable[str] = (),
     only: str | Iterable[str] = (),
@@ -189,6 +198,7 @@ def prune(
     outputs: Outputs = None,
     verify: bool = True,
     depth: bool = False,
+    options: Options | None = None,
 ) -> Result:
     """Make a model smaller, in place: trace, score, plan, cut, and check that what is left fits together.
 
@@ -200,10 +210,11 @@ def prune(
       wrappers) and runs it.
     - `target`: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M". May be left out where `ratios`
       are given: the rest of the model then stays whole.
-    - `importance`: "magnitude" (squared L2), "magnitude-l1", "bn-scale", "taylor", "random", or a callable
+    - `importance`: None is "magnitude" (squared L2), "magnitude-l1", "bn-scale", "taylor", "random", or a callable
       `score(model, data, loss) → {parameter name: elementwise tensor}`. Groups that it leaves out are ranked by squared
       magnitude.
-    - `scope`: "global" compares all groups, "local" cuts every group alike, "isomorphic" compares like with like.
+    - `scope`: None is "global", which compares all groups; "local" cuts every group alike, "isomorphic" compares like
+      with like.
     - `ratios`: {pattern: fraction kept} overrides per group, layer or parameter.
     - `protect`: patterns of modules or parameters that keep every slice; a string is one pattern.
     - `only`: patterns of the only modules or parameters that may be cut: all others keep every slice. A pattern of lone
@@ -217,6 +228,8 @@ def prune(
     - `outputs`: paths of the outputs that must keep their shape, or a test of a path; None keeps all.
     - `verify`: trace the result and compare it with the plan; a plan that fails is undone and refused.
     - `depth`: whole residual blocks may go too, each weighed like one more unit (docs/depth.md).
+    - `options`: `podar.pruning.Options`, which has all these from `importance` on as its fields; what is given beside
+      it is joined with it.
 
     **Returns:** Result: .model, .plan, .before, .after, .removed, .removed_mask(name); `print(result)` shows a table.
 
@@ -233,18 +246,12 @@ def prune(
     0.5
     ```
     """
+    options = options or Options()
     parsed = None if target is None else parse_target(target)
-    if depth and parsed is None:
+    if options.depth and parsed is None:
         raise UsageError("depth weighs whole blocks against channels for a target: give one, such as macs=0.5")
-    options: dict[str, Any] = {
-        "scope": scope,
-        "ratios": ratios,
-        "protect": patterns(protect),
-        "only": patterns(only),
-        "multiple_of": multiple_of,
-    }
     with reshaping(model) as own:
-        found = _pruned(own, example_inputs, parsed, (importance, data, loss), outputs, verify, depth, options)
+        found = _pruned(own, example_inputs, parsed, options)
     return replace(found, model=model, prefix=prefix(model))
 
 
@@ -252,28 +259,23 @@ def _pruned(
     model: nn.Module,
     example_inputs: ExampleInputs,
     target: Target | None,
-    scoring: tuple[str | Scorer, Any, Any],
-    outputs: Outputs,
-    verify: bool,
-    depth: bool,
-    options: dict[str, Any],
+    options: Options,
 ) -> Result:
     """The work of `prune`, on a model without wrappers."""
-    importance, data, loss = scoring
-    graph = trace(model, example_inputs, outputs=outputs)
-    elementwise = score(importance, model, data, loss)
+    graph = trace(model, example_inputs, outputs=options.outputs)
+    elementwise = score(options.importance or USUAL, model, options.data, options.loss)
     scores = unit_scores(graph, elementwise)
-    if depth and target is not None:
-        blocks = choose_blocks(model, example_inputs, graph, target, elementwise, scores, **options)
+    if options.depth and target is not None:
+        blocks = choose_blocks(model, example_inputs, graph, target, elementwise, scores, options)
         if blocks:
-            return _with_depth(model, example_inputs, graph, blocks, target, elementwise, outputs, verify, options)
+            return _with_depth(model, example_inputs, graph, blocks, target, elementwise, options)
     del elementwise  # it may hold the weights that are about to go
 
     def planned() -> tuple[Plan, Allocation]:
-        allocation = allocate(graph, target, scores, **options)
+        allocation = allocate(graph, target, scores, options)
         return plan_for(graph, allocation.removed), allocation
 
-    made, allocation = cut(model, example_inputs, graph, planned, verify)
+    made, allocation = cut(model, example_inputs, graph, planned, options.verify)
     return Result(model, made, graph, allocation)
 
 
@@ -284,9 +286,7 @@ def _with_depth(
     blocks: list[Block],
     target: Target,
     elementwise: Mapping[str, Tensor],
-    outputs: Outputs,
-    verify: bool,
-    options: dict[str, Any],
+    options: Options,
 ) -> Result:
     """Blocks first, as a plan of its own; then channels of what is left, down to the same target."""
     skipping = block_plan(blocks, graph)
@@ -294,17 +294,17 @@ def _with_depth(
     try:
         fill(reshape(model, skipping, undo))
         remember(model, skipping)
-        rest = trace(model, example_inputs, outputs=outputs)
+        rest = trace(model, example_inputs, outputs=options.outputs)
         goal = share_of_target(target, graph)
         scores = unit_scores(rest, elementwise)
 
         def planned() -> tuple[Plan, Allocation]:
             allocation = nothing_left(rest, goal)
             if allocation is None:
-                allocation = allocate(rest, goal, scores, **options)
+                allocation = allocate(rest, goal, scores, options)
             return plan_for(rest, allocation.removed), allocation
 
-        made, allocation = cut(model, example_inputs, rest, planned, verify)
+        made, allocation = cut(model, example_inputs, rest, planned, options.verify)
     except BaseException:
         undo.restore()
         raise

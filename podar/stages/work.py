@@ -98,7 +98,8 @@ def check(recipe: Recipe) -> None:
     **Raises:** `UsageError`.
     """
     from podar.criteria import CRITERIA
-    from podar.pruning.allocation import SCOPES, parse_target
+    from podar.pruning.allocation import parse_target
+    from podar.pruning.options import SCOPES
     from podar.recover.precision import check_precision
 
     for stage in recipe.stages:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from podar.criteria import Scorer, score
+from podar.criteria import score
 from podar.criteria.unit_sums import unit_scores
 from podar.errors import UsageError
 from podar.graph import Graph, trace
 from podar.graph.cost import Cost
-from podar.graph.graph import Outputs
 from podar.graph.slices import plan_for
 from podar.libraries.ultralytics.samples import IMPORTANCE, Samples, loss_of
 from podar.libraries.ultralytics.sealing import seal
@@ -23,7 +22,8 @@ from podar.model.inputs import ExampleInputs
 from podar.model.patterns import patterns
 from podar.plans.plan import Plan
 from podar.pruning.allocation import allocate, parse_target
-from podar.pruning.moves import AUTO, Allocation
+from podar.pruning.moves import Allocation
+from podar.pruning.options import Options, gathered
 from podar.pruning.pipeline import Result, cut
 
 # RT-DETR's training looks the classes of labels up in this table; a trace, which has no labels, does not see it.
@@ -35,19 +35,11 @@ def prune(
     model: nn.Module,
     example_inputs: ExampleInputs,
     target: str | Mapping[str, float | str] | None = None,
-    importance: str | Scorer | None = None,
-    scope: str = "global",
-    ratios: Mapping[str, float] | None = None,
-    protect: str | Iterable[str] = (),
-    only: str | Iterable[str] = (),
-    multiple_of: int | str = AUTO,
-    data: Any = None,
-    loss: Any = None,
-    outputs: Outputs = None,
-    verify: bool = True,
-    depth: bool = False,
+    *,
+    options: Options | None = None,
+    **fields: Any,
 ) -> Result:
-    """`podar.prune` for a model of Ultralytics, in place: same arguments, result and errors, with five differences.
+    """`podar.prune` for a model of Ultralytics, in place: same options, result and errors, with five differences.
 
     - `data` may be an Ultralytics data.yaml (for classify a folder): up to 128 of its training images, at the size of
       the example inputs, with the task's own loss. `importance` None is then "taylor", without data "magnitude".
@@ -63,7 +55,9 @@ def prune(
     result = prune(model, torch.zeros(1, 3, 320, 320), "macs=0.6", data="data.yaml")
     ```
     """
-    if depth:
+    options = gathered(options, fields)
+    data, loss, outputs = options.data, options.loss, options.outputs
+    if options.depth:
         raise UsageError(
             "depth (whole blocks) cannot go from a YOLO: plain Ultralytics, which has no module for a missing block, "
             "could not load the result; leave --depth out"
@@ -73,22 +67,21 @@ def prune(
         if not isinstance(example_inputs, Tensor):
             raise UsageError(f"data={str(data)!r} is read at the size of example_inputs: give them as one tensor.")
         data, loss = Samples(model, str(Path(data).resolve()), int(example_inputs.shape[-1])), loss or loss_of(model)
-    importance = importance or (IMPORTANCE if data is not None else "magnitude")
+    importance = options.importance or (IMPORTANCE if data is not None else "magnitude")
     forget_sizes(model)
     graph = trace(model, example_inputs, outputs=is_answer if outputs is None else outputs)
     values = unit_scores(graph, in_step(score(importance, model, data, loss)))
     if any(name.endswith(LOOKED_UP) for name, _ in model.named_modules()):
-        protect = (*patterns(protect), f"*{LOOKED_UP}*")
-    options: dict[str, Any] = {"scope": scope, "protect": protect, "only": only, "multiple_of": multiple_of}
+        options = replace(options, protect=(*patterns(options.protect), f"*{LOOKED_UP}*"))
 
     def planned() -> tuple[Plan, Allocation]:
-        allocation = allocate(graph, wanted, values, ratios=ratios, **options)
+        allocation = allocate(graph, wanted, values, options)
         uneven = _uneven(graph, allocation.share)
         if uneven:  # the target was met in the middle of a pair
-            allocation = allocate(graph, wanted, values, ratios={**(ratios or {}), **uneven}, **options)
+            allocation = allocate(graph, wanted, values, replace(options, ratios={**(options.ratios or {}), **uneven}))
         return _with_halves(model, plan_for(graph, allocation.removed)), allocation
 
-    plan, allocation = cut(model, example_inputs, graph, planned, verify)
+    plan, allocation = cut(model, example_inputs, graph, planned, options.verify)
     seal(model)
     return Result(model, plan, graph, allocation)
 
