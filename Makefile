@@ -61,8 +61,9 @@ lint: $(INSTALLED) $(NATIVE)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# In two processes, each a file at a time.
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 # Prune, sparsify, ticket and export runs, killed before each of their file operations (some thousand in all) and resumed
 # in a fresh process: each must end with the same bits and a clean folder. make test tries a sample.

@@ -11,7 +11,7 @@ import podar
 from podar.graph.tracing.tracer import RULES
 from tests.graph.oracle import difference
 
-PAGE = Path(__file__).parents[2] / "docs" / "rules.md"
+PAGE = Path(__file__).parents[3] / "docs" / "rules.md"
 
 
 def test_the_page_on_rules_runs() -> None:
