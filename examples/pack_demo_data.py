@@ -13,7 +13,7 @@ import torch
 
 import podar.data
 from podar.data.fashion import PACKAGED
-from podar.data.splitting import stratified
+from podar.data.pictures.splitting import stratified
 from podar.files import write_atomic
 
 PER_CLASS = 1200

@@ -21,7 +21,7 @@ from torch.nn import functional
 import podar
 import podar.data
 from podar.data import Split
-from podar.data.splitting import stratified
+from podar.data.pictures.splitting import stratified
 from podar.demo import load_trained
 from podar.recover import accuracy, recalibrate
 

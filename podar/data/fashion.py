@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from podar.data.pixels import Held
-from podar.data.registry import Found, Part, data_source
+from podar.data.register import Found, Part, data_source
 from podar.errors import PodarError
 from podar.files import write_atomic
 
@@ -47,7 +45,12 @@ _FILES = {
 _NAME = "fashion-mnist"
 
 
-@data_source("fashion-mnist-demo", accepts=lambda spec: spec == f"{_NAME}-demo", names=(f"{_NAME}-demo",))
+@data_source(
+    "fashion-mnist-demo",
+    help="22,000 of the photographs of Fashion-MNIST, which come with podar",
+    accepts=lambda spec: spec == f"{_NAME}-demo",
+    names=(f"{_NAME}-demo",),
+)
 def read_demo(spec: str, image_size: int | None, channels: int | None) -> Found:
     """12,000 training pictures, 1,200 a class, and all 10,000 test pictures; they come with podar.
 
@@ -60,7 +63,7 @@ def read_demo(spec: str, image_size: int | None, channels: int | None) -> Found:
         raise PodarError(f"{PACKAGED} came with podar and cannot be read ({error}): install podar again.") from error
 
 
-@data_source(_NAME, accepts=lambda spec: spec == _NAME, names=(_NAME,))
+@data_source(_NAME, help="all 70,000 photographs of Fashion-MNIST", accepts=lambda spec: spec == _NAME, names=(_NAME,))
 def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     """All 70,000 pictures, from the first of `folders()` that has them, else downloaded into the user's cache.
 
@@ -149,6 +152,10 @@ def _idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _found(name: str, arrays: dict[str, np.ndarray]) -> Found:
+    import torch
+
+    from podar.data.pictures.pixels import Held
+
     parts = {}
     for split in ("train", "test"):
         images = torch.from_numpy(arrays[f"x_{split}"].copy()).unsqueeze(1)

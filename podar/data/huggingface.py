@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from podar.data.checks import whole_labels
 from podar.data.imagefolder import common_shape
-from podar.data.pixels import Decoded, held
-from podar.data.registry import Found, Part, data_source
+from podar.data.register import Found, Part, data_source
 from podar.errors import PodarError, require
 
 _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
@@ -24,12 +22,21 @@ def _accepts(spec: str) -> bool:
     return folder.is_dir() and (any((folder / name).is_file() for name in _SAVED) or any(folder.rglob("*.parquet")))
 
 
-@data_source("HUGGING FACE FOLDER", accepts=_accepts)
+@data_source(
+    "HUGGING FACE FOLDER",
+    help="a folder of Hugging Face datasets",
+    accepts=_accepts,
+    package="datasets",
+    extra="data",
+)
 def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     """Read a local data set with one column of pictures and one of labels (a ClassLabel, or one named `label`).
 
     **Raises:** `PodarError` where the package datasets is not installed, the folder is damaged, or a column is missing.
     """
+    from podar.data.pictures.checks import whole_labels
+    from podar.data.pictures.pixels import Decoded, held
+
     folder = Path(spec).expanduser()
     splits = _load(folder)
     known = {_SPLITS[name]: rows for name, rows in splits.items() if name in _SPLITS}

@@ -7,10 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from podar.data.pixels import Decoded, held, undecodable
-from podar.data.registry import Found, Part, data_source
+from podar.data.register import Found, Part, data_source
 from podar.errors import PodarError
 
 SUFFIXES = frozenset(".bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
@@ -26,7 +23,12 @@ _SPLITS = {
 _SIDE = 224  # of pictures that differ in size, unless the user says another
 
 
-@data_source("FOLDER", accepts=lambda spec: Path(spec).expanduser().is_dir())
+@data_source(
+    "FOLDER",
+    help="a folder of pictures, one sub-folder a class",
+    accepts=lambda spec: Path(spec).expanduser().is_dir(),
+    general=True,
+)
 def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     """Read `FOLDER/CLASS/*.jpg` or `FOLDER/train/CLASS/*.jpg` beside `FOLDER/test` or `FOLDER/val`.
 
@@ -36,6 +38,10 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     **Raises:** `PodarError` for a folder without pictures or without classes, splits of other classes, and pictures
     that do not decode.
     """
+    import torch
+
+    from podar.data.pictures.pixels import Decoded, held
+
     root = Path(spec).expanduser()
     splits = {_SPLITS[f.name.lower()]: f for f in _folders(root) if f.name.lower() in _SPLITS}
     if "train" not in splits:
@@ -78,6 +84,8 @@ def common_shape(
         except (OSError, ValueError, SyntaxError, EOFError) as error:
             bad.append(f"{name} ({'not a picture' if 'identify' in str(error) else str(error).rstrip('.')})")
     if bad:
+        from podar.data.pictures.pixels import undecodable
+
         raise undecodable(bad, len(names))
     if image_size:
         width = height = image_size

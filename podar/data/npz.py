@@ -6,16 +6,16 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
-import torch
-from torch import Tensor
 
-from podar.data.checks import whole_labels
-from podar.data.pixels import Held
-from podar.data.registry import Found, Part, data_source
+from podar.data.register import Found, Part, data_source
 from podar.errors import PodarError, sizes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Pairs of arrays that are known, by split: Keras' names, those of MedMNIST, and a single pair that podar splits.
 KEYS = {
@@ -29,7 +29,12 @@ _RATIO = 1100  # no zip archive packs better
 _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError)
 
 
-@data_source("FILE.npz", accepts=lambda spec: spec.endswith(".npz") and Path(spec).expanduser().is_file())
+@data_source(
+    "FILE.npz",
+    help="arrays of pictures and labels",
+    accepts=lambda spec: spec.endswith(".npz") and Path(spec).expanduser().is_file(),
+    suffixes=(".npz",),
+)
 def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     """Arrays `x_train, y_train, x_test, y_test` (also `x_val, y_val`), or `images, labels`; others are in `KEYS`.
 
@@ -38,6 +43,8 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
 
     **Raises:** `PodarError` for a damaged file, missing arrays, and shapes or labels that make no sense.
     """
+    from podar.data.pictures.pixels import Held
+
     path = Path(spec).expanduser()
     arrays = _arrays(path)
     parts: dict[str, tuple[Tensor, np.ndarray, str]] = {}
@@ -112,6 +119,8 @@ def _check_sizes(path: Path) -> None:
 
 def _images(array: np.ndarray, of: str) -> Tensor:
     """Pictures as uint8 or float32 [N, C, H, W]; the channel axis is the one of 1, 3 or 4."""
+    import torch
+
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     if array.dtype.kind not in "uif":
@@ -140,6 +149,10 @@ def _classes(
     path: Path, arrays: dict[str, np.ndarray], labels: dict[str, tuple[np.ndarray, str]]
 ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """Class names, and every split's labels as numbers."""
+    import torch
+
+    from podar.data.pictures.checks import whole_labels
+
     if all(array.dtype.kind in "US" for array, _ in labels.values()):
         flat = {split: array.reshape(-1).astype(str) for split, (array, _) in labels.items()}
         names = sorted({name for array in flat.values() for name in np.unique(array).tolist()})

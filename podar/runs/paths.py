@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from podar.data import registry
+from podar.data import register
 from podar.libraries import find
 from podar.stages.recipes import Finetune, Recipe
 
@@ -31,11 +31,8 @@ def absolute(recipe: Recipe) -> Recipe:
         full = f"{path(prefix)}:{rest}" if prefix.endswith(".py") else f"{prefix}{colon}{path(rest)}"
         model = full if find(full) is find(model) else model
     data = recipe.data
-    if data is not None and Path(data).expanduser().exists():
-        kinds = registry.kinds()
-        kind = next((kind for kind in kinds if kind.accepts(data)), None)
-        if kind is next((kind for kind in kinds if kind.accepts(path(data))), None):
-            data = path(data)
+    if data is not None and Path(data).expanduser().exists() and register.find(data) is register.find(path(data)):
+        data = path(data)
     stages = [
         stage.model_copy(update={"settings": {k: path(v) if _is_file(v) else v for k, v in stage.settings.items()}})
         if isinstance(stage, Finetune)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.data import Dataset, Split
-from podar.data.pixels import Held
+from podar.data.pictures.pixels import Held
 
 COUNT, SHAPE = 256, (1, 8, 8)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from podar.data.augmentation import crop_and_flip
-from podar.data.pixels import Pixels, converted
+from podar.data.pictures.augmentation import crop_and_flip
+from podar.data.pictures.pixels import Pixels, converted
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from podar.data.pixels import Held
-from podar.data.registry import Part
+from podar.data.pictures.pixels import Held
+from podar.data.register import Part
 from podar.errors import PodarError
 
 

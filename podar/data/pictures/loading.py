@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from podar.data import registry
-from podar.data.checks import check_labels, check_part
-from podar.data.dataset import Dataset, Split
-from podar.data.pixels import converted
-from podar.data.splitting import stratified
-from podar.errors import PodarError, UsageError, nearest
+from podar.data import register
+from podar.data.pictures.checks import check_labels, check_part
+from podar.data.pictures.dataset import Dataset, Split
+from podar.data.pictures.pixels import Pixels, converted
+from podar.data.pictures.splitting import stratified
+from podar.data.register import Found, Part
+from podar.errors import PodarError, UsageError
 
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 0  # a data set without a test split is split the same way in every run, or runs could not be compared
@@ -55,10 +54,7 @@ def load(
     if channels not in (None, 1, 3):
         raise UsageError(f"pictures of {channels} channels cannot be made: give 1 (grey) or 3 (RGB).")
     spec = str(spec)
-    kind = next((kind for kind in registry.kinds() if kind.accepts(spec)), None)
-    if kind is None:
-        raise PodarError(_unknown(spec))
-    found = kind.read(spec, image_size, channels)
+    found = register.read(spec, image_size, channels)
     for name, part in found.parts.items():
         check_part(found.name, name, part)
     parts = _split(found)
@@ -82,25 +78,7 @@ def load(
     )
 
 
-def complete(incomplete: str) -> list[str]:
-    """Every DATA that begins so, for shell completion: names, .npz files and folders."""
-    names = [name for kind in registry.kinds() for name in kind.names]
-    beginning = Path(incomplete or ".").expanduser()
-    folder = beginning if not incomplete or incomplete.endswith("/") else beginning.parent
-    written = incomplete[: incomplete.rfind("/") + 1]
-    paths: list[str] = []
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.name.startswith("."):
-                continue
-            if path.is_dir():
-                paths.append(f"{written}{path.name}/")
-            elif path.suffix == ".npz":
-                paths.append(f"{written}{path.name}")
-    return [choice for choice in names + paths if choice.startswith(incomplete)]
-
-
-def _split(found: registry.Found) -> dict[str, tuple[registry.Part, Tensor]]:
+def _split(found: Found) -> dict[str, tuple[Part, Tensor]]:
     """Every split's part (with the labels of its own rows) and rows; what has no test split is split here."""
     given = dict(found.parts)
     if "all" in given:
@@ -125,7 +103,7 @@ def _fewer(labels: Tensor, count: int, classes: int) -> Tensor:
 
 
 def _statistics(
-    pixels: registry.Pixels, rows: Tensor, shape: tuple[int, int, int]
+    pixels: Pixels, rows: Tensor, shape: tuple[int, int, int]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, of evenly spaced training pictures."""
     if len(rows) > _MEASURED:
@@ -142,20 +120,3 @@ def _statistics(
     std = (squares / count - mean.square()).clamp(min=0).sqrt()
     std[std < 1e-6] = 1.0  # a channel that never changes
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _unknown(spec: str) -> str:
-    path = Path(spec).expanduser()
-    if path.exists():
-        forms = ", ".join(kind.form for kind in registry.kinds())
-        return f"{spec} is no data set that podar reads: give one of {forms}."
-    names = [name for kind in registry.kinds() for name in kind.names]
-    beside: Mapping[str, str] = (
-        {near.name: str(Path(spec).with_name(near.name)) for near in path.parent.iterdir()}
-        if path.parent.is_dir()
-        else {}
-    )
-    near = nearest(spec, names) or beside.get(nearest(path.name, beside) or "")
-    if near:
-        return f"there is no data set or path {spec!r}; did you mean {near}?"
-    return f"there is no data set or path {spec!r}: names are {', '.join(names)}; a path is an image folder or a .npz."

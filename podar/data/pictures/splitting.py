@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from podar.data.dataset import Split
+from podar.data.pictures.dataset import Split
 from podar.errors import UsageError
 
 
