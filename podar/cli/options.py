@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-def complete_models(incomplete: str) -> list[str]:
-    from podar.sources.naming import complete_model
-
-    return complete_model(incomplete)
-
-
-def complete_data(incomplete: str) -> list[str]:
-    from podar.data import complete
-
-    return complete(incomplete)
+from podar.data.register import DataSource, complete, data_sources
+from podar.libraries import Library, libraries
+from podar.sources.naming import complete_model
 
 
 def complete_importances(incomplete: str) -> list[str]:
@@ -49,17 +42,18 @@ def complete_precisions(incomplete: str) -> list[str]:
     return [name for name in ("auto", "bf16", "fp32") if name.startswith(incomplete)]
 
 
-MODEL_HELP = (
-    "timm:NAME, torchvision:NAME, transformers:FOLDER, yolo26n.yaml, yolo26n.pt, FILE.py:FUNCTION, or a run's folder."
-)
+def _listed(kinds: Iterable[Library] | Iterable[DataSource]) -> str:
+    """What a register holds, one sentence a kind."""
+    return " ".join(f"{kind.form}: {kind.help}." for kind in kinds)
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_models)]
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=_listed(libraries()), autocompletion=complete_model)]
 Data = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="A name (fashion-mnist), an image folder, an .npz, a Hugging Face folder.",
-        autocompletion=complete_data,
+        help=_listed(data_sources()),
+        autocompletion=complete,
     ),
 ]
 Weights = Annotated[

@@ -19,7 +19,7 @@ from podar.cli.options import (
     Trust,
     Weights,
     complete_formats,
-    complete_models,
+    complete_model,
     complete_runtimes,
 )
 
@@ -111,7 +111,7 @@ def bench(
         typer.Argument(
             metavar="MODEL…",
             help="Models, exported files, or a run's folder (dense and pruned).",
-            autocompletion=complete_models,
+            autocompletion=complete_model,
         ),
     ],
     weights: Weights = None,
