@@ -89,7 +89,8 @@ def test_one_that_takes_anything_is_asked_last(tmp_path: Path) -> None:
 def test_help_lists_it_and_completion_waits_for_no_torch() -> None:
     code = (
         "from podar.data import register; import sys\n"
-        "register.data_source('toy-stripes', help='a toy', accepts=lambda s: s == 'toy-stripes', names=('toy-stripes',))(print)\n"
+        "name = 'toy-stripes'\n"
+        "register.data_source(name, help='a toy', accepts=lambda spec: spec == name, names=(name,))(print)\n"
         "from podar.data import complete; assert 'toy-stripes' in complete('toy')\n"
         "from podar.cli import app\n"
         "try: app(['prune', '--help'], prog_name='podar')\n"
