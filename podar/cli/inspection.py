@@ -23,7 +23,7 @@ def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
     inputs = source.inputs()
     built = source.model
     graph = source.workshop.trace(built, inputs)
-    whole = np.ones(len(graph.ties.families))
+    whole = np.ones(len(graph.families))
     blocks = _blocks(source.workshop.blocks(built), graph)
     groups = []
     for group in graph.groups:
@@ -64,7 +64,7 @@ def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
 
 def _blocks(called: Mapping[str, str], graph: Graph) -> list[dict[str, Any]]:
     """What lies in each numbered block: its parameters, a tensor that several share where it stands first, and MACs."""
-    macs = graph.costs.macs_by_module(np.ones(len(graph.ties.families)))
+    macs = graph.costs.macs_by_module(np.ones(len(graph.families)))
     return [
         {
             "name": name,

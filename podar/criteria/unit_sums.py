@@ -31,14 +31,14 @@ def unit_scores(graph: Graph, scores: Mapping[str, Tensor] | None = None) -> NDA
     if scores is None:
         return _sum(graph, PerParameter(own, squared))
     total = _sum(graph, scores)
-    touched = np.zeros(len(graph.ties.families) + 1, dtype=bool)
-    touched[graph.ties.family_of[:-1][total != 0]] = True
+    touched = np.zeros(len(graph.families) + 1, dtype=bool)
+    touched[graph.families.family_of[:-1][total != 0]] = True
     untouched = np.flatnonzero(~touched[:-1]).tolist()
     if untouched:
-        needed = {n for k in untouched for n, _ in graph._members[k]}
+        needed = {n for k in untouched for n, _ in graph.families.members[k]}
         other = _sum(graph, PerParameter({n: t for n, t in own.items() if n in needed}, squared))
         for k in untouched:
-            units = graph.ties.families[k].units
+            units = graph.families[k].units
             total[units] = other[units]
     return total
 

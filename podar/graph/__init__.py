@@ -1,6 +1,7 @@
 """What must go together: the traced graph of a model."""
 
-from podar.graph.graph import Graph, Group, trace
+from podar.graph.graph import Graph, trace
+from podar.graph.groups import Group
 from podar.graph.operators import arithmetic as _rules
 from podar.graph.operators import complex as _complex
 from podar.graph.operators import composites as _composites

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from podar.graph.families import Ties
+    from podar.graph.families import Families
     from podar.graph.tracing.tracer import Record
 
 Ids = NDArray[np.int64]
@@ -43,9 +43,9 @@ class Cost:
 class CostModel:
     """Every axis of a traced model as a sum over families, so that a plan is priced by a few array operations."""
 
-    def __init__(self, record: Record, ties: Ties, tensors: dict[str, tuple[int, int, bool]]) -> None:
+    def __init__(self, record: Record, families: Families, tensors: Mapping[str, tuple[int, int, bool]]) -> None:
         """`tensors`: for each distinct tensor its elements, its bytes an element, and whether it is a parameter."""
-        self.families = len(ties.families)
+        self.families = len(families)
         self.arrays: dict[int, int] = {}
         self._kept: list[Ids] = []
         names = list(tensors)
@@ -57,7 +57,7 @@ class CostModel:
         self.product_axes = self._table([list(p.axes) for p in record.products])
         self.modules = [p.module for p in record.products]
         self._memory(record)
-        self._census(ties)
+        self._census(families)
 
     def cost(self, share: Fractions) -> Cost:
         """Cost when each family keeps the given share of its units."""
@@ -131,7 +131,7 @@ class CostModel:
         np.add.at(change, self.dies + 1, -sizes)
         return round(float(change.cumsum().max(initial=0.0)))
 
-    def _census(self, ties: Ties) -> None:
+    def _census(self, families: Families) -> None:
         """Count the indices of every axis by the families that they depend on: all axes in one pass."""
         sizes = np.array([ids.size for ids in self._kept], dtype=np.int64)
         self.size = sizes.astype(np.float64)
@@ -139,7 +139,7 @@ class CostModel:
         if not len(sizes):
             self.owner, self.family, self.count = np.zeros(0, np.int64), np.zeros((0, 1), np.int64), np.zeros(0)
             return
-        found = ties.family_of[ties.solution.units_of(np.concatenate([ids.ravel() for ids in self._kept]))]
+        found = families.family_of[families.solution.units_of(np.concatenate([ids.ravel() for ids in self._kept]))]
         found[found < 0] = none
         owner = np.repeat(np.arange(len(sizes)), sizes)
         several = (found < none).sum(axis=1) > 1

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from podar.graph.families import Ties
+from podar.graph.families import Families
 from podar.graph.labels import Ids
 from podar.graph.makers import Makers
 from podar.graph.tracing.tracer import Record
@@ -33,34 +33,35 @@ class Scaling(NamedTuple):
     sides: tuple[tuple[Place, ...], ...]
 
 
-def scalings(record: Record, ties: Ties) -> list[Scaling]:
-    """All attentions without `scale`. Where no side can take the factor, the width is frozen."""
+def scalings(record: Record, families: Families) -> tuple[list[Scaling], dict[int, str]]:
+    """All attentions without `scale`; and families that must stay, since neither side can take the factor, and why."""
     found: list[Scaling] = []
+    reason: dict[int, str] = {}
     for module, inner, makers in record.scales:
-        units = np.unique(ties.units(inner))
-        units = units[units < ties.solution.units]
-        sides = [side for names in makers if (side := _side(record, ties, names, units))]
+        units = np.unique(families.units(inner))
+        units = units[units < families.solution.units]
+        sides = [side for names in makers if (side := _side(record, families, names, units))]
         if not sides:
             place = f" in {module}" if module else ""
-            for family in ties.families_in(inner):
-                ties.reason.setdefault(family, f"nothing could make up for another width of the attention{place}")
+            for family in families.of(inner):
+                reason.setdefault(family, f"nothing could make up for another width of the attention{place}")
         found.append(Scaling(inner, tuple(sides)))
-    return found
+    return found, reason
 
 
-def _side(record: Record, ties: Ties, names: Makers, units: Ids) -> tuple[Place, ...]:
+def _side(record: Record, families: Families, names: Makers, units: Ids) -> tuple[Place, ...]:
     """Places of what makes q or k; none where these indices of it are read by something else too."""
     for other, blocks in record.spilled:
-        if not set(names).isdisjoint(other) and any(np.isin(ties.units(ids), units).any() for _, ids in blocks):
+        if not set(names).isdisjoint(other) and any(np.isin(families.units(ids), units).any() for _, ids in blocks):
             return ()
-    return tuple(place for name in names if (place := _place(record, ties, name, units)))
+    return tuple(place for name in names if (place := _place(record, families, name, units)))
 
 
-def _place(record: Record, ties: Ties, name: str, units: Ids) -> Place | None:
+def _place(record: Record, families: Families, name: str, units: Ids) -> Place | None:
     """The first axis of a parameter that has some of the units."""
     for dim, ids in record.layouts.get(name, {}).items():
         if ids.ndim == 1:
-            where = np.flatnonzero(np.isin(ties.units(ids), units).any(axis=-1))
+            where = np.flatnonzero(np.isin(families.units(ids), units).any(axis=-1))
             if len(where):
                 return Place(name, dim, where)
     return None

@@ -8,9 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podar.errors import PodarError
+from podar.graph.by_array import ByArray
+from podar.graph.equations import SizeConflict, Solver
 from podar.graph.graph import Graph
+from podar.graph.labels import Ids
 from podar.graph.scaling import rescales
-from podar.graph.sizes import Attribute, SizeConflict, Solver
+from podar.graph.sizes import Attribute
 from podar.plans.plan import Cut, Indices, Plan
 
 
@@ -23,17 +26,19 @@ def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
     cuts: dict[str, tuple[Cut, ...]] = {}
     kept: dict[tuple[str, int], int] = {}
     known: dict[bytes, Indices] = {}  # axes that lose the same indices share one list
-    lists: dict[int, Indices] = {}  # by array: parameters share them
+
+    def indices_of(ids: Ids) -> Indices:
+        lost = ~alive[ids.ravel()]
+        key = lost.tobytes()
+        if key not in known:
+            known[key] = Indices.of(np.flatnonzero(lost))
+        return known[key]
+
+    lists = ByArray(indices_of)  # parameters share arrays
     for first, names in graph.aliases.items():
         own = []
         for dim, ids in sorted(graph.record.layouts.get(first, {}).items()):
-            if id(ids) not in lists:
-                lost = ~alive[ids.ravel()]
-                key = lost.tobytes()
-                if key not in known:
-                    known[key] = Indices.of(np.flatnonzero(lost))
-                lists[id(ids)] = known[key]
-            gone = lists[id(ids)]
+            gone = lists(ids)
             groups = ids.shape[0] if ids.ndim == 2 else 1
             kept[first, dim] = (ids.size - len(gone)) // groups
             if gone:
@@ -55,8 +60,9 @@ def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
 def _attributes(
     graph: Graph, alive: NDArray[np.bool_], kept: dict[tuple[str, int], int]
 ) -> dict[str, dict[str, int | float]]:
+    dense = graph.record.sizes.dense
     try:
-        solver = Solver(graph.record.sizes.constraints, graph.dense)
+        solver = Solver(graph.record.sizes.constraints, dense)
         solved = solver.apart(solver.solve(lambda ids: alive[ids]), graph.record.sizes.differences)
     except SizeConflict as conflict:
         raise PodarError(f"this plan cannot be carried out: {conflict.why}") from conflict
@@ -76,8 +82,9 @@ def _attributes(
             continue
         groups = 1
         if mirror.grouped:
-            groups = solved.get(Attribute(mirror.module, "groups"), graph.dense[Attribute(mirror.module, "groups")])
+            own = Attribute(mirror.module, "groups")
+            groups = solved.get(own, dense[own])
         value = size * groups
-        if value != graph.dense[Attribute(mirror.module, mirror.attribute)]:
+        if value != dense[Attribute(mirror.module, mirror.attribute)]:
             found.setdefault(mirror.module, {})[mirror.attribute] = value
     return found

@@ -1,14 +1,20 @@
-"""Takes off what training and compiling put around a model: DataParallel, torch.compile, moving averages."""
+"""What training and compiling put around a model (DataParallel, torch.compile, moving averages): looked through, taken
+off for a cut, and told of it afterwards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import contextlib
+import warnings
+from collections.abc import Generator, Iterator
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import nn
+import torch
+from torch import nn
 
-# By class, where the model itself lies. Names, not types: asking for the types would import half of torch.
+from podar.errors import PodarError
+
+# By class, where the model itself lies. By names, not types: asking for the types would import half of torch.
 _INSIDE = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
@@ -19,6 +25,9 @@ _INSIDE = {
     "ModelEmaV3": "module",
     "_FabricModule": "_original_module",  # Lightning Fabric's
 }
+
+SHARDED = {"FullyShardedDataParallel", "FSDPModule", "DTensor"}
+"""Classes of models and parameters of which each process holds a part."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -34,6 +43,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     while (key := inside(model)) is not None:
         model = model._modules[key]  # pyright: ignore[reportAssignmentType]
+    return model
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model itself, under any number of wrappers.
+
+    **Raises:** `PodarError`: its parameters are spread over processes (FSDP).
+    """
+    model = unwrapped(model)
+    for name, thing in [*model.named_modules(), *model.named_parameters()]:
+        if SHARDED & {kind.__name__ for kind in type(thing).__mro__}:
+            raise PodarError(
+                f"{name or 'the model'} is spread over several processes (FSDP), none of which holds all of it: prune "
+                "the model first, then shard it, and load the weights gathered from a full state dict"
+            )
     return model
 
 
@@ -80,3 +104,64 @@ def _plain_parts(model: nn.Module, name: str) -> Iterator[str]:
         if module is None or inside(module) != part:
             yield part
         module = None if module is None else dict(module.named_children()).get(part)
+
+
+def prefix(model: nn.Module) -> str:
+    """What the wrappers put before the names of the model inside: "module.", "_orig_mod.module." or nothing."""
+    parts: list[str] = []
+    while (key := inside(model)) is not None:
+        parts.append(key)
+        model = model.get_submodule(key)
+    return ".".join([*parts, ""])
+
+
+@contextlib.contextmanager
+def reshaping(model: nn.Module) -> Generator[nn.Module]:
+    """The bare model, whose parameters may get other shapes. What stands around it works with these afterwards.
+
+    DistributedDataParallel lays out its buckets for the shapes that it saw first, and hangs on what torch forgets when
+    shapes change: left as it is it would no longer add up gradients, in silence. It starts anew, with the options and
+    hooks that it had; like its first start that concerns all processes, which all cut the model alike.
+    """
+    own = bare(model)
+    wrappers = [m for m in model.modules() if _is_distributed(m)]
+    before = [_accumulators(m) for m in wrappers]
+    try:
+        yield own
+    finally:
+        for wrapper, nodes in zip(wrappers, before):
+            if any(a is not b for a, b in zip(nodes, _accumulators(wrapper))):
+                _start_anew(wrapper)
+
+
+def _is_distributed(module: nn.Module) -> bool:
+    return any(kind.__name__ == "DistributedDataParallel" for kind in type(module).__mro__)
+
+
+def _accumulators(module: nn.Module) -> list[Any]:
+    """What adds up the gradient of each parameter: where DistributedDataParallel listens."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [torch.autograd.graph.get_gradient_edge(p).node for p in parameters]
+
+
+OPTIONS = ("device_ids", "output_device", "dim", "process_group", "find_unused_parameters", "gradient_as_bucket_view")
+"""What it is told when it is made, and keeps as it was told. (It works out the others from these.)"""
+
+
+def _start_anew(wrapper: Any) -> None:
+    from torch.nn.parallel import DistributedDataParallel
+
+    options = {key: getattr(wrapper, key) for key in OPTIONS}
+    options |= {"broadcast_buffers": wrapper.broadcast_buffers, "static_graph": wrapper.static_graph}
+    options |= {"bucket_cap_mb": wrapper.bucket_bytes_cap / 2**20, "mixed_precision": wrapper.mixed_precision}
+    hooks: list[tuple[Any, Any]] = list(getattr(wrapper, "_comm_hooks", ()))
+    training, module = wrapper.training, wrapper.module
+    modes = [(m, m.training) for m in module.modules()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch would have other words for options
+        DistributedDataParallel.__init__(wrapper, module, **options)
+    wrapper.training = training
+    for part, mode in modes:
+        part.training = mode
+    for hook, state in hooks:
+        wrapper.register_comm_hook(state, hook)

@@ -13,10 +13,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from podar.errors import PodarError
-from podar.model.bare import bare, reshaping
 from podar.model.members import Members
 from podar.model.nested_traces import outside_of_other_traces
 from podar.model.quantizers import is_quantizer
+from podar.model.wrappers import bare, reshaping
 from podar.plans.computed_weights import partners
 from podar.plans.cutting import Slicer, empty_after
 from podar.plans.plan import Computed, Cut, Plan, Rescale

@@ -180,7 +180,7 @@ def _channels(moves: Moves, fraction: float, scope: str) -> NDArray[np.int64]:
 
 def _budget(moves: Moves, target: Target, scope: str) -> NDArray[np.int64]:
     """The steps that each cluster keeps so that the cost comes to the target, or a refusal that names the nearest."""
-    dense = moves.graph.costs.value(target.kind, np.ones(len(moves.graph.ties.families)))
+    dense = moves.graph.costs.value(target.kind, np.ones(len(moves.graph.families)))
     goal = target.value if target.absolute else target.value * dense
     whole = target.dense or dense
     if target.absolute and goal >= dense:

@@ -149,13 +149,13 @@ def share_of_target(target: Target, graph: Graph) -> Target:
     """The same target in absolute numbers: what it is a fraction of is the model before its blocks went."""
     if target.kind == "channels":
         return target
-    whole = graph.costs.value(target.kind, np.ones(len(graph.ties.families)))
+    whole = graph.costs.value(target.kind, np.ones(len(graph.families)))
     return Target(target.kind, target.value if target.absolute else target.value * whole, absolute=True, dense=whole)
 
 
 def nothing_left(graph: Graph, target: Target) -> Allocation | None:
     """An allocation that removes nothing, where the blocks alone have met the target."""
-    families = len(graph.ties.families)
+    families = len(graph.families)
     if target.kind == "channels" or graph.costs.value(target.kind, np.ones(families)) > target.value:
         return None
     return Allocation(np.zeros(graph.solution.units, dtype=bool), np.ones(families), ())

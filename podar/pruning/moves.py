@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podar.errors import PodarError
-from podar.graph.families import Cluster, by_size
-from podar.graph.graph import Graph, Group
+from podar.graph.clusters import Cluster
+from podar.graph.families import by_size
+from podar.graph.graph import Graph
+from podar.graph.groups import Group
 from podar.model.patterns import patterns
 from podar.pruning.naming import asked_shares, outside, protected
 from podar.pruning.options import AUTO, Options
@@ -41,14 +43,12 @@ class Moves:
         multiple_of: int | str,
     ) -> None:
         self.graph, self.multiple_of = graph, multiple_of
-        families = graph.ties.families
+        families = graph.families
         inner, asked = asked_shares(graph, options.ratios or {})
         frozen = {**outside(graph, patterns(options.only)), **protected(graph, patterns(options.protect))}
         if inner or frozen:
-            before = dict(graph.ties.reason)
-            self.clusters = graph.ties.clusters(inner, frozen)
-            stuck = next((graph.ties.reason[f] for f in inner if f in graph.ties.reason and f not in frozen), None)
-            graph.ties.reason = before
+            self.clusters, reason = graph.clustered(inner, frozen)
+            stuck = next((reason[f] for f in inner if f in reason and f not in frozen), None)
             if stuck is not None:
                 raise PodarError(f"ratios name inner dimensions that cannot go ({stuck}): leave them out")
         else:
@@ -151,7 +151,7 @@ class Moves:
         return rounded
 
     def share(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
-        share = np.ones(len(self.graph.ties.families))
+        share = np.ones(len(self.graph.families))
         for k, cluster in enumerate(self.clusters):
             share[list(cluster.families)] = kept[k] / cluster.steps
         return share
@@ -180,7 +180,7 @@ class Moves:
             key = np.concatenate([r[:-1] for r in self.ranks])
             if scope == "isomorphic":
                 key = _rank_within(key, np.array(self.shapes())[cluster])
-        units = np.array([sum(len(self.graph.ties.families[f].units) for f in c.families) for c in self.clusters])
+        units = np.array([sum(len(self.graph.families[f].units) for f in c.families) for c in self.clusters])
         order = np.lexsort((place, cluster, key))
         return cluster[order], (units // np.maximum(self.steps, 1))[cluster[order]]
 
@@ -191,9 +191,9 @@ class Moves:
         for cluster in self.clusters:
             members = tuple(
                 sorted(
-                    (self.graph.ties.families[f].role, n.rpartition(".")[2], d, self.graph.shapes[n])
+                    (self.graph.families[f].role, n.rpartition(".")[2], d, self.graph.shapes[n])
                     for f in cluster.families
-                    for n, d in self.graph._members[f]
+                    for n, d in self.graph.families.members[f]
                 )
             )
             found.append(known.setdefault((cluster.steps, members), len(known)))
@@ -230,8 +230,8 @@ def _least(graph: Graph, cluster: Cluster) -> int:
     """How many of its steps a cluster keeps at least: one, or as many as a variance over it needs."""
     least = 1
     for ids, count in graph.record.least:
-        for k in graph.ties.families_in(ids) & set(cluster.families):
-            units = len(graph.ties.families[k].units)
+        for k in graph.families.of(ids) & set(cluster.families):
+            units = len(graph.families[k].units)
             each = max(1, ids.size // units)  # indices that one unit has on the axis
             least = max(least, math.ceil(math.ceil(count / each) * cluster.steps / units))
     return min(cluster.steps, least)

@@ -6,7 +6,8 @@ import fnmatch
 from collections.abc import Mapping
 
 from podar.errors import UsageError, nearest
-from podar.graph.graph import Graph, Group
+from podar.graph.graph import Graph
+from podar.graph.groups import Group
 from podar.model.patterns import means
 
 
@@ -42,7 +43,7 @@ def protected(graph: Graph, protect: tuple[str, ...]) -> dict[int, str]:
     frozen: dict[int, str] = {}
     for pattern, named in _matching(graph, protect, "protect").items():
         for name in named:
-            for family in graph._families_of(name):
+            for family in graph.families.of_tensor(name):
                 frozen.setdefault(family, f"protected by {pattern!r}")
     return frozen
 
@@ -59,19 +60,20 @@ def outside(graph: Graph, only: tuple[str, ...]) -> dict[int, str]:
     part = {name for found in named.values() for name in found}
     open_families: set[int] = set()
     for found in named.values():
-        families = set().union(*(graph._families_of(name) for name in found))
+        families = set().union(*(graph.families.of_tensor(name) for name in found))
         makers = {k: _makers(graph, k) for k in families}
         outputs = {k for k in families if makers[k] <= part and makers[k] & set(found)}
-        whole = {k for k in outputs if {n for n, _ in graph._members[k]} <= part}
+        whole = {k for k in outputs if {n for n, _ in graph.families.members[k]} <= part}
         open_families |= whole or outputs
     why = f"outside of only={list(only)}"
-    return dict.fromkeys(set(range(len(graph.ties.families))) - open_families, why)
+    return dict.fromkeys(set(range(len(graph.families))) - open_families, why)
 
 
 def _makers(graph: Graph, family: int) -> set[str]:
     """The tensors whose outputs a family is: the first, and all that mix their inputs. Norms and biases follow them."""
-    mixing = {n for n, d in graph._members[family] if d == 0 and len(graph.shapes[n]) > 1 and graph.shapes[n][1] > 1}
-    return mixing | {graph._producer(family)[0]}
+    outputs = [n for n, d in graph.families.members[family] if d == 0]
+    mixing = {n for n in outputs if len(graph.shapes[n]) > 1 and graph.shapes[n][1] > 1}
+    return mixing | {graph.families.producer(family)[0]}
 
 
 def _matching(graph: Graph, wanted: tuple[str, ...], option: str) -> dict[str, list[str]]:

@@ -16,15 +16,15 @@ from podar.criteria import Scorer, score
 from podar.criteria.unit_sums import unit_scores
 from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
+from podar.graph.clusters import Cluster
 from podar.graph.cost import Cost
-from podar.graph.families import Cluster
-from podar.graph.graph import Outputs
+from podar.graph.freezing import Outputs
 from podar.graph.residual_blocks import Block
 from podar.graph.slices import plan_for
 from podar.graph.verification import ChangedNumber, Expectation, verify_trace
-from podar.model.bare import prefix, reshaping
 from podar.model.inputs import ExampleInputs
 from podar.model.nested_traces import outside_of_other_traces
+from podar.model.wrappers import prefix, reshaping
 from podar.plans.plan import Plan
 from podar.plans.surgery import Pending, Undo, fill, remember, removed_mask, reshape
 from podar.pruning.allocation import Target, allocate, parse_target
@@ -271,11 +271,11 @@ def _pruned(
             return _with_depth(model, example_inputs, graph, blocks, target, elementwise, options)
     del elementwise  # it may hold the weights that are about to go
 
-    def planned() -> tuple[Plan, Allocation]:
+    def planned(graph: Graph) -> tuple[Plan, Allocation]:
         allocation = allocate(graph, target, scores, options)
         return plan_for(graph, allocation.removed), allocation
 
-    made, allocation = cut(model, example_inputs, graph, planned, options.verify)
+    made, allocation, graph = cut(model, example_inputs, graph, planned, options.verify)
     return Result(model, made, graph, allocation)
 
 
@@ -298,13 +298,13 @@ def _with_depth(
         goal = share_of_target(target, graph)
         scores = unit_scores(rest, elementwise)
 
-        def planned() -> tuple[Plan, Allocation]:
+        def planned(rest: Graph) -> tuple[Plan, Allocation]:
             allocation = nothing_left(rest, goal)
             if allocation is None:
                 allocation = allocate(rest, goal, scores, options)
             return plan_for(rest, allocation.removed), allocation
 
-        made, allocation = cut(model, example_inputs, rest, planned, options.verify)
+        made, allocation, rest = cut(model, example_inputs, rest, planned, options.verify)
     except BaseException:
         undo.restore()
         raise
@@ -315,23 +315,25 @@ def cut(
     model: nn.Module,
     example_inputs: ExampleInputs,
     graph: Graph,
-    planned: Callable[[], tuple[Plan, Allocation]],
+    planned: Callable[[Graph], tuple[Plan, Allocation]],
     verify: bool = True,
-) -> tuple[Plan, Allocation]:
+) -> tuple[Plan, Allocation, Graph]:
     """Carry out what `planned` makes of the graph. Groups whose width turns out to reach a value stay, and it is asked
     again: a width can reach one by ways that a trace does not see (`math.log(x.shape[1])`, numpy).
+
+    **Returns:** The plan, its allocation, and the graph that they were made for, in which these groups are frozen.
     """
-    made, allocation = planned()
+    made, allocation = planned(graph)
     try:
         carry_out(model, made, Expectation(graph, allocation.removed) if verify else None, example_inputs)
-        return made, allocation
+        return made, allocation, graph
     except ChangedNumber as change:
         used = _changing(model, example_inputs, graph, allocation.removed, allocation.clusters)
         if not used:
             raise
         why = f"a size is used as a number at {change.where}"
-    graph.freeze({f: why for c in used for f in c.families})
-    return cut(model, example_inputs, graph, planned, verify)  # with fewer groups each time
+    fewer = graph.with_frozen({f: why for c in used for f in c.families})
+    return cut(model, example_inputs, fewer, planned, verify)  # with fewer groups each time
 
 
 def _changing(
@@ -344,7 +346,7 @@ def _changing(
     """Those of the clusters that change a number which the model computes with, found by halves."""
     own = np.zeros_like(removed)
     for family in (f for c in clusters for f in c.families):
-        own[graph.ties.families[family].units] = True
+        own[graph.families[family].units] = True
     own &= removed
     if not own.any() or not _changes(model, example_inputs, graph, own):
         return []

@@ -171,14 +171,14 @@ def _axes(graph: Graph, family: int) -> list[tuple[str, int]]:
         (name, dim)
         for name, dims in graph.record.layouts.items()
         for dim, ids in sorted(dims.items())
-        if family in graph.ties.families_in(ids)
+        if family in graph.families.of(ids)
     ]
 
 
 def _places(graph: Graph, family: int) -> dict[tuple[str, int], np.ndarray] | None:
     """Positions (units, repetitions) of a family on each axis; None where exchanging units is not that simple."""
-    units = graph.ties.families[family].units
-    if graph.ties.families[family].role or len(units) < 2:
+    units = graph.families[family].units
+    if graph.families[family].role or len(units) < 2:
         return None
     found: dict[tuple[str, int], np.ndarray] = {}
     for name, dim in _axes(graph, family):
@@ -187,7 +187,7 @@ def _places(graph: Graph, family: int) -> dict[tuple[str, int], np.ndarray] | No
             if ids.shape[1] == 1:
                 continue  # depthwise: one input a filter, which moves with its filter
             return None
-        under = graph.ties.units(ids).reshape(ids.size, -1)
+        under = graph.families.units(ids).reshape(ids.size, -1)
         own = np.isin(under, units)
         where = np.flatnonzero(own.any(axis=1))
         if (under[where] < graph.solution.units).sum(axis=1).max() > 1 or len(where) % len(units):
@@ -205,8 +205,8 @@ def _matrix(graph: Graph, weight: Weight | None, name: str, dim: int, family: in
     """|weights| (outputs × kernel positions, units) of a layer whose inputs are this family alone, once each."""
     if weight is None or weight.axes[1] != dim or weight.groups > 1 or weight.inputs % pattern.of:
         return None
-    units = np.sort(graph.ties.families[family].units)
-    under = graph.ties.units(graph.record.layouts[name][dim]).reshape(weight.inputs, -1)
+    units = np.sort(graph.families[family].units)
+    under = graph.families.units(graph.record.layouts[name][dim]).reshape(weight.inputs, -1)
     if len(units) != weight.inputs or (np.sort(under.min(axis=1)) != units).any():
         return None
     columns = torch.from_numpy(np.argsort(under.min(axis=1), kind="stable"))

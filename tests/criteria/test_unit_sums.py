@@ -25,7 +25,7 @@ def by_hand(graph: Graph, elements: dict[str, torch.Tensor]) -> np.ndarray:
             if name is None:
                 continue
             values = elements[name].double().numpy()
-            for place, units in zip(np.ndindex(ids.shape), graph.ties.units(ids).reshape(ids.size, -1)):
+            for place, units in zip(np.ndindex(ids.shape), graph.families.units(ids).reshape(ids.size, -1)):
                 if ids.ndim == 1:
                     part = values.take(place[0], axis=dim)
                 else:  # input i of group g

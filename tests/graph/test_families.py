@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import podar
 from podar.graph import Graph
+from podar.graph.families import DRAWS, Families
 
 IMAGE = torch.randn(1, 3, 8, 8)
 
@@ -62,12 +65,12 @@ def test_heads_go_and_the_dimensions_within_stay_in_their_place() -> None:
     inner = [g for g in graph.groups if g.kind == "inner"]
     assert [g.size for g in heads] == [4] and not heads[0].held
     assert inner and all(g.held for g in inner)
-    assert {k for g in inner for k in g.families} == graph.ties.held()
+    assert {k for g in inner for k in g.families} == graph.ties.held(reason=graph.reason)
     # Where one head is asked to stay, the dimensions within go instead, q, k and v in step.
     chosen = {k for g in inner for k in g.families}
-    clusters = graph.ties.clusters(chosen)
+    clusters = graph.clustered(chosen).clusters
     assert any(set(c.families) == chosen for c in clusters)
-    assert not graph.ties.held(chosen) & chosen
+    assert not graph.ties.held(chosen, graph.reason) & chosen
 
 
 def test_halves_of_a_chunk_lose_equally_many_and_may_lose_different_ones() -> None:
@@ -87,3 +90,39 @@ def test_halves_of_a_chunk_lose_equally_many_and_may_lose_different_ones() -> No
 def test_families_without_a_common_step_are_frozen_with_the_reason() -> None:
     graph = podar.trace(nn.Sequential(nn.Conv2d(3, 1, 1), nn.Conv2d(1, 2, 1)), IMAGE)
     assert not graph.groups
+
+
+def always_nothing(self: Families, n: int) -> np.ndarray:
+    return np.zeros(n, dtype=np.uint64)
+
+
+@pytest.mark.parametrize("model", [Residual(), Halves(), Attention()])
+def test_a_collision_of_fingerprints_is_noticed_and_other_numbers_are_drawn(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = str(podar.trace(model, IMAGE).groups)
+    draw, drawn = Families._draw, list[int]()
+
+    def first_nothing(self: Families, n: int) -> np.ndarray:
+        drawn.append(n)
+        return always_nothing(self, n) if len(drawn) <= 2 else draw(self, n)  # 2: on axes, and in their parts
+
+    monkeypatch.setattr(Families, "_draw", first_nothing)
+    assert str(podar.trace(model, IMAGE).groups) == expected
+    assert len(drawn) == 4  # the first two collided
+
+
+def test_fingerprints_that_go_on_colliding_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Families, "_draw", always_nothing)
+    with pytest.raises(RuntimeError, match=f"{DRAWS} draws"):
+        podar.trace(Residual(), IMAGE)
+
+
+def test_a_question_for_other_clusters_changes_nothing_of_the_graph() -> None:
+    graph = podar.trace(Attention(), IMAGE)
+    before = str(graph.groups), graph.frozen, dict(graph.reason), graph.clusters
+    inner = {k for g in graph.groups if g.kind == "inner" for k in g.families}
+    graph.clustered(inner, dict.fromkeys(range(len(graph.families)), "asked to"))
+    kept = graph.with_frozen({graph.groups[0].families[0]: "asked to"})
+    assert any(why == "asked to" for _, _, why in kept.frozen)
+    assert (str(graph.groups), graph.frozen, dict(graph.reason), graph.clusters) == before

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from podar.graph.sizes import Attribute, Equality, Grid, Provenance, Size, SizeConflict, Solver, Term, grid_shape
+from podar.graph.equations import SizeConflict, Solver, grid_shape
+from podar.graph.sizes import Attribute, Equality, Grid, Provenance, Size, Term
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv, "%": operator.mod}
 HEADS, WIDTH = Attribute("attn", "heads"), Attribute("attn", "width")

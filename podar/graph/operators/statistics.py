@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from podar.graph.families import Families
 from podar.graph.labels import Ids
 from podar.graph.sizes import Axis, Equality, Expr, Size, Term
 
@@ -142,14 +143,18 @@ def refuse(tracer: Any, statistics: Iterable[Statistic]) -> None:
             tracer.labels.freeze(ids, why)
 
 
-def check(norms: Iterable[Norm], ties: Any) -> None:
-    """Once labels are solved: what a statistic was subtracted from or divided must have the axis that it was over."""
+def no_norms(norms: Iterable[Norm], families: Families) -> dict[int, str]:
+    """Families that must stay, and why: a statistic over them was subtracted from values, or divided values, that do
+    not have their axis, so that it was no norm.
+    """
+    reason: dict[int, str] = {}
     for norm in norms:
-        units = np.unique(ties.units(norm.over))
-        units = units[units < ties.solution.units]
-        if not any(np.isin(ties.units(ids), units).any() for ids in norm.met):
-            for family in ties.families_in(norm.over):
-                ties.reason.setdefault(family, norm.why)
+        units = np.unique(families.units(norm.over))
+        units = units[units < families.solution.units]
+        if not any(np.isin(families.units(ids), units).any() for ids in norm.met):
+            for family in families.of(norm.over):
+                reason.setdefault(family, norm.why)
+    return reason
 
 
 def _carried(tracer: Any, name: str, args: Sequence[Any], one: Statistic, out: Tensor) -> Statistic:

@@ -74,14 +74,14 @@ def prune(
     if any(name.endswith(LOOKED_UP) for name, _ in model.named_modules()):
         options = replace(options, protect=(*patterns(options.protect), f"*{LOOKED_UP}*"))
 
-    def planned() -> tuple[Plan, Allocation]:
+    def planned(graph: Graph) -> tuple[Plan, Allocation]:
         allocation = allocate(graph, wanted, values, options)
         uneven = _uneven(graph, allocation.share)
         if uneven:  # the target was met in the middle of a pair
             allocation = allocate(graph, wanted, values, replace(options, ratios={**(options.ratios or {}), **uneven}))
         return _with_halves(model, plan_for(graph, allocation.removed)), allocation
 
-    plan, allocation = cut(model, example_inputs, graph, planned, options.verify)
+    plan, allocation, graph = cut(model, example_inputs, graph, planned, options.verify)
     seal(model)
     return Result(model, plan, graph, allocation)
 

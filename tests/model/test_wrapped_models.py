@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import podar
 from podar.errors import PodarError
-from podar.model.bare import bare, prefix
+from podar.model.wrappers import bare, prefix
 
 # torch.compile imports a part of torch that is deprecated.
 pytestmark = pytest.mark.filterwarnings(
