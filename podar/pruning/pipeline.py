@@ -246,12 +246,39 @@ def prune(
     0.5
     ```
     """
-    options = options or Options()
+    return prune_by(model, example_inputs, target, options or Options())
+
+
+@dataclass(frozen=True)
+class Joints:
+    """Where the models of a library need something of their own on the way from a model to its cut.
+
+    - `scores(scores)`: elementwise importance, as units are to be judged by.
+    - `uneven(graph, allocation)`: fractions to keep of groups that must lose alike and would not; empty where they do.
+    - `follows(model, plan)`: the plan with what else has to change.
+    """
+
+    scores: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda scores: scores
+    uneven: Callable[[Graph, Allocation], Mapping[str, float]] = lambda graph, allocation: {}
+    follows: Callable[[nn.Module, Plan], Plan] = lambda model, plan: plan
+
+
+@outside_of_other_traces()
+def prune_by(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    target: str | Mapping[str, float | str] | None,
+    options: Options,
+    *,
+    joints: Joints = Joints(),  # frozen
+    graph: Graph | None = None,
+) -> Result:
+    """`prune` for those that bring joints, or the graph of the model as it is now, which is then not traced again."""
     parsed = None if target is None else parse_target(target)
     if options.depth and parsed is None:
         raise UsageError("depth weighs whole blocks against channels for a target: give one, such as macs=0.5")
     with reshaping(model) as own:
-        found = _pruned(own, example_inputs, parsed, options)
+        found = _pruned(own, example_inputs, parsed, options, joints, graph)
     return replace(found, model=model, prefix=prefix(model))
 
 
@@ -260,10 +287,12 @@ def _pruned(
     example_inputs: ExampleInputs,
     target: Target | None,
     options: Options,
+    joints: Joints,
+    graph: Graph | None,
 ) -> Result:
     """The work of `prune`, on a model without wrappers."""
-    graph = trace(model, example_inputs, outputs=options.outputs)
-    elementwise = score(options.importance or USUAL, model, options.data, options.loss)
+    graph = trace(model, example_inputs, outputs=options.outputs) if graph is None else graph
+    elementwise = joints.scores(score(options.importance or USUAL, model, options.data, options.loss))
     scores = unit_scores(graph, elementwise)
     if options.depth and target is not None:
         blocks = choose_blocks(model, example_inputs, graph, target, elementwise, scores, options)
@@ -273,7 +302,11 @@ def _pruned(
 
     def planned(graph: Graph) -> tuple[Plan, Allocation]:
         allocation = allocate(graph, target, scores, options)
-        return plan_for(graph, allocation.removed), allocation
+        uneven = joints.uneven(graph, allocation)
+        if uneven:
+            even = replace(options, ratios={**(options.ratios or {}), **uneven})
+            allocation = allocate(graph, target, scores, even)
+        return joints.follows(model, plan_for(graph, allocation.removed)), allocation
 
     made, allocation, graph = cut(model, example_inputs, graph, planned, options.verify)
     return Result(model, made, graph, allocation)

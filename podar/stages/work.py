@@ -14,6 +14,7 @@ from podar.files import atomic_path
 from podar.libraries import workshop_of
 from podar.model.drift import moved
 from podar.pruning.allocation import parse_target
+from podar.pruning.options import Options
 from podar.stages import sparse as sparse_stages
 from podar.stages.recipes import Export, Finetune, Measure, Prune, Recipe, Sparsify, Ticket
 from podar.workshops import Source, Training, Workshop
@@ -185,10 +186,7 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
     """Cut the model to the target."""
     data, loss = job.workshop.samples(job.model, job.recipe.seed)
     importance = options.importance or job.workshop.importance
-    result = job.workshop.prune(
-        job.model,
-        job.source.inputs(),
-        options.target,
+    asked = Options(
         importance=importance,
         scope=options.scope,
         ratios=options.ratios or None,
@@ -200,6 +198,7 @@ def prune(job: Job, options: Prune) -> dict[str, Any]:
         outputs=options.outputs or None,
         depth=options.depth,
     )
+    result = job.workshop.prune(job.model, job.source.inputs(), options.target, asked)
     share = result.graph.share(result.graph.removed_units(result.plan))
     first = {layer["name"]: layer["before"] for layer in job.found.get("layers", ())}
     layers = [

@@ -20,6 +20,7 @@ from podar.errors import PodarError
 from podar.formats import Exported
 from podar.graph import Graph
 from podar.model.inputs import ExampleInputs
+from podar.pruning.options import Options
 from podar.pruning.pipeline import Result
 from podar.recover import History
 from podar.sparse import Keeper
@@ -93,8 +94,15 @@ class Workshop(Protocol):
         """As `podar.trace`; the workshop knows which outputs must keep their shape."""
         ...
 
-    def prune(self, model: nn.Module, inputs: ExampleInputs, target: str | None, **options: Any) -> Result:
-        """As `podar.prune`, in place."""
+    def prune(
+        self,
+        model: nn.Module,
+        inputs: ExampleInputs,
+        target: str | None,
+        options: Options,
+        graph: Graph | None = None,
+    ) -> Result:
+        """As `podar.prune`, in place. `graph`: what `trace` found in the model as it is now; None: it is traced."""
         ...
 
     def figures(self, model: nn.Module, inputs: ExampleInputs) -> dict[str, int]:

@@ -16,7 +16,8 @@ from podar.formats import FORMATS, Exported, export
 from podar.graph import Graph, trace
 from podar.model.checkpoints import read_state
 from podar.model.inputs import ExampleInputs
-from podar.pruning.pipeline import Result, prune
+from podar.pruning.options import Options
+from podar.pruning.pipeline import Result, prune_by
 from podar.recover import History, accuracy, finetune, recalibrate
 from podar.workshops.answers import pictures
 from podar.workshops.contract import Loss, Source, Training, needed
@@ -70,8 +71,16 @@ class PodarWorkshop:
     def trace(self, model: nn.Module, inputs: ExampleInputs) -> Graph:
         return trace(model, inputs)
 
-    def prune(self, model: nn.Module, inputs: ExampleInputs, target: str | None, **options: Any) -> Result:
-        return prune(model, inputs, target, **options)
+    def prune(
+        self,
+        model: nn.Module,
+        inputs: ExampleInputs,
+        target: str | None,
+        options: Options,
+        graph: Graph | None = None,
+    ) -> Result:
+        # A graph holds the widths of all outputs, which may not be those that were asked for.
+        return prune_by(model, inputs, target, options, graph=graph if options.outputs is None else None)
 
     def figures(self, model: nn.Module, inputs: ExampleInputs) -> dict[str, int]:
         return {}

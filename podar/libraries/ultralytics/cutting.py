@@ -10,21 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from podar.criteria import score
-from podar.criteria.unit_sums import unit_scores
 from podar.errors import UsageError
 from podar.graph import Graph, trace
 from podar.graph.cost import Cost
-from podar.graph.slices import plan_for
 from podar.libraries.ultralytics.samples import IMPORTANCE, Samples, loss_of
 from podar.libraries.ultralytics.sealing import seal
 from podar.model.inputs import ExampleInputs
 from podar.model.patterns import patterns
 from podar.plans.plan import Plan
-from podar.pruning.allocation import allocate, parse_target
 from podar.pruning.moves import Allocation
 from podar.pruning.options import Options, gathered
-from podar.pruning.pipeline import Result, cut
+from podar.pruning.pipeline import Joints, Result, prune_by
 
 # RT-DETR's training looks the classes of labels up in this table; a trace, which has no labels, does not see it.
 LOOKED_UP = "denoising_class_embed"
@@ -37,6 +33,7 @@ def prune(
     target: str | Mapping[str, float | str] | None = None,
     *,
     options: Options | None = None,
+    graph: Graph | None = None,
     **fields: Any,
 ) -> Result:
     """`podar.prune` for a model of Ultralytics, in place: same options, result and errors, with five differences.
@@ -50,40 +47,43 @@ def prune(
     - The configuration is sealed: see `podar.libraries.ultralytics.sealing`.
     - `depth=True` raises UsageError: plain Ultralytics could not load a model that lacks blocks.
 
+    **Arguments:** `graph`: what `trace_model` found in the model as it is now; None: it is traced here.
+
     ```python
     model = YOLO("yolo26n.pt").model
     result = prune(model, torch.zeros(1, 3, 320, 320), "macs=0.6", data="data.yaml")
     ```
     """
     options = gathered(options, fields)
-    data, loss, outputs = options.data, options.loss, options.outputs
     if options.depth:
         raise UsageError(
             "depth (whole blocks) cannot go from a YOLO: plain Ultralytics, which has no module for a missing block, "
             "could not load the result; leave --depth out"
         )
-    wanted = None if target is None else parse_target(target)
+    forget_sizes(model)
+    settled = _settled(model, example_inputs, options)
+    graph = graph if options.outputs is None else None  # it holds other outputs than were asked for
+    result = prune_by(model, example_inputs, target, settled, joints=JOINTS, graph=graph)
+    seal(model)
+    return result
+
+
+def _settled(model: nn.Module, example_inputs: ExampleInputs, options: Options) -> Options:
+    """The options with what goes without saying for a model of Ultralytics: samples, outputs, a table that stays."""
+    data, loss = options.data, options.loss
     if isinstance(data, (str, Path)):
         if not isinstance(example_inputs, Tensor):
             raise UsageError(f"data={str(data)!r} is read at the size of example_inputs: give them as one tensor.")
         data, loss = Samples(model, str(Path(data).resolve()), int(example_inputs.shape[-1])), loss or loss_of(model)
-    importance = options.importance or (IMPORTANCE if data is not None else "magnitude")
-    forget_sizes(model)
-    graph = trace(model, example_inputs, outputs=is_answer if outputs is None else outputs)
-    values = unit_scores(graph, in_step(score(importance, model, data, loss)))
-    if any(name.endswith(LOOKED_UP) for name, _ in model.named_modules()):
-        options = replace(options, protect=(*patterns(options.protect), f"*{LOOKED_UP}*"))
-
-    def planned(graph: Graph) -> tuple[Plan, Allocation]:
-        allocation = allocate(graph, wanted, values, options)
-        uneven = _uneven(graph, allocation.share)
-        if uneven:  # the target was met in the middle of a pair
-            allocation = allocate(graph, wanted, values, replace(options, ratios={**(options.ratios or {}), **uneven}))
-        return _with_halves(model, plan_for(graph, allocation.removed)), allocation
-
-    plan, allocation, graph = cut(model, example_inputs, graph, planned, options.verify)
-    seal(model)
-    return Result(model, plan, graph, allocation)
+    looked_up = any(name.endswith(LOOKED_UP) for name, _ in model.named_modules())
+    return replace(
+        options,
+        data=data,
+        loss=loss,
+        importance=options.importance or (IMPORTANCE if data is not None else "magnitude"),
+        outputs=is_answer if options.outputs is None else options.outputs,
+        protect=(*patterns(options.protect), *([f"*{LOOKED_UP}*"] if looked_up else [])),
+    )
 
 
 def forget_sizes(model: nn.Module) -> None:
@@ -136,12 +136,15 @@ def _with_halves(model: nn.Module, plan: Plan) -> Plan:
     return replace(plan, attributes=attributes)
 
 
-def _uneven(graph: Graph, share: Any) -> dict[str, float]:
+def _uneven(graph: Graph, allocation: Allocation) -> dict[str, float]:
     """For pairs of groups that would lose different numbers: the lesser fraction kept, for both."""
-    kept = {group.name: float(share[list(group.families)].mean()) for group in graph.groups}
+    kept = {group.name: float(allocation.share[list(group.families)].mean()) for group in graph.groups}
     found: dict[str, float] = {}
     for name, fraction in kept.items():
         twin = name.replace(ONE_TO_ONE, "")
         if twin != name and twin in kept and kept[twin] != fraction:
             found[name] = found[twin] = min(fraction, kept[twin])
     return found
+
+
+JOINTS = Joints(scores=in_step, uneven=_uneven, follows=_with_halves)

@@ -25,6 +25,7 @@ from podar.libraries.ultralytics.training import check_settings, train
 from podar.model.checkpoints import read_state
 from podar.model.example_inputs import random_images
 from podar.model.inputs import ExampleInputs
+from podar.pruning.options import Options
 from podar.pruning.pipeline import Result
 from podar.recover import History
 from podar.workshops import Loss, PodarWorkshop, Source, Training, needed
@@ -101,8 +102,15 @@ class YoloWorkshop:
     def trace(self, model: nn.Module, inputs: ExampleInputs) -> Graph:
         return trace_model(model, inputs)
 
-    def prune(self, model: nn.Module, inputs: ExampleInputs, target: str | None, **options: Any) -> Result:
-        return prune(model, inputs, target, **options)
+    def prune(
+        self,
+        model: nn.Module,
+        inputs: ExampleInputs,
+        target: str | None,
+        options: Options,
+        graph: Graph | None = None,
+    ) -> Result:
+        return prune(model, inputs, target, options=options, graph=graph)
 
     def figures(self, model: nn.Module, inputs: ExampleInputs) -> dict[str, int]:
         """What is deployed: batch norms folded away, and one of two heads dropped."""
@@ -152,8 +160,15 @@ class YoloOnPictures(PodarWorkshop):
     def trace(self, model: nn.Module, inputs: ExampleInputs) -> Graph:
         return trace_model(model, inputs)
 
-    def prune(self, model: nn.Module, inputs: ExampleInputs, target: str | None, **options: Any) -> Result:
-        return prune(model, inputs, target, **options)
+    def prune(
+        self,
+        model: nn.Module,
+        inputs: ExampleInputs,
+        target: str | None,
+        options: Options,
+        graph: Graph | None = None,
+    ) -> Result:
+        return prune(model, inputs, target, options=options, graph=graph)
 
     def blocks(self, model: nn.Module) -> dict[str, str]:
         return _blocks(model)
