@@ -2,17 +2,10 @@
 
 from podar.graph.graph import Graph, trace
 from podar.graph.groups import Group
-from podar.graph.operators import arithmetic as _rules
-from podar.graph.operators import complex as _complex
-from podar.graph.operators import composites as _composites
-from podar.graph.operators import computed_weights as _computed
-from podar.graph.operators import lookups as _lookups
-from podar.graph.operators import parts as _parts
-from podar.graph.operators import recurrent as _recurrent
-from podar.graph.operators import views as _views
-from podar.graph.operators import writes as _writes
-from podar.graph.tracing.tracer import Tracer, rule
+from podar.graph.operators.register import operator
+from podar.graph.operators.tracer import Tracer
 
-__all__ = ["Graph", "Group", "Tracer", "rule", "trace"]
+rule = operator
+"""Its name where nothing but a rule is declared."""
 
-del _complex, _composites, _computed, _lookups, _parts, _recurrent, _rules, _views, _writes
+__all__ = ["Graph", "Group", "Tracer", "operator", "rule", "trace"]

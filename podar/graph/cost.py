@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from podar.graph.families import Families
-    from podar.graph.tracing.tracer import Record
+    from podar.graph.record import Record
 
 Ids = NDArray[np.int64]
 

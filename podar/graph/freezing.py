@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from podar.errors import PodarError
-from podar.graph.tracing.tracer import Record
+from podar.graph.record import Record
 from podar.model.patterns import patterns
 
 Outputs = str | Iterable[str] | Callable[[str], bool] | None

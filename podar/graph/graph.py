@@ -21,10 +21,10 @@ from podar.graph.groups import Group, groups_of
 from podar.graph.labels import Ids, Solution
 from podar.graph.mirrors import Mirror, mirrors, tie
 from podar.graph.operators.statistics import no_norms
+from podar.graph.record import Record
 from podar.graph.scaling import Scaling, scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
 from podar.graph.tracing.running import observe
-from podar.graph.tracing.tracer import Record
 from podar.model.inputs import ExampleInputs
 from podar.model.members import Members
 from podar.model.nested_traces import outside_of_other_traces

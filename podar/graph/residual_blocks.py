@@ -12,25 +12,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from podar.graph.graph import Graph
-from podar.graph.makers import AFFINE
-from podar.graph.operators.arithmetic import ZERO_STAYS_ZERO
+from podar.graph.operators.marks import storage
+from podar.graph.operators.register import Operator, passes
+from podar.graph.record import Record
 from podar.graph.tracing.calls import Calls
-from podar.graph.tracing.decisions import Told
+from podar.graph.tracing.dispatch import Dispatch, Seen
 from podar.graph.tracing.running import Around, Call, alone, watching, with_what_it_needs
-from podar.graph.tracing.tracer import Operator, Record, Tracer, storage
 from podar.graph.tracing.twins import Own, Twin, twin
 from podar.model.inputs import ExampleInputs, named_tensors
 from podar.model.inputs import call as run_model
 from podar.model.members import Members
 from podar.plans.skipped_blocks import Skipped, replace
-
-PASSES_ZERO = {*ZERO_STAYS_ZERO, "mul", "div", "mm", "bmm", "_unsafe_view", "reshape", "permute", "transpose"} | {
-    "avg_pool2d", "_adaptive_avg_pool2d", "max_pool2d_with_indices", "constant_pad_nd", "upsample_nearest2d", "roll",
-    "upsample_bilinear2d", "im2col", "col2im", "pixel_shuffle", "glu", "sum", "mean",
-}  # fmt: skip
-"""One tensor of zeros among the first two makes the result zero (products), or the only one does (the others)."""
-
-SUMS = {"add", "sub", "cat", "stack", "where", "addcmul"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Block:
 class _Event:
     """One operator: values read and made, named tensors among its arguments, modules that were running."""
 
-    name: str
+    operator: Operator
     reads: tuple[Any, ...]
     makes: tuple[int, ...]
     stack: tuple[str, ...]
@@ -63,27 +55,26 @@ class _Event:
     scalars: bool
 
 
-class _Flow(Tracer):
+class _Flow(Dispatch):
     """Runs a model and notes which operator reads what which other one made; views are what they look at."""
 
     def __init__(self, double: Twin, record: Record, real: bool) -> None:
         super().__init__(double, record, real, False)
-        self.told = Told(record.decisions)
         self.events: list[_Event] = []
         self.value: dict[int, int] = {}  # storage → the last value written there
         self.alive: list[Any] = []  # so that no storage's address is used twice
         self.made = 0
         self.names = {storage(t): n for n, t in self.tensors.items() if t.numel()}
 
-    def observed(self, func: Any, operator: Operator, args: Any, kwargs: Any) -> Any:
-        name = operator.name
+    def observed(self, func: Any, seen: Seen, args: Any, kwargs: Any) -> Any:
+        name = seen.operator.name
         inside = [*_all((*args, *kwargs.values()))]
         reads = tuple(
             (self.names.get(storage(t)) or self.value.get(storage(t), -1)) if isinstance(t, Tensor) else None
             for t in inside
         )
         before = {storage(t) for t in inside if isinstance(t, Tensor)}
-        out = super().observed(func, operator, args, kwargs)
+        out = super().observed(func, seen, args, kwargs)
         outs = [t for t in _all((out,)) if isinstance(t, Tensor)]
         self.alive += outs
         written: list[int] = []
@@ -95,7 +86,7 @@ class _Flow(Tracer):
                 written.append(self.made)
         scalars = any(isinstance(a, (int, float)) and not isinstance(a, bool) and a != 0 for a in args[1:])
         shapes = tuple(tuple(t.shape) for t in inside if isinstance(t, Tensor))
-        self.events.append(_Event(name.rstrip("_"), reads, tuple(written), tuple(self.stack), shapes, scalars))
+        self.events.append(_Event(seen.operator, reads, tuple(written), tuple(self.stack), shapes, scalars))
         return out
 
 
@@ -111,16 +102,16 @@ Results = dict[str, list[tuple[int, int, int | None]]]
 """For every module (by name) and call: the values of its first tensor and of its result, and the form of that."""
 
 
-def _noting(tracer: _Flow, found: Results) -> Around:
+def _noting(flow: _Flow, found: Results) -> Around:
     """Note what every module is given (the value of its first tensor) and what it returns."""
 
     def around(name: str, _: nn.Module, call: Call) -> Call:
         def called(*args: Any, **kwargs: Any) -> Any:
             first = next((t for t in _all((*args, *kwargs.values())) if isinstance(t, Tensor)), None)
-            given = -1 if first is None else tracer.value.get(storage(first), -1)
+            given = -1 if first is None else flow.value.get(storage(first), -1)
             out = call(*args, **kwargs)
             main = out[0] if isinstance(out, tuple) and out else out
-            made = tracer.value.get(storage(main), -1) if isinstance(main, Tensor) else -1
+            made = flow.value.get(storage(main), -1) if isinstance(main, Tensor) else -1
             found.setdefault(name, []).append((given, made, _form(out)))
             return out
 
@@ -189,7 +180,7 @@ class _Search:
         found: list[tuple[set[int], Block]] = []
         for k, event in enumerate(self.events):
             values = [v for v in event.reads if isinstance(v, int) and v > 0]
-            if event.name != "add" or len(values) != 2 or event.shapes[0] != event.shapes[1] or event.scalars:
+            if event.operator.base != "add" or len(values) != 2 or event.shapes[0] != event.shapes[1] or event.scalars:
                 continue
             for trunk, branch in (values, values[::-1]):
                 inside = self.branch(k, trunk, branch)
@@ -294,22 +285,9 @@ class _Search:
 
 
 def _is_zero(event: _Event, zero: set[Any]) -> bool:
-    reads = event.reads
-    tensors = [r for r in reads if r is not None]
-    if event.name == "addmm":
-        return reads[0] in zero and (reads[1] in zero or reads[2] in zero)
-    if event.name in AFFINE:
-        last = [reads[i] for i in AFFINE[event.name] if i < len(reads) and reads[i] is not None]
-        return bool(last) and all(r in zero for r in last)
-    if event.name == "scaled_dot_product_attention":
-        return len(tensors) > 2 and tensors[2] in zero
-    if event.name in ("mul", "mm", "bmm"):
-        return any(t in zero for t in tensors)
-    if event.name == "div" or event.name in PASSES_ZERO:
-        return bool(tensors) and tensors[0] in zero
-    if event.name in SUMS:
-        return bool(tensors) and all(t in zero for t in tensors) and not event.scalars
-    return False
+    """Whether an operator's result is zero, where these values and named tensors are."""
+    given: list[bool | None] = [None if r is None else r in zero for r in event.reads]
+    return passes(event.operator.zero, [*given, False] if event.scalars else given)
 
 
 def _form(result: Any) -> int | None:
@@ -337,4 +315,4 @@ def _fits(
 
 def _outside(events: Sequence[_Event], skips: dict[str, Any]) -> list[tuple[str, str]]:
     """Operators that run outside the skipped modules."""
-    return [(e.name, e.stack[-1]) for e in events if not skips.keys() & set(e.stack)]
+    return [(e.operator.base, e.stack[-1]) for e in events if not skips.keys() & set(e.stack)]

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from podar.graph.families import Families
 from podar.graph.labels import Ids
-from podar.graph.makers import Makers
-from podar.graph.tracing.tracer import Record
+from podar.graph.record import Makers, Record
 from podar.model.members import Named
 from podar.plans.plan import Rescale
 

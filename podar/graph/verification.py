@@ -13,30 +13,16 @@ from torch import nn
 
 from podar.errors import PodarError
 from podar.graph.graph import Graph
+from podar.graph.operators.register import OPERATORS, Compared
+from podar.graph.record import Step
 from podar.graph.tracing.running import replay, replay_training
-from podar.graph.tracing.tracer import Step
 from podar.model.inputs import ExampleInputs
 
-VIEWS = {"_unsafe_view": "view", "_reshape_alias": "view"}
-
-COPIES = {"clone", "contiguous", "detach", "lift_fresh", "alias"}
-"""Whether a reshape needs a copy depends on strides, which axes of size 1 change; the others compute nothing."""
-
-LAYOUT = {
-    "view",
-    "_unsafe_view",
-    "t",
-    "transpose",
-    "expand",
-    "unsqueeze",
-    "squeeze",
-    "mm",
-    "addmm",
-    "bmm",
-    "add",
-    "add_",
-}
-"""Where a width falls to 1, torch may reach the same linear layer by other views and products."""
+WITHOUT: tuple[frozenset[Compared], ...] = (
+    frozenset({Compared.WITHOUT_COPIES}),
+    frozenset({Compared.WITHOUT_COPIES, Compared.WITHOUT_LAYOUT}),
+)
+"""What is left out of a comparison: first copies, then, where the runs differ, what torch may do otherwise, too."""
 
 
 class ChangedNumber(PodarError):
@@ -89,7 +75,7 @@ def _run(steps: Callable[[], list[Step]], where: str = "") -> list[Step]:
 
 
 def _side_by_side(dense: Sequence[Step], pruned: Sequence[Step]) -> list[tuple[Step, Step]] | None:
-    for leave_out in (COPIES, COPIES | LAYOUT):
+    for leave_out in WITHOUT:
         pairs = _paired(dense, pruned, leave_out)
         if pairs is not None:
             return pairs
@@ -128,19 +114,27 @@ def _differ(before: Sequence[float], after: Sequence[float]) -> bool:
     return len(before) != len(after) or any(abs(a - b) > 1e-6 * max(abs(a), abs(b)) for a, b in zip(before, after))
 
 
-def _paired(dense: Sequence[Step], pruned: Sequence[Step], leave_out: set[str]) -> list[tuple[Step, Step]] | None:
+def _paired(
+    dense: Sequence[Step], pruned: Sequence[Step], leave_out: frozenset[Compared]
+) -> list[tuple[Step, Step]] | None:
     """Operators side by side without those in `leave_out`, or None where the two runs differ."""
-    a = [s for s in dense if s.name not in leave_out]
-    b = [s for s in pruned if s.name not in leave_out]
-    same = len(a) == len(b) and all(
-        VIEWS.get(x.name, x.name) == VIEWS.get(y.name, y.name) and x.module == y.module for x, y in zip(a, b)
-    )
+    a, b = _without(dense, leave_out), _without(pruned, leave_out)
+    same = len(a) == len(b) and all(_known_as(x) == _known_as(y) and x.module == y.module for x, y in zip(a, b))
     return list(zip(a, b)) if same else None
 
 
+def _without(steps: Sequence[Step], leave_out: frozenset[Compared]) -> list[Step]:
+    names = {name for name in {s.name for s in steps} if name in OPERATORS and OPERATORS[name].compared in leave_out}
+    return [s for s in steps if s.name not in names]
+
+
+def _known_as(step: Step) -> str:
+    declared = OPERATORS.get(step.name)
+    return step.name if declared is None else declared.like or step.name
+
+
 def _first_difference(dense: Sequence[Step], pruned: Sequence[Step]) -> tuple[str, str]:
-    left_out = COPIES | LAYOUT
-    a, b = ([s for s in steps if s.name not in left_out] for steps in (dense, pruned))
+    a, b = _without(dense, WITHOUT[-1]), _without(pruned, WITHOUT[-1])
     for x, y in zip(a, b):
         if x.name != y.name or x.module != y.module:
             return _place(x), _place(y)

@@ -1,4 +1,4 @@
-"""Rules for weights that torch computes from others in each forward: weight norm and spectral norm, traced whole.
+"""Weights that torch computes from others in each forward: weight norm and spectral norm, traced whole.
 
 Slices may go from them like from any weight. Their norms are over what went, too, so surgery makes up for it
 (podar/plans/computed_weights.py): what remains of the computed weight stays as it was, to the last bit.
@@ -13,16 +13,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from podar.graph.labels import Ids
-from podar.graph.operators.arithmetic import axes_of
-from podar.graph.tracing.hollow import shaper
-from podar.graph.tracing.shortcuts import plainly
-from podar.graph.tracing.tracer import Tracer, rule
+from podar.graph.operators import shapes
+from podar.graph.operators.products import axes_of
+from podar.graph.operators.register import operator
+from podar.graph.operators.tracer import Tracer
 from podar.plans.plan import Computed
 
 PARAMETRIZED = parametrizations._SpectralNorm  # pyright: ignore[reportPrivateUsage]
@@ -30,11 +29,11 @@ PARAMETRIZED = parametrizations._SpectralNorm  # pyright: ignore[reportPrivateUs
 REMOVE = "(remove_weight_norm or remove_parametrizations of torch.nn.utils makes it a plain weight)"
 
 
-@rule("_weight_norm_interface")
+@operator("_weight_norm_interface", whole=True)
 def weight_norm(tracer: Tracer, out: Any, v: Tensor, g: Tensor, dim: int = 0) -> None:
     """g · v / |v|, a length for every index of `dim`, or one for all where that is −1."""
     computed = out[0] if isinstance(out, tuple) else out
-    names = [tracer.named.get(id(t)) for t in (v, g)]
+    names = [tracer.name(t) for t in (v, g)]
     known = tracer.record.computed.get(names[0] or "")
     made = Computed("length", (names[1] or "",), dim)
     if None in names or known not in (None, made) or (known is None and _is_partner(tracer, g)):
@@ -47,10 +46,10 @@ def weight_norm(tracer: Tracer, out: Any, v: Tensor, g: Tensor, dim: int = 0) ->
     tracer.put(computed, tracer.blocks(v), zero=True)
 
 
-@rule("spectral_norm")
+@operator("spectral_norm", shape=shapes.same, whole=True)
 def spectral_norm(tracer: Tracer, out: Tensor, w: Tensor, u: Tensor, v: Tensor, dim: int) -> None:
     """w / (u · w v), where w is a matrix whose rows are the indices of `dim`."""
-    name, *partners = (tracer.named.get(id(t)) for t in (w, u, v))
+    name, *partners = (tracer.name(t) for t in (w, u, v))
     if name is None or None in partners or dim > 1:
         _freeze(tracer, w, u, v)
         return
@@ -66,22 +65,17 @@ def spectral_norm(tracer: Tracer, out: Tensor, w: Tensor, u: Tensor, v: Tensor, 
     tracer.put(out, tracer.blocks(w), zero=True)
 
 
-@shaper("spectral_norm")
-def spectral_shape(w: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(w)
-
-
 def rows_and_columns(tracer: Tracer, w: Tensor) -> None:
     """Kernel positions are no candidates: only rows and columns get atoms."""
-    mark, name = tracer.mark(w), tracer.named[id(w)]
-    if mark.fresh:
+    mark, name = tracer.mark(w), tracer.name(w)
+    if mark.fresh and name is not None:
         sized = [(d, n) for d, n in enumerate(w.shape[:2]) if n > 1]
         tracer.put(w, axes_of({d: tracer.layout(name, d, n) for d, n in sized}), zero=True)
 
 
 def _is_partner(tracer: Tracer, g: Tensor) -> bool:
     """Whether another weight has these lengths, too: no one number would make up for both."""
-    return any(tracer.named.get(id(g)) in c.partners for c in tracer.record.computed.values())
+    return any(tracer.name(g) in c.partners for c in tracer.record.computed.values())
 
 
 def _freeze(tracer: Tracer, *tensors: Tensor) -> None:
@@ -93,14 +87,16 @@ def _freeze(tracer: Tracer, *tensors: Tensor) -> None:
 # Spectral norm is written in Python: for a trace its two forms become one operator.
 
 
-def as_one_operator(tracer: Tracer, module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
-    """What to call instead of a module while it is traced; hooks of spectral norm in it are replaced, too.
+def as_one_operator(whole: Callable[..., Any], module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+    """What to call instead of a module while it is traced: `whole(function, name, args)` runs it as one operator.
+
+    Hooks of spectral norm in the module are replaced, too.
 
     The module's `__dict__` is that of the trace, which puts the old one back.
     """
     hooks = module.__dict__["_forward_pre_hooks"]
     if any(isinstance(hook, SpectralNorm) for hook in hooks.values()):
-        held = OrderedDict((k, _hook(tracer, h) if isinstance(h, SpectralNorm) else h) for k, h in hooks.items())
+        held = OrderedDict((k, _hook(whole, h) if isinstance(h, SpectralNorm) else h) for k, h in hooks.items())
         module.__dict__["_forward_pre_hooks"] = held
     if type(module) is not PARAMETRIZED:
         return call
@@ -109,8 +105,7 @@ def as_one_operator(tracer: Tracer, module: nn.Module, call: Callable[..., Any])
     def computed(weight: Tensor) -> Any:
         if weight.dim() == 1:  # a vector is divided by its length
             return call(weight)
-        with plainly():
-            return tracer.whole(alone, "spectral_norm", (weight, own._u, own._v, int(own.dim) % weight.dim()), {})
+        return whole(alone, "spectral_norm", (weight, own._u, own._v, int(own.dim) % weight.dim()))
 
     def alone(weight: Tensor, *_: Any) -> Any:
         return call(weight)
@@ -118,15 +113,13 @@ def as_one_operator(tracer: Tracer, module: nn.Module, call: Callable[..., Any])
     return computed
 
 
-def _hook(tracer: Tracer, hook: SpectralNorm) -> Callable[..., None]:
+def _hook(whole: Callable[..., Any], hook: SpectralNorm) -> Callable[..., None]:
     def computed(module: nn.Module, _: Any) -> None:
         w, u, v = (getattr(module, f"{hook.name}_{end}") for end in ("orig", "u", "v"))
 
         def compute(*_: Any) -> Tensor:
             return hook.compute_weight(module, do_power_iteration=module.training)
 
-        with plainly():
-            made = tracer.whole(compute, "spectral_norm", (w, u, v, hook.dim % w.dim()), {})
-        setattr(module, hook.name, made)
+        setattr(module, hook.name, whole(compute, "spectral_norm", (w, u, v, hook.dim % w.dim())))
 
     return computed

@@ -1,4 +1,4 @@
-"""Rules for operators that move or pick indices along an axis: rolls, scans, lookups, strided reads."""
+"""Operators that move or pick indices along an axis: rolls, scans, lookups in tensors and tables, strided reads."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -11,19 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from podar.graph.labels import Ids
+from podar.graph.operators import shapes
+from podar.graph.operators.marks import is_mask
 from podar.graph.operators.parts import row, stay
+from podar.graph.operators.products import axes_of
+from podar.graph.operators.register import FIRST, operator
+from podar.graph.operators.tracer import Tracer
 from podar.graph.operators.views import same
-from podar.graph.tracing.decisions import is_mask
-from podar.graph.tracing.tracer import Block, Blocks, Tracer, rule
+from podar.graph.record import Block, Blocks
 
 
-@rule(
-    "roll", "flip", "cumsum", "cumprod", "sort", "topk", "argsort", "tril", "triu", "_fft_r2c", "_fft_c2r", "_fft_c2c"
-)
+@operator("roll", shape=shapes.same, position=1, zero=FIRST, scales=FIRST)
+@operator("flip", shape=shapes.same, zero=FIRST, scales=FIRST)
+@operator("tril triu", position=1, zero=FIRST, scales=FIRST)
+@operator("cumsum", zero=FIRST, scales=FIRST)
+@operator("cumprod sort topk argsort _fft_r2c _fft_c2r _fft_c2c")
 def along(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> None:
     """Reorders or mixes positions of some axes; these stay whole, the others keep their labels."""
     outs = [o for o in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(o, Tensor)]
-    name = tracer.operator
+    name = tracer.operator.name
     place = 1 if name in ("roll", "topk") else 0
     dims = kwargs.get("dims", kwargs.get("dim", args[place] if len(args) > place else -1))
     if name in ("tril", "triu"):
@@ -36,7 +43,7 @@ def along(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Non
         tracer.put(o, kept, tracer.mark(x).zero and o is outs[0])
 
 
-@rule("index", "_unsafe_index")
+@operator("index _unsafe_index", masks=1, zero=FIRST, scales=FIRST)
 def index(tracer: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None]) -> None:
     """Looked-up axes stay whole where they must; the others keep their labels. A mask takes as many axes as it has."""
     chosen: list[int] = []
@@ -95,18 +102,20 @@ def _picked(tracer: Tracer, x: Tensor, dim: int, positions: list[int]) -> Blocks
         else:
             stay(tracer, ids, axis, positions)
         if len(positions) > 1:
-            key = (id(ids), axis, *positions)
-            if key not in tracer.rows:
-                taken = np.ascontiguousarray(ids.take(positions, axis=axis))
-                tracer.rows[key] = (ids, taken)
-                tracer.fixed[id(taken)] = tracer.fixed.get(id(ids), (False,) * ids.ndim)
-            blocks.append((dims, tracer.rows[key][1]))
+            blocks.append((dims, _taken(tracer, ids, axis, positions)))
         elif len(dims) > 1:  # an axis of one index is broadcast
             blocks.append((dims[:axis] + dims[axis + 1 :], row(tracer, ids, axis, positions[0])))
     return tuple(sorted(blocks, key=lambda b: b[0]))
 
 
-@rule("unfold", "unfold_copy")
+def _taken(tracer: Tracer, ids: Ids, axis: int, positions: list[int]) -> Ids:
+    def take() -> Ids:
+        return np.ascontiguousarray(ids.take(positions, axis=axis))
+
+    return tracer.derived(ids, (axis, "of", *positions), take, tracer.fixed(ids))
+
+
+@operator("unfold unfold_copy", zero=FIRST, scales=FIRST)
 def unfold(tracer: Tracer, out: Tensor, x: Tensor, dim: int, *_: Any) -> None:
     """Windows over one axis: they become a new one, at the end."""
     dim %= max(x.dim(), 1)
@@ -114,14 +123,15 @@ def unfold(tracer: Tracer, out: Tensor, x: Tensor, dim: int, *_: Any) -> None:
     tracer.put(out, tuple(b for b in tracer.blocks(x) if dim not in b[0]), tracer.mark(x).zero)
 
 
-@rule("index_select")
+@operator("index_select", zero=FIRST, scales=FIRST)
 def index_select(tracer: Tracer, out: Tensor, x: Tensor, dim: int, _: Tensor) -> None:
+    """Indices of one axis are taken by their numbers; the others keep their labels."""
     dim %= x.dim()
     tracer.freeze(tracer.axis(x, dim), "looked up by position at")
     tracer.put(out, tuple(b for b in tracer.blocks(x) if dim not in b[0]), tracer.mark(x).zero)
 
 
-@rule("gather")
+@operator("gather", zero=FIRST, scales=FIRST)
 def gather(tracer: Tracer, out: Tensor, x: Tensor, dim: int, where: Tensor, **_: Any) -> None:
     """Along `dim` there are as many results as positions are given; elsewhere both sides meet."""
     dim %= x.dim()
@@ -136,7 +146,7 @@ def gather(tracer: Tracer, out: Tensor, x: Tensor, dim: int, where: Tensor, **_:
     tracer.put(out, tuple(sorted(blocks, key=lambda b: b[0])), tracer.mark(x).zero and picked is None)
 
 
-@rule("as_strided", "as_strided_")
+@operator("as_strided", in_place=True, zero=FIRST)
 def as_strided(tracer: Tracer, out: Tensor, x: Tensor, size: Sequence[int], *_: Any) -> None:
     """The same shape with other strides (channels_last pooling) changes nothing; anything else may mix indices."""
     if out is x:
@@ -146,3 +156,37 @@ def as_strided(tracer: Tracer, out: Tensor, x: Tensor, size: Sequence[int], *_: 
         return
     for _, ids in tracer.blocks(x):
         tracer.freeze(ids, "memory is read by stride at")
+
+
+@operator("embedding", zero=FIRST)
+def embedding(tracer: Tracer, out: Tensor, w: Tensor, index: Tensor, *_: Any) -> None:
+    """Rows are looked up and stay; columns are channels."""
+    tracer.freeze(tracer.axis(w, 0), "rows looked up by")
+    for _, ids in tracer.blocks(index):
+        tracer.freeze(ids, "positions of")
+    tracer.put(out, axes_of({out.dim() - 1: tracer.axis(w, 1)}), tracer.mark(w).zero)
+
+
+@operator("embedding_bag _embedding_bag _embedding_bag_forward_only")
+def embedding_bag(tracer: Tracer, out: Any, w: Tensor, index: Tensor, *_: Any, **__: Any) -> None:
+    """Rows are looked up and added up; columns are channels."""
+    tracer.freeze(tracer.axis(w, 0), "rows looked up by")
+    tracer.freeze_all(index, "positions of")
+    y = out[0] if isinstance(out, (list, tuple)) else out
+    tracer.put(y, axes_of({y.dim() - 1: tracer.axis(w, 1)}), tracer.mark(w).zero)
+
+
+@operator("segment_reduce")
+def segment_reduce(tracer: Tracer, out: Tensor, x: Tensor, how: str, *_: Any, axis: int = 0, **__: Any) -> None:
+    """Rows are gathered segment by segment; channels pass. The largest of no rows is not zero."""
+    tracer.freeze(tracer.axis(x, axis), "gathered by segment at")
+    own = {d: tracer.axis(x, d) for d in range(x.dim()) if d != axis % x.dim()}
+    tracer.put(out, axes_of(own), tracer.mark(x).zero and how == "sum")
+
+
+@operator("cummax cummin logcumsumexp")
+def running(tracer: Tracer, out: Any, x: Tensor, dim: int, *_: Any) -> None:
+    """Every index looks at those before it."""
+    tracer.freeze(tracer.axis(x, dim), "indices change places at")
+    for o in out if isinstance(out, (list, tuple)) else (out,):
+        tracer.put(o, tuple(b for b in tracer.blocks(x) if dim % x.dim() not in b[0]))

@@ -12,13 +12,16 @@ import numpy as np
 from torch import Tensor
 
 from podar.graph.labels import Ids
-from podar.graph.operators.arithmetic import join
+from podar.graph.operators import shapes
+from podar.graph.operators.elementwise import join
+from podar.graph.operators.register import ALL, CARRIED, FIRST, operator
+from podar.graph.operators.tracer import Tracer
 from podar.graph.operators.views import same
+from podar.graph.record import Block, Blocks
 from podar.graph.sizes import Expr, Size
-from podar.graph.tracing.tracer import Block, Blocks, Tracer, rule
 
 
-@rule("cat")
+@operator("cat", shape=shapes.cat, zero=ALL, scales=ALL)
 def cat(tracer: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
     """Labels are joined along `dim`; along the others they meet."""
     tensors = [x for x in tensors if x.dim() == out.dim()]
@@ -50,15 +53,17 @@ def _without(tracer: Tracer, tensors: Sequence[Tensor], dim: int, out: Tensor) -
     return tuple(found.items())
 
 
-@rule("stack")
+@operator("stack", shape=shapes.stack, zero=ALL, scales=ALL)
 def stack(tracer: Tracer, out: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> None:
+    """Tensors meet along all their axes; the new axis has no labels."""
     dim %= out.dim()
     blocks = join(tracer, tensors[0], tensors)
     moved = tuple((tuple(d + (d >= dim) for d in dims), ids) for dims, ids in blocks)
     tracer.put(out, moved, all(tracer.mark(x).zero for x in tensors))
 
 
-@rule("select", "select_copy")
+@operator("select", position=2, zero=FIRST, scales=FIRST, statistic=CARRIED)
+@operator("select_copy", position=2, zero=FIRST, scales=FIRST, statistic=CARRIED)
 def select(tracer: Tracer, out: Tensor, x: Tensor, dim: int, index: int) -> None:
     """One index taken by its position: rows of a joint block go their own way, a plain axis stays whole."""
     dim %= x.dim()
@@ -81,7 +86,7 @@ def _selected(tracer: Tracer, x: Tensor, dim: int, index: int) -> Blocks:
 
 def stay(tracer: Tracer, ids: Ids, axis: int, positions: list[int]) -> None:
     """Rows named by number keep their place: all before the last one stay, and all after the first from the end."""
-    if tracer.fixed.get(id(ids), (False,) * ids.ndim)[axis]:
+    if tracer.fixed(ids)[axis]:
         return
     n = ids.shape[axis]
     ahead = max((p + 1 for p in positions if p >= 0), default=0)
@@ -94,22 +99,23 @@ def stay(tracer: Tracer, ids: Ids, axis: int, positions: list[int]) -> None:
 
 
 def row(tracer: Tracer, ids: Ids, axis: int, index: int) -> Ids:
-    """The same array for the same row, so that what is factored once is not factored again."""
-    key = (id(ids), axis, index)
-    if key not in tracer.rows:
-        row = np.ascontiguousarray(ids.take(index, axis=axis))
-        fixed = tracer.fixed.get(id(ids), (False,) * ids.ndim)
-        tracer.rows[key], tracer.fixed[id(row)] = (ids, row), fixed[:axis] + fixed[axis + 1 :]
-    return tracer.rows[key][1]
+    """One row of an array of labels."""
+    fixed = tracer.fixed(ids)
+
+    def taken() -> Ids:
+        return np.ascontiguousarray(ids.take(index, axis=axis))
+
+    return tracer.derived(ids, (axis, index), taken, fixed[:axis] + fixed[axis + 1 :])
 
 
-@rule("unbind", "unbind_copy")
+@operator("unbind unbind_copy", zero=FIRST, scales=FIRST, statistic=CARRIED)
 def unbind(tracer: Tracer, out: Sequence[Tensor], x: Tensor, dim: int = 0) -> None:
+    """Every index by itself: as many results as there are, so all stay."""
     for i, o in enumerate(out):
-        tracer.put(o, _selected(tracer, x, dim % x.dim(), i), tracer.mark(x).zero)  # as many as there are: all stay
+        tracer.put(o, _selected(tracer, x, dim % x.dim(), i), tracer.mark(x).zero)
 
 
-@rule("slice", "narrow")
+@operator("slice narrow", zero=FIRST, scales=FIRST, statistic=CARRIED)
 def slice_(
     tracer: Tracer, out: Tensor, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
 ) -> None:
@@ -122,7 +128,7 @@ def slice_(
         same(tracer, out, x)
         return
     if step != 1 or lo >= hi:
-        tracer.used_as_numbers([b for b in _bounds(tracer, dim) if isinstance(b, Size)], tracer.operator)
+        tracer.used_as_numbers([b for b in _bounds(tracer, dim) if isinstance(b, Size)], tracer.operator.name)
         _strided(tracer, out, x, dim, (lo, hi, step))
         return
     owner = next((b for b in tracer.blocks(x) if dim in b[0]), None)
@@ -137,7 +143,7 @@ def slice_(
             exprs[axis] = bound if written is None else tracer.sizes.expr(-written if from_end else written)
             tracer.sizes.grid(part, exprs, tracer.where)
     else:
-        tracer.used_as_numbers([b for b in _bounds(tracer, dim) if isinstance(b, Size)], tracer.operator)
+        tracer.used_as_numbers([b for b in _bounds(tracer, dim) if isinstance(b, Size)], tracer.operator.name)
     tracer.put(out, _sliced(tracer, x, dim, lo, hi), tracer.mark(x).zero)
 
 
@@ -193,12 +199,13 @@ def _bounds(tracer: Tracer, dim: int) -> tuple[int | None, int | None]:
 
 
 def _part(tracer: Tracer, ids: Ids, axis: int, lo: int, hi: int) -> Ids:
-    key = (id(ids), axis, lo, hi)
-    if key not in tracer.rows:
+    """Rows `lo` to `hi` of an array of labels."""
+
+    def cut() -> Ids:
         chosen = tuple(slice(lo, hi) if k == axis else slice(None) for k in range(ids.ndim))
-        part = np.ascontiguousarray(ids[chosen])
-        tracer.rows[key], tracer.fixed[id(part)] = (ids, part), tracer.fixed.get(id(ids), (False,) * ids.ndim)
-    return tracer.rows[key][1]
+        return np.ascontiguousarray(ids[chosen])
+
+    return tracer.derived(ids, (axis, lo, hi), cut, tracer.fixed(ids))
 
 
 def _sliced(tracer: Tracer, x: Tensor, dim: int, lo: int, hi: int) -> Blocks:
@@ -210,7 +217,8 @@ def _sliced(tracer: Tracer, x: Tensor, dim: int, lo: int, hi: int) -> Blocks:
     )
 
 
-@rule("split", "split_with_sizes", "split_copy", "split_with_sizes_copy", "unsafe_split", "unsafe_split_with_sizes")
+@operator("split split_with_sizes", zero=FIRST, scales=FIRST, statistic=CARRIED)
+@operator("split_copy split_with_sizes_copy unsafe_split unsafe_split_with_sizes", zero=FIRST, scales=FIRST)
 def split(tracer: Tracer, out: Sequence[Tensor], x: Tensor, size: Any, dim: int = 0) -> None:
     """Parts sized by what Python wrote; `chunk` makes equal parts, which must stay equal."""
     dim %= x.dim()
@@ -254,7 +262,7 @@ def _size_parts(tracer: Tracer, owner: Block, dim: int, sizes: list[int], starts
         tracer.sizes.grid(_part(tracer, ids, axis, lo, lo + n), exprs, tracer.where)
 
 
-@rule("constant_pad_nd")
+@operator("constant_pad_nd", shape=shapes.pad, position=1, zero=FIRST, scales=FIRST)
 def pad(tracer: Tracer, out: Tensor, x: Tensor, amounts: Sequence[int], value: float = 0) -> None:
     """New indices around an axis always exist."""
     blocks: list[Block] = []

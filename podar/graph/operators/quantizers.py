@@ -1,4 +1,4 @@
-"""Rules for modules that rehearse quantisation: fake-quantisers and observers of torch.ao, each traced as one operator.
+"""Modules that rehearse quantisation: fake-quantisers and observers of torch.ao, each traced as one operator.
 
 They round each value by itself, and zero stays zero. What they know of a channel (scale, zero point, range) goes with
 it; ranges of whole tensors are over what remains, from the next forward on.
@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from podar.graph.operators import shapes
 from podar.graph.operators.computed_weights import rows_and_columns
-from podar.graph.tracing.hollow import shaper
-from podar.graph.tracing.shortcuts import plainly
-from podar.graph.tracing.tracer import Tracer, rule
+from podar.graph.operators.register import operator
+from podar.graph.operators.tracer import Tracer
 from podar.model.quantizers import operator_of
 
 
-@rule("fake_quantize", "observe")
+@operator("fake_quantize", shape=shapes.same, whole=True)
+@operator("observe", shape=shapes.unchanged, whole=True)
 def rehearsed(tracer: Tracer, out: Any, x: Tensor, axis: int, *own: Tensor) -> None:
     """Index by index; `axis` is the one of channels, −1 where there is none, and `own` is what is known of these."""
     if tracer.mark(x).fresh:
@@ -35,18 +35,11 @@ def rehearsed(tracer: Tracer, out: Any, x: Tensor, axis: int, *own: Tensor) -> N
         tracer.put(out, tracer.blocks(x), tracer.mark(x).zero)
 
 
-@shaper("fake_quantize")
-def rounded(x: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(x)
+def as_a_quantizer(whole: Callable[..., Any], module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
+    """What to call instead of a fake-quantiser or an observer; `whole(function, name, args)` runs it as one operator.
 
-
-@shaper("observe")
-def observed(x: Tensor, *_: Any) -> Tensor:
-    return x
-
-
-def as_a_quantizer(tracer: Tracer, module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
-    """What to call instead of a fake-quantiser or an observer; other modules are called as they are."""
+    Other modules are called as they are.
+    """
     name = operator_of(type(module))
     if not name:
         return call
@@ -58,7 +51,6 @@ def as_a_quantizer(tracer: Tracer, module: nn.Module, call: Callable[..., Any]) 
         if not isinstance(x, Tensor):
             return call(x)
         own = [*module.parameters(), *module.buffers()]
-        with plainly():
-            return tracer.whole(alone, name, (x, int(getattr(module, "ch_axis", -1)), *own), {})
+        return whole(alone, name, (x, int(getattr(module, "ch_axis", -1)), *own))
 
     return one

@@ -1,4 +1,4 @@
-"""Rules for recurrent layers and cells, and for sequences that are packed for them: traced whole, as Python calls them.
+"""Recurrent layers and cells, and for sequences that are packed for them: traced whole, as Python calls them.
 
 Unit h of a layer is row h of every gate, in both weights and both biases, and row h of its state. Rows of zeros keep a
 state that starts at zero there: sigmoid and tanh of nothing add nothing to it.
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from podar.graph.labels import Ids
-from podar.graph.operators.arithmetic import axes_of
-from podar.graph.tracing.hollow import shaper
-from podar.graph.tracing.tracer import Tracer, rule
+from podar.graph.operators.products import axes_of
+from podar.graph.operators.register import operator
+from podar.graph.operators.tracer import Tracer
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 CELLS = {f"{name}_cell": gates for name, gates in GATES.items()}
@@ -27,11 +27,38 @@ PROJECTED = (3, 5)
 """Weights of a layer that ends in a projection, without biases and with them: its last is (state, units)."""
 
 
-@rule(*GATES)
+def _arguments(given: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor], int, bool]:
+    """States, weights, layers, whether both directions; packed sequences bring lengths."""
+    packed = isinstance(given[0], Tensor) and given[0].dtype == torch.int64
+    states, weights, _, count, _, _, both = given[1:8] if packed else given[:7]
+    return ([states] if isinstance(states, Tensor) else list(states)), list(weights), count, both
+
+
+def layers_shape(x: Tensor, *given: Any) -> Any:
+    states, weights, _, both = _arguments(given)
+    if x.shape[-1] != weights[0].shape[1]:
+        raise RuntimeError(f"a recurrent layer for {weights[0].shape[1]} inputs got {tuple(x.shape)}")
+    width = states[0].shape[-1] * (2 if both else 1)
+    return (x.new_empty(*x.shape[:-1], width), *(torch.empty_like(s) for s in states))
+
+
+def cell_shape(x: Tensor, states: Any, *weights: Tensor | None) -> Any:
+    into, back = weights[0], weights[1]
+    assert into is not None and back is not None
+    held = states if isinstance(states, Tensor) else states[0]
+    if x.shape[-1] != into.shape[1] or held.shape[-1] != back.shape[1]:
+        raise RuntimeError(
+            f"a recurrent cell for {into.shape[1]} inputs and {back.shape[1]} units got {tuple(x.shape)} "
+            f"and {tuple(held.shape)}"
+        )
+    return torch.empty_like(states) if isinstance(states, Tensor) else tuple(torch.empty_like(s) for s in states)
+
+
+@operator(*GATES, shape=layers_shape, counts=True, whole=True)
 def layers(tracer: Tracer, out: Any, x: Tensor, *given: Any) -> None:
     """One layer or several, in one direction or both; the units of all share their states, one tensor for all."""
     states, weights, count, both = _arguments(given)
-    directions, gates = (2 if both else 1), GATES[tracer.operator]
+    directions, gates = (2 if both else 1), GATES[tracer.operator.name]
     each = len(weights) // (count * directions)
     reads = tracer.axis(x, x.dim() - 1)
     zero = all(tracer.mark(s).zero for s in states)
@@ -83,30 +110,14 @@ def _layer(
     return state, units
 
 
-def _arguments(given: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor], int, bool]:
-    """States, weights, layers, whether both directions; packed sequences bring lengths."""
-    packed = isinstance(given[0], Tensor) and given[0].dtype == torch.int64
-    states, weights, _, count, _, _, both = given[1:8] if packed else given[:7]
-    return ([states] if isinstance(states, Tensor) else list(states)), list(weights), count, both
-
-
-@shaper(*GATES)
-def layers_shape(x: Tensor, *given: Any) -> Any:
-    states, weights, _, both = _arguments(given)
-    if x.shape[-1] != weights[0].shape[1]:
-        raise RuntimeError(f"a recurrent layer for {weights[0].shape[1]} inputs got {tuple(x.shape)}")
-    width = states[0].shape[-1] * (2 if both else 1)
-    return (x.new_empty(*x.shape[:-1], width), *(torch.empty_like(s) for s in states))
-
-
-@rule(*CELLS)
+@operator(*CELLS, shape=cell_shape, counts=True, whole=True)
 def cell(tracer: Tracer, out: Any, x: Tensor, states: Any, *weights: Tensor | None) -> None:
     """One step of one layer."""
     own = [w for w in weights if w is not None]
     before = [states] if isinstance(states, Tensor) else list(states)
     after = [out] if isinstance(out, Tensor) else list(out)
     last = x.dim() - 1
-    ids, _ = _layer(tracer, tracer.axis(x, last), own, CELLS[tracer.operator], False, math.prod(x.shape[:-1]))
+    ids, _ = _layer(tracer, tracer.axis(x, last), own, CELLS[tracer.operator.name], False, math.prod(x.shape[:-1]))
     for dims, other in tracer.blocks(x):
         if last not in dims:
             tracer.freeze(other, "sequences of")
@@ -117,20 +128,7 @@ def cell(tracer: Tracer, out: Any, x: Tensor, states: Any, *weights: Tensor | No
         tracer.put(state, axes_of({state.dim() - 1: ids}), zero)
 
 
-@shaper(*CELLS)
-def cell_shape(x: Tensor, states: Any, *weights: Tensor | None) -> Any:
-    into, back = weights[0], weights[1]
-    assert into is not None and back is not None
-    held = states if isinstance(states, Tensor) else states[0]
-    if x.shape[-1] != into.shape[1] or held.shape[-1] != back.shape[1]:
-        raise RuntimeError(
-            f"a recurrent cell for {into.shape[1]} inputs and {back.shape[1]} units got {tuple(x.shape)} "
-            f"and {tuple(held.shape)}"
-        )
-    return torch.empty_like(states) if isinstance(states, Tensor) else tuple(torch.empty_like(s) for s in states)
-
-
-@rule("_pack_padded_sequence")
+@operator("_pack_padded_sequence", whole=True)
 def pack(tracer: Tracer, out: Any, x: Tensor, lengths: Tensor, batch_first: bool) -> None:
     """The steps of all sequences in one axis, as many in each as there are left."""
     for d in (0, 1):
@@ -140,7 +138,7 @@ def pack(tracer: Tracer, out: Any, x: Tensor, lengths: Tensor, batch_first: bool
     tracer.put(data, moved, tracer.mark(x).zero)
 
 
-@rule("_pad_packed_sequence")
+@operator("_pad_packed_sequence", whole=True)
 def pad(tracer: Tracer, out: Any, data: Tensor, sizes: Tensor, batch_first: bool, value: float = 0, *__: Any) -> None:
     """The way back: where a sequence has ended stands a number."""
     tracer.freeze(tracer.axis(data, 0), "steps and sequences of")

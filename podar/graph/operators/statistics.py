@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,57 +20,14 @@ from torch import Tensor
 
 from podar.graph.families import Families
 from podar.graph.labels import Ids
+from podar.graph.operators.marks import Mark, Statistic
+from podar.graph.operators.register import CARRIED, MET, TAKEN, TURNED
+from podar.graph.operators.tracer import Tracer
+from podar.graph.record import Norm
 from podar.graph.sizes import Axis, Equality, Expr, Size, Term
 
-NORMS = {"mean", "sum", "var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm", "amax", "amin", "nanmean",
-         "logsumexp"}  # fmt: skip
-"""Reductions that norms are made of; others over an axis freeze it."""
 
-_CARRIED = """abs alias_copy ceil celu clone copy detach elu exp expm1 floor gelu hardtanh leaky_relu log1p log log2
-log10 mish neg relu relu6 round selu sigmoid sign silu sqrt square tanh _to_copy lift_fresh positive contiguous frac
-trunc nan_to_num hardsigmoid softplus reciprocal rsqrt pow clamp clamp_min clamp_max isnan isinf isfinite view
-_unsafe_view reshape _reshape_alias permute t transpose unsqueeze squeeze expand repeat alias select slice narrow split
-split_with_sizes unbind""".split()
-CARRIED = {*_CARRIED, *NORMS}
-"""What makes of a statistic another one."""
-
-MEETINGS = """add sub rsub mul div true_divide maximum minimum where addcmul addcdiv eq ne lt le gt ge masked_fill
-fmax fmin logical_and logical_or logical_not""".split()
-"""Operators of several tensors, index by index."""
-
-TURNED = {"reciprocal", "rsqrt"}
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """What is known of a tensor that is made of statistics.
-
-    **Attributes:**
-
-    - `over`: labels of the axes that they were taken over, with the reason for freezing each.
-    - `divides`: it is one over a statistic: values are divided by being multiplied with it.
-    - `negative`: it is minus a statistic: adding it subtracts.
-    - `spread`: it was expanded along its axis again, and has labels there.
-    - `scaled`: it was multiplied with a factor that has the axis (scale · mean), and is to be subtracted yet.
-    """
-
-    over: tuple[tuple[Ids, str], ...]
-    divides: bool = False
-    negative: bool = False
-    spread: bool = False
-    scaled: bool = False
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A statistic that was subtracted, or divided by, from values with these labels."""
-
-    over: Ids
-    met: tuple[Ids, ...]
-    why: str
-
-
-def take(tracer: Any, outs: Iterable[Tensor], ids: Ids, correction: float = 0, beside: int = 1) -> None:
+def take(tracer: Tracer, outs: Iterable[Tensor], ids: Ids, correction: float = 0, beside: int = 1) -> None:
     """Results of a reduction over an axis with these labels become statistics.
 
     A variance that divides by n − `correction` needs more values than that, where `beside` more axes do not bring them.
@@ -89,10 +46,9 @@ def take(tracer: Any, outs: Iterable[Tensor], ids: Ids, correction: float = 0, b
         mark = tracer.mark(out)
         before = () if mark.statistic is None else mark.statistic.over
         mark.statistic = Statistic((*before, (ids, why)))
-    tracer.statistics = True
 
 
-def means_among(tracer: Any, summed: Sequence[Ids], out: Tensor, sizes: Iterable[Size]) -> list[Size]:
+def means_among(tracer: Tracer, summed: Sequence[Ids], out: Tensor, sizes: Iterable[Size]) -> list[Size]:
     """A sum over the axes `summed` was divided by these sizes: those that made no mean of it are left."""
     left: list[Size] = []
     for size in sizes:
@@ -117,26 +73,26 @@ def _is_size_of(expr: Expr, ids: Ids) -> bool:
 
 
 def follow(
-    tracer: Any, name: str, args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Any], outs: Sequence[Tensor]
+    tracer: Tracer, args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Mark], outs: Sequence[Tensor]
 ) -> None:
-    """Let the results of an operator be what its statistics make of them."""
-    own: list[Statistic] = [m.statistic for m in marks if m.statistic is not None]
+    """Let the results of the operator of the moment be what its statistics make of them."""
+    own = [m.statistic for m in marks if m.statistic is not None]
     if not own:
         return
-    name = name.rstrip("_") if name not in CARRIED else name
-    if name in CARRIED:
-        made = _carried(tracer, name, args, own[0], outs[0])
+    flow = tracer.operator.statistic
+    if flow in (TAKEN, CARRIED, TURNED):
+        made = _carried(tracer, args, own[0], outs[0])
         for out in outs:
             before = tracer.mark(out).statistic  # a reduction over more axes
             fresh = () if before is None or before in own else before.over
             tracer.mark(out).statistic = replace(made, over=(*made.over, *fresh))
-    elif name in MEETINGS:
-        tracer.mark(outs[0]).statistic = _met(tracer, name, args, tensors, marks, outs[0])
+    elif flow is MET:
+        tracer.mark(outs[0]).statistic = _met(tracer, args, tensors, marks, outs[0])
     else:
         refuse(tracer, own)
 
 
-def refuse(tracer: Any, statistics: Iterable[Statistic]) -> None:
+def refuse(tracer: Tracer, statistics: Iterable[Statistic]) -> None:
     """Freeze the axes that these were taken over."""
     for statistic in statistics:
         for ids, why in statistic.over:
@@ -157,8 +113,10 @@ def no_norms(norms: Iterable[Norm], families: Families) -> dict[int, str]:
     return reason
 
 
-def _carried(tracer: Any, name: str, args: Sequence[Any], one: Statistic, out: Tensor) -> Statistic:
-    if name in TURNED or (name == "pow" and isinstance(args[1], (int, float)) and args[1] < 0):
+def _carried(tracer: Tracer, args: Sequence[Any], one: Statistic, out: Tensor) -> Statistic:
+    """What an operator of one tensor makes of a statistic."""
+    name = tracer.operator.base
+    if tracer.operator.statistic is TURNED or (name == "pow" and isinstance(args[1], (int, float)) and args[1] < 0):
         return replace(one, divides=not one.divides)
     if name == "neg":
         return replace(one, negative=not one.negative)
@@ -168,9 +126,10 @@ def _carried(tracer: Any, name: str, args: Sequence[Any], one: Statistic, out: T
 
 
 def _met(
-    tracer: Any, name: str, args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Any], out: Tensor
+    tracer: Tracer, args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Mark], out: Tensor
 ) -> Statistic | None:
     """What comes of statistics that meet other tensors; None where they have done their work."""
+    name = tracer.operator.base
     own = [m.statistic for m in marks if m.statistic is not None]
     others = [(t, m) for t, m in zip(tensors, marks) if m.statistic is None]
     covered = {d for t, m in zip(tensors, marks) if m.statistic is not None for d in _dims(tracer, t, out)}
@@ -224,17 +183,17 @@ def _is_norm(name: str, roles: list[bool], joined: Statistic) -> bool:
     return not joined.divides and (name in ("div", "true_divide") or (name == "addcdiv" and not roles[1]))
 
 
-def _roles(args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Any]) -> list[bool]:
+def _roles(args: Sequence[Any], tensors: Sequence[Tensor], marks: Sequence[Mark]) -> list[bool]:
     """For each argument whether it is a statistic."""
     statistics = {id(t) for t, m in zip(tensors, marks) if m.statistic is not None}
     return [id(a) in statistics for a in args]
 
 
-def _labels(tracer: Any, tensor: Tensor, out: Tensor) -> list[tuple[int, Ids]]:
+def _labels(tracer: Tracer, tensor: Tensor, out: Tensor) -> list[tuple[int, Ids]]:
     """Labels of a tensor, with a dimension of the result that each lies over."""
     shift = out.dim() - tensor.dim()
     return [(d + shift, ids) for dims, ids in tracer.blocks(tensor) for d in dims]
 
 
-def _dims(tracer: Any, tensor: Tensor, out: Tensor) -> list[int]:
+def _dims(tracer: Tracer, tensor: Tensor, out: Tensor) -> list[int]:
     return [d for d, _ in _labels(tracer, tensor, out)]

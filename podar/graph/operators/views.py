@@ -12,9 +12,12 @@ import numpy as np
 from torch import Tensor
 
 from podar.graph.labels import Ids
-from podar.graph.operators.arithmetic import join
+from podar.graph.operators.elementwise import join
+from podar.graph.operators.marks import tensors_in
+from podar.graph.operators.register import CARRIED, FIRST, OPERATORS, Compared, operator
+from podar.graph.operators.tracer import Tracer
+from podar.graph.record import Block, Blocks
 from podar.graph.sizes import Axis, Expr
-from podar.graph.tracing.tracer import CREATED, Block, Blocks, Tracer, rule, tensors_in
 
 SIZED = {"view", "reshape", "expand", "repeat", "_unsafe_view", "broadcast_to", "tile"}
 ALIKE = {"expand_as", "view_as", "reshape_as"}
@@ -38,7 +41,7 @@ def written_sizes(tracer: Tracer, rank: int) -> list[Expr | None]:
     other = args[1] if len(args) > 1 else kwargs.get("other")
     if name in ALIKE and isinstance(other, Tensor):
         return sizes_of(tracer, other)
-    if name not in SIZED | CREATED:
+    if name not in SIZED and not (name in OPERATORS and OPERATORS[name].creates):
         return nothing
     written = args[1:] if name in SIZED or name.startswith("new_") else args
     if name in SIZES_FIRST:
@@ -90,7 +93,10 @@ def _exprs(tracer: Tracer, sizes: Sequence[Any]) -> list[Expr | None]:
     return [None if isinstance(v, Tensor) or v == -1 else tracer.sizes.expr(v) for v in sizes]
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy")
+@operator("view", zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_LAYOUT)
+@operator("_unsafe_view", zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_LAYOUT, like="view")
+@operator("_reshape_alias", zero=FIRST, scales=FIRST, statistic=CARRIED, like="view")
+@operator("reshape view_copy", zero=FIRST, scales=FIRST, statistic=CARRIED)
 def view(tracer: Tracer, out: Tensor, x: Tensor, *_: Any) -> None:
     """Axes merge and split; the sizes that Python wrote become constraints."""
     blocks = reshape(tracer, tuple(x.shape), x, tuple(out.shape))
@@ -99,7 +105,7 @@ def view(tracer: Tracer, out: Tensor, x: Tensor, *_: Any) -> None:
         for dims, ids in blocks:
             chosen = [exprs[d] for d in dims]
             if len(dims) > 1:
-                tracer.fixed[id(ids)] = tuple(isinstance(e, int) for e in chosen)
+                tracer.fix(ids, tuple(isinstance(e, int) for e in chosen))
             if len(dims) > 1 or chosen[0] is not None:
                 tracer.sizes.grid(ids, chosen, tracer.where)
         _stay(tracer, out, exprs, {d for dims, _ in blocks for d in dims})
@@ -232,19 +238,24 @@ def _separated(tracer: Tracer, ids: Ids) -> list[Ids] | None:
     return None if rest is None else [*rest, np.ascontiguousarray(last[0])]
 
 
-@rule("permute", "permute_copy")
+@operator("permute permute_copy", zero=FIRST, scales=FIRST, statistic=CARRIED)
 def permute(tracer: Tracer, out: Tensor, x: Tensor, dims: Sequence[int]) -> None:
+    """Axes change places, with their labels."""
     place = {d % x.dim(): i for i, d in enumerate(dims)}
     tracer.put(out, _moved(tracer, x, place), tracer.mark(x).zero)
 
 
-@rule("t", "t_", "numpy_T")
+@operator("t", in_place=True, zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_LAYOUT)
+@operator("numpy_T", zero=FIRST, scales=FIRST, statistic=CARRIED)
 def t(tracer: Tracer, out: Tensor, x: Tensor) -> None:
+    """The last axis comes first; a vector stays as it is."""
     tracer.put(out, _moved(tracer, x, {0: x.dim() - 1, x.dim() - 1: 0}), tracer.mark(x).zero)
 
 
-@rule("transpose", "transpose_", "swapaxes", "transpose_copy")
+@operator("transpose", in_place=True, zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_LAYOUT)
+@operator("swapaxes transpose_copy", zero=FIRST, scales=FIRST, statistic=CARRIED)
 def transpose(tracer: Tracer, out: Tensor, x: Tensor, a: int, b: int) -> None:
+    """Two axes change places."""
     a, b = a % x.dim(), b % x.dim()
     tracer.put(out, _moved(tracer, x, {**{d: d for d in range(x.dim())}, a: b, b: a}), tracer.mark(x).zero)
 
@@ -254,27 +265,33 @@ def _moved(tracer: Tracer, x: Tensor, place: dict[int, int]) -> Blocks:
     return tuple(sorted(moved, key=lambda b: b[0]))
 
 
-@rule("unsqueeze", "unsqueeze_")
+@operator("unsqueeze", in_place=True, zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_LAYOUT)
 def unsqueeze(tracer: Tracer, out: Tensor, x: Tensor, dim: int) -> None:
+    """A new axis of size 1 has no labels."""
     dim %= out.dim()
     moved = tuple((tuple(d + (d >= dim) for d in dims), ids) for dims, ids in tracer.blocks(x))
     tracer.put(out, moved, tracer.mark(x).zero)
 
 
-@rule("squeeze", "squeeze_", "squeeze_copy")
+@operator("squeeze", in_place=True, zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_LAYOUT)
+@operator("squeeze_copy", zero=FIRST, scales=FIRST, statistic=CARRIED)
 def squeeze(tracer: Tracer, out: Tensor, x: Tensor, *dims: Any) -> None:
+    """Axes of size 1 had no labels."""
     chosen = range(x.dim()) if not dims else [dims[0]] if isinstance(dims[0], int) else dims[0]
     gone = {d % x.dim() for d in chosen if x.shape[d] == 1}
     place = {d: i for i, d in enumerate(d for d in range(x.dim()) if d not in gone)}
     tracer.put(out, _moved(tracer, x, place), tracer.mark(x).zero)
 
 
-@rule("alias", "detach", "lift_fresh", "contiguous")
+@operator("alias contiguous lift_fresh", zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_COPIES)
+@operator("detach", in_place=True, zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_COPIES)
 def same(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
+    """The same values under another name."""
     tracer.put(out, tracer.blocks(x), tracer.mark(x).zero)
 
 
-@rule("expand", "expand_copy")
+@operator("expand", creates=True, zero=FIRST, scales=FIRST, statistic=CARRIED, compared=Compared.WITHOUT_LAYOUT)
+@operator("expand_copy", creates=True, zero=FIRST, scales=FIRST, statistic=CARRIED)
 def expand(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
     """A repeated axis whose size an attribute decides gets atoms: query heads that share one key may go."""
     shift = out.dim() - x.dim()
@@ -303,7 +320,7 @@ def _new_axis(tracer: Tracer, size: int, dim: int, expr: Expr | None) -> list[Bl
     return [((dim,), ids)]
 
 
-@rule("repeat")
+@operator("repeat", creates=True, zero=FIRST, scales=FIRST, statistic=CARRIED)
 def repeat(tracer: Tracer, out: Tensor, x: Tensor, repeats: Sequence[int]) -> None:
     """Labels repeat with their indices; times that something remembered decides are an axis of their own, outside."""
     shift = out.dim() - x.dim()
@@ -322,23 +339,26 @@ def repeat(tracer: Tracer, out: Tensor, x: Tensor, repeats: Sequence[int]) -> No
     tracer.put(out, tuple(blocks), tracer.mark(x).zero)
 
 
-@rule(*CREATED)
+@operator("zeros ones full new_zeros new_ones new_full rand randn randint normal", creates=True)
+@operator("empty new_empty empty_strided new_empty_strided empty_permuted", creates=True, unfilled=True)
 def created(tracer: Tracer, out: Tensor, *given: Any, **_: Any) -> None:
     """A new tensor follows the sizes it was made with (`normal` those of its means or spreads)."""
-    if tracer.operator == "normal" and any(isinstance(g, Tensor) for g in given):
+    if tracer.operator.name == "normal" and any(isinstance(g, Tensor) for g in given):
         tracer.put(out, join(tracer, out, [g for g in given if isinstance(g, Tensor)]))
         return
     exprs = written_sizes(tracer, out.dim())
     blocks = [b for d, e in enumerate(exprs) for b in _new_axis(tracer, out.shape[d], d, e)]
-    tracer.put(out, tuple(blocks), zero=tracer.operator.endswith("zeros"))
+    tracer.put(out, tuple(blocks), zero=tracer.operator.name.endswith("zeros"))
 
 
-@rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like")
+@operator("zeros_like ones_like full_like rand_like randn_like randint_like")
+@operator("empty_like", unfilled=True)
 def like(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
-    tracer.put(out, tracer.blocks(x), zero=tracer.operator == "zeros_like")
+    """Other values in the shape of a tensor, which they follow."""
+    tracer.put(out, tracer.blocks(x), zero=tracer.operator.name == "zeros_like")
 
 
-@rule("pixel_shuffle")
+@operator("pixel_shuffle", zero=FIRST, scales=FIRST)
 def pixel_shuffle(tracer: Tracer, out: Tensor, x: Tensor, factor: int) -> None:
     """r² channels become one."""
     channel = x.dim() - 3
@@ -352,7 +372,7 @@ def pixel_shuffle(tracer: Tracer, out: Tensor, x: Tensor, factor: int) -> None:
     tracer.put(out, tuple(blocks), tracer.mark(x).zero)
 
 
-@rule("pixel_unshuffle")
+@operator("pixel_unshuffle", zero=FIRST, scales=FIRST)
 def pixel_unshuffle(tracer: Tracer, out: Tensor, x: Tensor, factor: int) -> None:
     """One channel becomes r²."""
     channel = x.dim() - 3
@@ -363,7 +383,7 @@ def pixel_unshuffle(tracer: Tracer, out: Tensor, x: Tensor, factor: int) -> None
     tracer.put(out, tuple(blocks), tracer.mark(x).zero)
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@operator("channel_shuffle native_channel_shuffle", zero=FIRST, scales=FIRST)
 def channel_shuffle(tracer: Tracer, out: Tensor, x: Tensor, groups: int) -> None:
     """(g, c) becomes (c, g): the j-th channel of every group goes together."""
     ids = tracer.axis(x, 1)

@@ -1,4 +1,4 @@
-"""Rules for operators that write, over all or at positions, or count: copy, scatter, index_put, searches, draws."""
+"""Operators that write, over all or at positions, or look at everything: copy, scatter, searches, random draws."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -9,16 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from podar.graph.labels import Ids
-from podar.graph.operators.arithmetic import axes_of, join
-from podar.graph.tracing.tracer import Tracer, rule
-
-
-def _still(tracer: Tracer, tensor: Any, why: str) -> None:
-    """Nothing of a tensor may go."""
-    if isinstance(tensor, Tensor):
-        for _, ids in tracer.blocks(tensor):
-            tracer.freeze(ids, why)
+from podar.graph.operators import shapes
+from podar.graph.operators.elementwise import join
+from podar.graph.operators.products import axes_of
+from podar.graph.operators.register import operator
+from podar.graph.operators.tracer import Tracer
 
 
 def _written(tracer: Tracer, out: Tensor, x: Tensor, values: Any, touched: set[int], place: dict[int, int]) -> None:
@@ -43,7 +38,7 @@ def _written(tracer: Tracer, out: Tensor, x: Tensor, values: Any, touched: set[i
     tracer.put(out, axes_of(own), zero)
 
 
-@rule("index_add", "index_add_", "index_copy", "index_copy_", "index_reduce", "index_reduce_")
+@operator("index_add index_copy index_reduce", in_place=True)
 def along_one_axis(
     tracer: Tracer, out: Tensor, x: Tensor, dim: int, _: Tensor, source: Tensor, *__: Any, **___: Any
 ) -> None:
@@ -52,12 +47,14 @@ def along_one_axis(
     _written(tracer, out, x, source, {dim}, {d: d for d in range(x.dim()) if d != dim})
 
 
-@rule("index_fill", "index_fill_")
+@operator("index_fill", in_place=True)
 def index_fill(tracer: Tracer, out: Tensor, x: Tensor, dim: int, _: Tensor, value: Any) -> None:
+    """One number is written at positions along `dim`."""
     _written(tracer, out, x, None if isinstance(value, Tensor) else value, {dim % x.dim()}, {})
 
 
-@rule("index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put")
+@operator("index_put", in_place=True, masks=1)
+@operator("_index_put_impl_ _unsafe_index_put", masks=1)
 def index_put(
     tracer: Tracer, out: Tensor, x: Tensor, indices: Sequence[Tensor | None], values: Tensor, *_: Any, **__: Any
 ) -> None:
@@ -68,7 +65,7 @@ def index_put(
         width = i.dim() if i is not None and i.dtype.is_floating_point is False and str(i.dtype) == "torch.bool" else 1
         if i is not None:
             chosen += range(at, at + width)
-            _still(tracer, i, "used as an index at")
+            tracer.freeze_all(i, "used as an index at")
         at += width
     rest = [d for d in range(x.dim()) if d not in chosen]
     if chosen == list(range(len(chosen))):
@@ -76,15 +73,15 @@ def index_put(
         _written(tracer, out, x, values, set(chosen), place)
         return
     if not any(ids is not None for ids in (tracer.axis(x, d) for d in rest)):
-        _still(tracer, values, "written by position at")
+        tracer.freeze_all(values, "written by position at")
     else:
         for d in rest:
             tracer.freeze(tracer.axis(x, d), "written by position at")
-        _still(tracer, values, "written by position at")
+        tracer.freeze_all(values, "written by position at")
     tracer.put(out, tracer.blocks(x), False)
 
 
-@rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")
+@operator("scatter scatter_add scatter_reduce", in_place=True)
 def scatter(
     tracer: Tracer, out: Tensor, x: Tensor, dim: int, where: Tensor, source: Any = 0, *_: Any, **__: Any
 ) -> None:
@@ -102,119 +99,62 @@ def scatter(
     _written(tracer, out, x, source, {dim} if same else set(range(x.dim())), others if same else {})
 
 
-@rule("masked_scatter", "masked_scatter_")
+@operator("masked_scatter", in_place=True, masks=1)
 def masked_scatter(tracer: Tracer, out: Tensor, x: Tensor, mask: Tensor, source: Tensor) -> None:
     """Values take the places of a mask one after the other: nothing may shift."""
     for t in (x, mask, source):
-        _still(tracer, t, "written by position at")
+        tracer.freeze_all(t, "written by position at")
     tracer.put(out, ())
 
 
-@rule("slice_scatter")
+@operator("slice_scatter")
 def slice_scatter(tracer: Tracer, out: Tensor, x: Tensor, source: Tensor, dim: int = 0, *_: Any) -> None:
+    """A part of one axis is written anew; the other axes meet."""
     _written(tracer, out, x, source, {dim % x.dim()}, {d: d for d in range(x.dim()) if d != dim % x.dim()})
 
 
-@rule("select_scatter")
+@operator("select_scatter")
 def select_scatter(tracer: Tracer, out: Tensor, x: Tensor, source: Tensor, dim: int, _: int) -> None:
+    """One index of an axis is written anew; the other axes meet."""
     dim %= x.dim()
     _written(tracer, out, x, source, {dim}, {d: d - (d > dim) for d in range(x.dim()) if d != dim})
 
 
-@rule("histc", "bincount", "_unique2", "unique_dim", "unique_consecutive", "nonzero", "searchsorted", "bucketize",
-      "isin", "masked_select", "multinomial", "_cdist_forward", "_euclidean_dist", "cross", "linalg_cross", "kthvalue",
-      "mode", "median", "trace", "diag", "diag_embed", "diagonal", "linalg_inv_ex", "linalg_qr", "linalg_svd",
-      "_linalg_svd", "_linalg_det", "linalg_solve_ex", "_linalg_solve_ex", "linalg_cholesky_ex", "take", "put_",
-      "torchvision::nms", "_pdist_forward", "bilinear", "_trilinear", "affine_grid_generator",
-      "repeat_interleave", "combinations", "cartesian_prod", "max_unpool2d", "histogram", "rot90")  # fmt: skip
+@operator(
+    "_local_scalar_dense item equal is_nonzero nonzero masked_select _unique _unique2 unique_dim unique_consecutive",
+    "bincount repeat_interleave one_hot torchvision::nms torchvision::qnms",
+    reads=True,
+)
+@operator(
+    "_cdist_forward _euclidean_dist _linalg_det _linalg_solve_ex _linalg_svd _pdist_forward _trilinear",
+    "affine_grid_generator bilinear bucketize cartesian_prod combinations cross diag diag_embed diagonal histc",
+    "histogram isin kthvalue linalg_cholesky_ex linalg_cross linalg_inv_ex linalg_qr linalg_solve_ex linalg_svd",
+    "max_unpool2d median mode multinomial put_ rot90 searchsorted take trace",
+)
 def whole(tracer: Tracer, out: Any, *args: Any, **_: Any) -> None:
     """What comes out depends on every number that enters, and on where it stands."""
     for a in args:
         for t in a if isinstance(a, (list, tuple)) else (a,):
-            _still(tracer, t, "looked through as a whole by")
+            tracer.freeze_all(t, "looked through as a whole by")
     for o in out if isinstance(out, (list, tuple)) else (out,):
         if isinstance(o, Tensor):
             tracer.put(o, ())
 
 
-@rule("normal_", "uniform_", "bernoulli_", "exponential_", "log_normal_", "cauchy_", "geometric_", "random_")
+@operator("normal_ uniform_ exponential_ log_normal_ cauchy_ geometric_ random_")
 def drawn(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
     """Random numbers, one for every index there is."""
     tracer.put(out, tracer.blocks(x), False)
 
 
-@rule("_grouped_mm")
-def grouped_mm(
-    tracer: Tracer, out: Tensor, a: Tensor, b: Tensor, offsets: Tensor | None = None, *_: Any, **__: Any
-) -> None:
-    """Rows of `a` (tokens, sorted by expert) times the matrix of their expert, (experts, inner, columns)."""
-    if a.dim() != 2 or b.dim() != 3:
-        for t in (a, b):
-            _still(tracer, t, "groups of")
-        tracer.put(out, ())
-        return
-    tracer.freeze(tracer.axis(a, 0), "sorted by expert at")
-    tracer.freeze(tracer.axis(b, 0), "experts of")
-    _still(tracer, offsets, "used as an index at")
-    inner: Ids | None = tracer.axis(a, 1)
-    tracer.equal(inner, tracer.axis(b, 1))
-    za, zb = tracer.mark(a).zero, tracer.mark(b).zero
-    if inner is not None and not za and not zb:
-        tracer.freeze(inner, "a removed index would not be zero at")
-    columns = tracer.axis(b, 2)
-    tracer.put(out, axes_of({1: columns}), zero=zb)
-    tracer.macs(a.shape[0] * a.shape[1] * b.shape[2], inner, columns)
-
-
-@rule("cummax", "cummin", "logcumsumexp")
-def running(tracer: Tracer, out: Any, x: Tensor, dim: int, *_: Any) -> None:
-    """Every index looks at those before it."""
-    tracer.freeze(tracer.axis(x, dim), "indices change places at")
-    for o in out if isinstance(out, (list, tuple)) else (out,):
-        tracer.put(o, tuple(b for b in tracer.blocks(x) if dim % x.dim() not in b[0]))
-
-
-@rule("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only")
-def embedding_bag(tracer: Tracer, out: Any, w: Tensor, index: Tensor, *_: Any, **__: Any) -> None:
-    """Rows are looked up and added up; columns are channels."""
-    tracer.freeze(tracer.axis(w, 0), "rows looked up by")
-    _still(tracer, index, "positions of")
-    y = out[0] if isinstance(out, (list, tuple)) else out
-    tracer.put(y, axes_of({y.dim() - 1: tracer.axis(w, 1)}), tracer.mark(w).zero)
-
-
-@rule("segment_reduce")
-def segment_reduce(tracer: Tracer, out: Tensor, x: Tensor, how: str, *_: Any, axis: int = 0, **__: Any) -> None:
-    """Rows are gathered segment by segment; channels pass. The largest of no rows is not zero."""
-    tracer.freeze(tracer.axis(x, axis), "gathered by segment at")
-    own = {d: tracer.axis(x, d) for d in range(x.dim()) if d != axis % x.dim()}
-    tracer.put(out, axes_of(own), tracer.mark(x).zero and how == "sum")
-
-
-@rule("torchvision::roi_align", "torchvision::roi_pool")
-def regions(tracer: Tracer, out: Any, x: Tensor, boxes: Tensor, *_: Any) -> None:
-    """Boxes are read from maps; channels pass."""
-    for d in (0, 2, 3):
-        tracer.freeze(tracer.axis(x, d), "positions of")
-    _still(tracer, boxes, "positions of")
-    y = out[0] if isinstance(out, (list, tuple)) else out
-    tracer.put(y, axes_of({1: tracer.axis(x, 1)}), zero=tracer.mark(x).zero)
-
-
-@rule("addbmm", "addr")
-def rare_products(tracer: Tracer, out: Tensor, *args: Any, **_: Any) -> None:
-    for t in args:
-        _still(tracer, t, "summed over the batch by")
-    tracer.put(out, ())
-
-
-@rule("copy")
+@operator("copy")
 def copied(tracer: Tracer, out: Tensor, x: Tensor, source: Tensor, *_: Any) -> None:
+    """The values of `source` in the shape of `x`."""
     mark = tracer.mark(source)
     tracer.put(out, tracer.blocks(source) if source.shape == out.shape else (), mark.zero)
 
 
-@rule("copy_")
+@operator("copy_", shape=shapes.in_place)
 def write(tracer: Tracer, out: Tensor, x: Tensor, source: Tensor, *_: Any) -> None:
     """Written in place: what is already labelled meets the new values, what is not fixes them."""
     if tracer.blocks(x):

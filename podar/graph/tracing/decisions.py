@@ -11,44 +11,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
-READERS = frozenset(
-    """_local_scalar_dense item equal is_nonzero nonzero masked_select _unique _unique2 unique_dim unique_consecutive
-    bincount repeat_interleave one_hot torchvision::nms torchvision::qnms""".split()
-)
-"""Operators whose result as a whole (a number, or a tensor whose size nobody knows beforehand) hangs on values."""
-
-MASKED = {
-    "index": 1,
-    "_unsafe_index": 1,
-    "index_put": 1,
-    "index_put_": 1,
-    "_index_put_impl_": 1,
-    "_unsafe_index_put": 1,
-    "masked_scatter": 1,
-    "masked_scatter_": 1,
-}
-"""Operators that take as many elements as a mask has marks, and where their masks stand among the arguments."""
-
-LOOKED_THROUGH = READERS | MASKED.keys()
+from podar.graph.operators.marks import is_mask
+from podar.graph.operators.register import Operator
+from podar.graph.record import Decision
 
 CONVERSIONS = frozenset(("tolist", "numpy", "__array__"))
 """Methods that take values out of a tensor without an operator."""
-
-MASKS = (torch.bool, torch.uint8)
-
-
-class Decision(NamedTuple):
-    """One reading: by which operator of which module, the shapes that it looked at, and what it read."""
-
-    operator: str
-    module: str
-    shapes: tuple[tuple[int, ...], ...]
-    value: Any
 
 
 class Told:
@@ -77,14 +49,14 @@ def own(value: Any) -> Any:
     return value.copy() if hasattr(value, "copy") else value
 
 
-def masks_of(name: str, args: tuple[Any, ...]) -> Iterator[Tensor]:
+def masks_of(operator: Operator, args: tuple[Any, ...]) -> Iterator[Tensor]:
     """The masks that decide how many elements an operator takes, or writes."""
-    place = MASKED.get(name)
+    place = operator.masks
     if place is None:
         return
     given = args[place]
     masks = [m for m in (given if isinstance(given, (list, tuple)) else (given,)) if is_mask(m)]
-    if masks and "put" in name and len(args) > 2:
+    if masks and "put" in operator.name and len(args) > 2:
         # One value for all places, or one row: how many places there are does not matter.
         positions = sum(m.dim() if is_mask(m) else 1 for m in given if isinstance(m, Tensor))
         if args[2].numel() == 1 or args[2].dim() <= args[0].dim() - positions:
@@ -92,16 +64,12 @@ def masks_of(name: str, args: tuple[Any, ...]) -> Iterator[Tensor]:
     yield from masks
 
 
-def is_mask(given: Any) -> bool:
-    return isinstance(given, Tensor) and given.dtype in MASKS
-
-
-def with_masks(name: str, args: tuple[Any, ...], told: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+def with_masks(operator: Operator, args: tuple[Any, ...], told: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
     """The arguments of an operator, each of its masks exchanged for what `told` says of it."""
-    replaced = {id(m): told(m) for m in masks_of(name, args)}
+    replaced = {id(m): told(m) for m in masks_of(operator, args)}
     if not replaced:
         return args
-    place = MASKED[name]
+    place = operator.masks or 0
     given = args[place]
     if isinstance(given, (list, tuple)):
         changed: Any = type(given)(replaced.get(id(m), m) for m in given)

@@ -5,20 +5,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from podar.errors import PodarError
 from podar.graph.operators.computed_weights import as_one_operator
 from podar.graph.operators.quantizers import as_a_quantizer
 from podar.graph.operators.statistics import refuse
+from podar.graph.operators.tracer import Tracer
+from podar.graph.record import Record, Step
 from podar.graph.tracing.calls import Calls
-from podar.graph.tracing.decisions import Told
-from podar.graph.tracing.shortcuts import shortcuts
-from podar.graph.tracing.tracer import Mark, Record, Step, Tracer
+from podar.graph.tracing.dispatch import Dispatch
+from podar.graph.tracing.shortcuts import plainly, shortcuts
 from podar.graph.tracing.training import with_training
 from podar.graph.tracing.twins import Again, Own, twin
 from podar.model.inputs import ExampleInputs, call, example_tensors, named_tensors
@@ -73,34 +74,41 @@ def _run(
     train: bool = False,
     real: bool,
     labels: bool = True,
-    broken: Callable[[Tracer, Exception], None] | None = None,
+    broken: Callable[[Dispatch, Exception], None] | None = None,
 ) -> Record:
     """One run, written down in a record that `start` makes; `broken` is told of an exception while marks stand."""
 
     def once(own: Own) -> Record:
         record = start()
         with alone(), twin(members, inputs, train=train, own=own) as double:
-            tracer = Tracer(double, record, real, labels)
-            if not labels:
-                tracer.told = Told(record.decisions)
-            calls = Calls(tracer, train)
-            with watching(tracer, None if train else shortcuts(calls)):
+            run = Dispatch(double, record, real, labels)
+            calls = Calls(run, train)
+            with watching(run, None if train else shortcuts(calls)):
                 if labels:
                     record.sizes.attach(double.members.once)
                 try:
-                    with calls, tracer:
+                    with calls, run:
                         output = call(double.model, double.inputs)
                 except Exception as error:
                     if broken is None:
                         raise
-                    broken(tracer, error)
+                    broken(run, error)
                     return record
-                record.outputs = [(path, tracer.blocks(t)) for path, t in named_tensors(output)]
-                refuse(tracer, [s for _, t in named_tensors(output) if (s := tracer.mark(t).statistic) is not None])
-                record.spilled += [(tracer.mark(t).makers, tracer.blocks(t)) for _, t in named_tensors(output)]
+                if run.tracer is not None:
+                    _write_outputs(run.tracer, named_tensors(output))
         return record
 
     return with_what_it_needs(once)
+
+
+def _write_outputs(tracer: Tracer, outputs: Iterable[tuple[str, Tensor]]) -> None:
+    """The labels of what the model returns, which may be no statistics, and whose makers are read by others."""
+    for path, tensor in outputs:
+        mark, blocks = tracer.mark(tensor), tracer.blocks(tensor)
+        tracer.record.outputs.append((path, blocks))
+        tracer.record.spilled.append((mark.makers, blocks))
+        if mark.statistic is not None:
+            refuse(tracer, [mark.statistic])
 
 
 def with_what_it_needs(run: Callable[[Own], T]) -> T:
@@ -128,36 +136,37 @@ def alone() -> Generator[None]:
 
 
 @contextlib.contextmanager
-def watching(tracer: Tracer, around: Around | None = None) -> Generator[None]:
+def watching(run: Dispatch, around: Around | None = None) -> Generator[None]:
     """All that stands ready around the run of a twin: modules by name, inputs with marks."""
-    meta = next((n for n, t in tracer.tensors.items() if t.is_meta), None)
+    meta = next((n for n, t in run.tensors.items() if t.is_meta), None)
     if meta is not None:
         raise PodarError(
             f"{meta} is on the meta device and has no values: load weights, or call model.to_empty(device='cpu')"
         )
-    _follow(tracer, around)
-    tracer.begin()
-    for tensor in example_tensors(tracer.twin.inputs):
-        # Values of floating-point inputs do not matter; token ids index tables, so theirs do.
-        tracer.attach(tensor, Mark(hollow=tensor.is_floating_point(), needs=tracer.given))
-        tracer.knows_inputs = True
+    _follow(run, around)
+    run.begin(list(example_tensors(run.twin.inputs)))
     try:
         yield
     finally:
-        tracer.clear()
+        run.clear()
 
 
-def _follow(tracer: Tracer, around: Around | None) -> None:
+def _follow(run: Dispatch, around: Around | None) -> None:
     """Keep the name of the module that runs on top of a stack.
 
     Each module is told apart: a change of `nn.Module.__call__` would empty the method caches of all its subclasses.
     """
-    for name, module in tracer.twin.members.once:
+
+    def whole(function: Call, name: str, args: tuple[Any, ...]) -> Any:
+        with plainly():
+            return run.whole(function, name, args, {})
+
+    for name, module in run.twin.members.once:
         call = module._call_impl  # pyright: ignore[reportPrivateUsage]
         if around is not None:
             call = around(name, module, call)
-        call = as_a_quantizer(tracer, module, as_one_operator(tracer, module, call))
-        module.__dict__["_compiled_call_impl"] = _entering(name, call, tracer.stack)  # what `__call__` asks for first
+        call = as_a_quantizer(whole, module, as_one_operator(whole, module, call))
+        module.__dict__["_compiled_call_impl"] = _entering(name, call, run.stack)  # what `__call__` asks for first
 
 
 def _entering(name: str, call: Call, stack: list[str]) -> Call:

@@ -9,10 +9,11 @@ from types import FrameType, TracebackType
 
 from torch import Tensor
 
-from podar.graph.tracing.tracer import Record, Tracer, Training
+from podar.graph.record import Record, Training
+from podar.graph.tracing.dispatch import Dispatch
 from podar.model.inputs import named_tensors
 
-Broken = Callable[[Tracer, Exception], None]
+Broken = Callable[[Dispatch, Exception], None]
 Run = Callable[[Callable[[], Record], bool, "Broken | None"], Record]
 """A run in train mode: what makes its record, whether operators are computed, what is told of an exception."""
 
@@ -35,10 +36,10 @@ def with_training(record: Record, run: Run) -> Record:
         pass
     reasons: list[str] = []
 
-    def stop(tracer: Tracer, error: Exception) -> None:
+    def stop(run: Dispatch, error: Exception) -> None:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}"
         reasons.append(reason.rstrip(": "))
-        _freeze_open_ends(tracer, record, error, reasons[0])
+        _freeze_open_ends(run, record, error, reasons[0])
 
     return _joined(record, run(start, True, stop), real=True, broken=next(iter(reasons), None))
 
@@ -51,18 +52,18 @@ def _joined(evaluation: Record, trained: Record, real: bool, broken: str | None 
     return trained
 
 
-def _freeze_open_ends(tracer: Tracer, before: Record, error: Exception, reason: str) -> None:
+def _freeze_open_ends(run: Dispatch, before: Record, error: Exception, reason: str) -> None:
     """Freeze parameters that only the broken run met, and all that it still held."""
-    labels, layouts = tracer.labels, tracer.record.layouts
+    labels, layouts = run.record.labels, run.record.layouts
     why = f"the run in train mode, which alone uses it, broke off ({reason})"
     for name in layouts.keys() - before.layouts.keys():
         for ids in layouts[name].values():
             labels.freeze(ids, why)
     why = f"the run in train mode broke off before all that reads it was seen ({reason})"
     for tensor in _held(error.__traceback__):
-        known = tracer.known(tensor)
-        if known is not None and id(tensor) not in tracer.named:
-            for _, ids in tracer.blocks(tensor):
+        known = run.marks.known(tensor)
+        if known is not None and id(tensor) not in run.marks.named:
+            for _, ids in known.blocks:
                 labels.freeze(ids, why)
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,12 +12,6 @@ from torch import Tensor
 
 LITERAL = 16
 """A tensor of at most this many elements is compared by what it holds."""
-
-UNFILLED = ("empty", "new_empty")
-"""These hold anything."""
-
-BY_POSITION = {"roll": 1, "select": 2, "tril": 1, "triu": 1, "constant_pad_nd": 1}
-"""Whole numbers that say where, not how many: another one gives other values in the same shape."""
 
 
 class Places(NamedTuple):
@@ -32,16 +25,17 @@ class Places(NamedTuple):
 FLOATS = Places(None)
 
 
-@functools.cache
-def places_of(func: Any) -> Places:
-    """Read from the operator's schema. Where it says Tensor, Python may have given a number."""
+def places_of(func: Any, where: int | None) -> Places:
+    """Read from the operator's schema. Where it says Tensor, Python may have given a number.
+
+    `where`: the place of a whole number that says where, not how many.
+    """
     schema = func._schema
     values = [a for a in schema.arguments if any(kind in str(a.type) for kind in ("number", "float", "Tensor"))]
     order = {a.name: k for k, a in enumerate(schema.arguments)}
     positions = [order[a.name] for a in values if not a.kwarg_only]
-    name = schema.name.removeprefix("aten::")
-    if name in BY_POSITION:
-        positions.append(BY_POSITION[name])
+    if where is not None:
+        positions.append(where)
     names = tuple(a.name for a in values)
     return Places(tuple(positions), names, torch.Tag.nondeterministic_seeded in func.tags)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import podar
-from podar.graph.tracing.hollow import broadcast_shape
+from podar.graph.operators.shapes import broadcast_shape
 from podar.graph.tracing.running import observe
 from podar.model.inputs import named_tensors
 
