@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
+
+from podar.model.tensors import tensors_in
 
 if TYPE_CHECKING:
     from podar.graph import Graph
@@ -101,13 +102,5 @@ def export_file(source: Source, format: str, out: Path | None) -> dict[str, Any]
     }
 
 
-def _tensors(inputs: Any) -> Iterator[Tensor]:
-    if isinstance(inputs, Tensor):
-        yield inputs
-    elif isinstance(inputs, (Mapping, tuple, list)):
-        for value in inputs.values() if isinstance(inputs, Mapping) else inputs:
-            yield from _tensors(value)
-
-
 def _shapes(inputs: Any) -> str:
-    return ", ".join("×".join(map(str, tensor.shape)) for tensor in _tensors(inputs))
+    return ", ".join("×".join(map(str, tensor.shape)) for tensor in tensors_in(inputs))

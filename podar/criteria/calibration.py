@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from podar.errors import PodarError
+from podar.errors import PodarError, first_line
 from podar.model.batches import Batch, labelled, run
 from podar.model.modes import modes_put_back
 from podar.model.outputs import main_output
@@ -36,7 +36,7 @@ def forward(model: nn.Module, inputs: Any, name: str) -> Any:
         if isinstance(error, PodarError):
             raise
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs)) or type(inputs).__name__
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error)
         raise PodarError(
             f"the model does not run on the calibration data for {name}, shape {shapes}: {reason}"
         ) from error
@@ -85,7 +85,7 @@ def loss_of(model: nn.Module, batch: Batch, loss: Callable[[Any, Any], Tensor] |
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
         if isinstance(error, PodarError):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error)
         raise PodarError(
             f"importance {name!r}: the loss cannot be computed from the model's output ({reason})"
         ) from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from podar.data.imagefolder import common_shape
 from podar.data.register import Found, Part, data_source
-from podar.errors import PodarError, require
+from podar.errors import PodarError, first_line, require
 
 _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
 _LABELS = ("label", "labels", "fine_label", "class", "target")
@@ -71,8 +71,9 @@ def _load(folder: Path) -> dict[str, Any]:
         else:
             loaded = datasets.load_dataset(str(folder))
     except Exception as error:  # many kinds, all of which say the same: the folder is not readable
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise PodarError(f"{folder} cannot be read as a folder of Hugging Face datasets ({reason}).") from error
+        raise PodarError(
+            f"{folder} cannot be read as a folder of Hugging Face datasets ({first_line(error)})."
+        ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"all": loaded}
 
 

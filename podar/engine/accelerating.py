@@ -16,7 +16,7 @@ from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 from torch.fx.passes.tools_common import legalize_graph
 
-from podar.engine.calling import as_arguments, calling, check_on_cpu, tensors_in
+from podar.engine.calling import as_arguments, calling, check_on_cpu
 from podar.engine.choosing import Decision, choose
 from podar.engine.folding import exported
 from podar.engine.host import by_kind, fastest
@@ -26,6 +26,7 @@ from podar.engine.onnx_accelerating import AcceleratedFile, accelerate_file
 from podar.engine.operator import open_program, run_program
 from podar.errors import PodarError, UsageError
 from podar.files import write_atomic
+from podar.model.tensors import tensors_in
 
 
 @dataclass(frozen=True)

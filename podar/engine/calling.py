@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError, first_line, sizes
 from podar.model.inputs import arguments
+from podar.model.tensors import tensors_in
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -137,11 +138,6 @@ def check_on_cpu(model: nn.Module) -> None:
     """**Raises:** `PodarError` where a part of the model lies elsewhere."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         _check_device(tensor, name)
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """Every tensor inside nested arguments, in order."""
-    return [leaf for _, leaf in _leaves(value, ()) if isinstance(leaf, Tensor)]
 
 
 def _leaves(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:

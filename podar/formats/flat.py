@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from podar.errors import PodarError, first_line
-from podar.model.inputs import ExampleInputs, arguments, named_tensors
+from podar.model.inputs import ExampleInputs, arguments
+from podar.model.tensors import map_tensors, named_tensors
 
 
 @dataclass(frozen=True)
@@ -178,17 +179,8 @@ def _arguments(model: nn.Module, inputs: ExampleInputs) -> tuple[tuple[Any, ...]
                 f"the example inputs call the model {len(caught)} times: an export needs exactly one call."
             )
         given = caught[0]
-    return _to_cpu(given[0]), _to_cpu(given[1])
-
-
-def _to_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_to_cpu(item) for item in value)
-    return value
+    args, kwargs = map_tensors(lambda tensor: tensor.detach().cpu(), given)
+    return args, kwargs
 
 
 def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from podar.errors import PodarError
+from podar.errors import PodarError, first_line
 from podar.files import opened
 from podar.runtimes import RUNTIMES
 from podar.runtimes.file_inputs import arrays
@@ -116,8 +116,7 @@ def _pack(folder: Path, model: Any, example_inputs: Any) -> dict[str, Any]:
         with _own_code_by_value(cloudpickle), opened(folder / "model.pkl") as file:
             torch.save((model, example_inputs), file, pickle_module=cloudpickle)
     except Exception as error:  # anything a model may hold: locks, generators, open files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise PodarError(f"the model cannot be copied to a child process: {reason}.") from error
+        raise PodarError(f"the model cannot be copied to a child process: {first_line(error)}.") from error
     return {"module": str(folder / "model.pkl"), "torchvision": "torchvision" in sys.modules}
 
 

@@ -101,7 +101,7 @@ def rows(batch: Any, start: int, stop: int, count: int) -> Any:
 
     **Raises:** `PodarError` where a tensor's first axis is not the batch.
     """
-    for path, tensor in named_tensors(batch):
+    for path, tensor in named_tensors(batch, fields=True):
         if tensor.dim() and len(tensor) != count:
             where = f" {path}" if path else ""
             raise PodarError(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from podar.model.inputs import call, named_tensors
+from podar.model.inputs import call
 from podar.model.modes import modes_put_back
+from podar.model.tensors import named_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

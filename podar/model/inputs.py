@@ -1,15 +1,15 @@
-"""Example inputs and outputs: a tensor, a tuple, a dict of keyword arguments, or a callable that runs the model."""
+"""Example inputs: a tensor, a tuple, a dict of keyword arguments, or a callable that runs the model."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from podar.model import tensors
+from podar.model.tensors import named_tensors
 
 ExampleInputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Callable[[nn.Module], Any]
 
@@ -39,8 +39,3 @@ def call(model: nn.Module, inputs: ExampleInputs) -> Any:
 def example_tensors(inputs: ExampleInputs) -> list[Tensor]:
     """The tensors among the example inputs (none are known of a callable)."""
     return [t for _, t in named_tensors(inputs)]
-
-
-def named_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested containers with its path ("0", "logits", "aux.1"); named tuples count by their places."""
-    return tensors.named_tensors(value, fields=False)

@@ -34,7 +34,7 @@ def main_output(outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Tensor):
         return outputs
-    found = list(named_tensors(outputs)) or list(named_tensors(_attributes(outputs)))
+    found = list(named_tensors(outputs, fields=True)) or list(named_tensors(_attributes(outputs), fields=True))
     floats = [(path, tensor) for path, tensor in found if tensor.is_floating_point() and tensor.dim() > 1]
     floats = [(path, tensor) for path, tensor in floats if not any(word in path.lower() for word in OTHERS)]
     for name in NAMES:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 
-def named_tensors(value: Any, path: str = "", *, fields: bool = True) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(value: Any, path: str = "", *, fields: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in nested lists, tuples, mappings and dataclasses, with its path ("0", "logits", "aux.1").
 
-    `fields`: the items of a named tuple are called by their fields, not by their places.
+    `fields`: the items of a named tuple are called by their fields ("logits"), not by their places ("0").
     """
     if isinstance(value, Tensor):
         yield path, value

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from podar.errors import PodarError
+from podar.model.tensors import tensors_in
 
 
 class Skipped(nn.Module):
@@ -20,20 +20,12 @@ class Skipped(nn.Module):
         self.zeros, self.items = zeros, items
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        x = next(v for v in _first((*args, *kwargs.values())))
+        x = tensors_in((*args, *kwargs.values()))[0]
         y = torch.zeros_like(x) if self.zeros else x
         return y if not self.items else (y, *[None] * (self.items - 1))
 
     def extra_repr(self) -> str:
         return "zeros" if self.zeros else "input"
-
-
-def _first(values: Iterable[Any]) -> Iterable[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from _first(value)
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:

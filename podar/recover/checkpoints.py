@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from podar.errors import PodarError
+from podar.errors import PodarError, first_line
 from podar.files import atomic_path, opened
 
 
@@ -29,8 +29,9 @@ def load(path: Path, signature: dict[str, Any]) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["signature"]
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PodarError(f"the checkpoint {path} cannot be read ({line}): remove it to start anew.") from error
+        raise PodarError(
+            f"the checkpoint {path} cannot be read ({first_line(error)}): remove it to start anew."
+        ) from error
     differing = [key for key in signature if found.get(key) != signature[key]]
     if differing:
         key = differing[0]

@@ -14,6 +14,7 @@ from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
 from podar.model.inputs import ExampleInputs, call
 from podar.model.modes import modes_put_back
+from podar.model.tensors import tensors_in
 from podar.sparse.layers import Weight, weights_of
 from podar.sparse.patterns import NofM, Pattern, parse_pattern
 
@@ -227,14 +228,8 @@ def _reorder(tensors: dict[str, Any], places: dict[tuple[str, int], np.ndarray],
 @torch.no_grad()
 def _outputs(model: nn.Module, inputs: ExampleInputs) -> list[Tensor]:
     with modes_put_back(model):
-        return _tensors(call(model.eval(), inputs))
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs.detach().float()] if outputs.is_floating_point() else []
-    parts = outputs.values() if isinstance(outputs, dict) else outputs if isinstance(outputs, (tuple, list)) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
+        outputs = tensors_in(call(model.eval(), inputs))
+    return [tensor.detach().float() for tensor in outputs if tensor.is_floating_point()]
 
 
 def _same(one: list[Tensor], other: list[Tensor]) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import podar
-from podar.model.inputs import call, named_tensors
+from podar.model.inputs import call
+from podar.model.tensors import named_tensors
 
 
 def redraw(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -17,7 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import podar
-from podar.model.inputs import call, named_tensors
+from podar.model.inputs import call
+from podar.model.tensors import named_tensors
 from tests.graph.oracle import default_float64, double, noise, redraw
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import podar
 from podar.errors import PodarError
-from podar.model.inputs import call, named_tensors
+from podar.model.inputs import call
+from podar.model.tensors import named_tensors
 
 
 class Two(nn.Module):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import podar
-from podar.model.inputs import call, named_tensors
+from podar.model.inputs import call
+from podar.model.tensors import named_tensors
 from tests.graph.oracle import redraw
 from tests.zoo.models import build
 
