@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import getitem
 from pathlib import Path
 from typing import Any, overload
@@ -12,21 +12,23 @@ from typing import Any, overload
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
-from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
-from torch.fx.passes.operator_support import OperatorSupportBase
 from torch.fx.passes.tools_common import legalize_graph
 
 from podar.engine.calling import as_arguments, calling, check_on_cpu
 from podar.engine.choosing import Decision, choose
-from podar.engine.folding import exported
+from podar.engine.folding import exported, simplified
 from podar.engine.host import by_kind, fastest
-from podar.engine.lowering import Lowering, Unsupported, reason_against, shape_of
 from podar.engine.native import check_native
 from podar.engine.onnx_accelerating import AcceleratedFile, accelerate_file
+from podar.engine.onnx_rival import InOnnxRuntime, in_onnxruntime
 from podar.engine.operator import open_program, run_program
+from podar.engine.regions import lowered, put_in, reasons_against, recorded
 from podar.errors import PodarError, UsageError
 from podar.files import write_atomic
+from podar.model.quiet import sources_forgotten
 from podar.model.tensors import tensors_in
+
+_TIMES = 9  # runs of each side, in turn
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,30 @@ class Region:
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What `podar.accelerate` did: the regions, and the operators that stay in torch with the reason for each kind."""
+    """What `podar.accelerate` did: the regions, and the operators that stay in torch with the reason for each kind.
+
+    - `engine_ms`, `onnxruntime_ms`: a run of the whole model by the regions, and in ONNX Runtime; NaN where it was not
+      measured, and `not_compared` says why.
+    - `in_onnxruntime`: ONNX Runtime is faster, so the model runs there.
+    """
 
     regions: tuple[Region, ...]
     host: Mapping[str, tuple[int, str]]
     level: str
+    engine_ms: float = math.nan
+    onnxruntime_ms: float = math.nan
+    not_compared: str = ""
+    in_onnxruntime: bool = False
 
     def __str__(self) -> str:
         lines = [f"sparse engine ({self.level}):"]
+        if not math.isnan(self.onnxruntime_ms):
+            lines = [
+                f"sparse engine ({self.level}) and torch: {self.engine_ms:.2f} ms, ONNX Runtime "
+                f"{self.onnxruntime_ms:.2f} ms → {'ONNX Runtime' if self.in_onnxruntime else 'the plan below'}"
+            ]
+        elif self.not_compared:
+            lines.append(f"  not compared with ONNX Runtime: {self.not_compared}")
         for number, region in enumerate(self.regions):
             sparse = sum(layer.sparse for layer in region.layers)
             where = "engine" if region.kept else "torch (the engine would be slower)"
@@ -72,7 +90,7 @@ class Accelerated(nn.Module):
     """A model whose sparse regions run in the engine. It takes and returns what the model did, in eval mode.
 
     `report` says what was decided. Inputs must have the example's shapes and types; the batch may differ where one
-    program runs the whole model.
+    program runs the whole model. Where ONNX Runtime is faster, inputs of the example's very shapes go there.
     """
 
     def __init__(
@@ -82,10 +100,13 @@ class Accelerated(nn.Module):
         model: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        rival: InOnnxRuntime | None = None,
     ) -> None:
         super().__init__()
         self.network = graph
         self.report = report
+        self._rival = rival
+        self._shapes = [tensor.shape for tensor in tensors_in((args, kwargs))]
         calls = [n for n in graph.graph.nodes if n.op == "call_function"]
         engine = [n for n in calls if n.target is torch.ops.podar.run_sparse.default]
         self._whole = len(engine) == 1 and all(n in engine or n.target is getitem for n in calls)
@@ -99,10 +120,13 @@ class Accelerated(nn.Module):
         **Raises:** `PodarError` for inputs that are not like the example's.
         """
         (args, kwargs), tensors = self._calling.fitted(args, kwargs)
-        # Where one program is the model and nobody watches the operators, the way through torch's dispatcher is saved.
-        if self._direct is not None and not torch.compiler.is_compiling() and _unwatched(tensors):
-            return self._direct(tensors)
-        return self.network(*args, **kwargs)
+        # Whoever watches the operators, or compiles them, sees those of torch and the engine.
+        if torch.compiler.is_compiling() or not _unwatched(tensors):
+            return self.network(*args, **kwargs)
+        if self._rival is not None and [tensor.shape for tensor in tensors] == self._shapes:
+            return self._rival(tensors)
+        # Where one program is the model, the way through torch's dispatcher is saved.
+        return self._direct(tensors) if self._direct is not None else self.network(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Accelerated:
         """The engine only infers: train the model it was made from.
@@ -143,8 +167,8 @@ def accelerate(
     - `model`: a module that torch.export can follow (it is not changed), or an ONNX file.
     - `example_inputs`: a tensor, a tuple, or a dict of keyword arguments; the result takes inputs of these shapes. A
       file whose sizes are all fixed needs none.
-    - `measure`: leave regions in the host (torch, or ONNX Runtime for a file) where it is faster (False: whatever the
-      engine can run, it runs).
+    - `measure`: leave regions in the host (torch, or ONNX Runtime for a file) where it is faster, and the whole model
+      to ONNX Runtime where it is installed and faster (False: whatever the engine can run, it runs).
     - `tune`: search each layer's variant inside the network (False: by rules of thumb). What was found is remembered
       under `PODAR_CACHE`, or the user's cache folder.
 
@@ -169,18 +193,23 @@ def accelerate(
         raise UsageError(f"accelerate takes a torch module or an ONNX file, not a {type(model).__name__}.")
     args, kwargs = as_arguments(example_inputs)
     check_on_cpu(model)
-    example = tensors_in((args, kwargs))
-    graph = exported(model, args, kwargs)
-    batch = example[0].shape[0] if example[0].ndim else 1
-    reasons = {
-        node: why
-        for node in graph.graph.nodes
-        if node.op == "call_function" and (why := reason_against(graph, node, batch)) is not None
-    }
+    with sources_forgotten():
+        program = exported(model, args, kwargs)
+        graph, report = _with_programs(simplified(program), args, kwargs, type(model).__name__, measure, tune)
+        fast = Accelerated(graph, report, model, args, kwargs)
+        return _against_onnxruntime(fast, program, model, args, kwargs) if measure else fast
+
+
+def _with_programs(
+    graph: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, measure: bool, tune: bool
+) -> tuple[fx.GraphModule, Acceleration]:
+    """The graph with its regions as programs, and what was decided."""
+    first = tensors_in((args, kwargs))[0]
+    reasons = reasons_against(graph, first.shape[0] if first.ndim else 1)
     ready = lowered(graph, reasons)
     with torch.no_grad():
-        inside = _recorded(graph, args, kwargs)
-    reports: list[Region] = []
+        inside = recorded(graph, args, kwargs)
+    regions: list[Region] = []
     moved: dict[fx.Node, fx.Node] = {}  # what regions gave, to what their programs give
     level = ""
     for nodes, lowering in ready:
@@ -189,94 +218,42 @@ def accelerate(
         held = torch.frombuffer(bytearray(program), dtype=torch.uint8)
         runner = open_program(held)
         level = runner.level
-        engine_ms = (
-            fastest(lambda r=runner, i=inputs: r.run([t.contiguous().numpy() for t in i]), times=7)[0]
-            if measure
-            else float("nan")
-        )
-        torch_ms = sum(inside.milliseconds[n] for n in nodes)
+        engine_ms = torch_ms = math.nan
+        if measure:
+            (engine_ms,) = fastest(lambda r=runner, i=inputs: r.run([t.contiguous().numpy() for t in i]), times=7)
+            torch_ms = sum(inside.milliseconds[n] for n in nodes)
         kept = not measure or engine_ms < torch_ms
-        reports.append(Region(len(nodes), tuple(decisions), engine_ms, torch_ms if measure else float("nan"), kept))
+        regions.append(Region(len(nodes), tuple(decisions), engine_ms, torch_ms, kept))
         if kept:
-            _put_in(graph, [moved.get(n, n) for n in lowering.outside], nodes, held, len(reports) - 1, moved)
-    if not reports:
-        raise PodarError(f"nothing in {type(model).__name__} can run in the sparse engine: {_first_reason(reasons)}.")
+            put_in(graph, [moved.get(n, n) for n in lowering.outside], nodes, held, len(regions) - 1, moved)
+    if not regions:
+        raise PodarError(f"nothing in {name} can run in the sparse engine: {_first_reason(reasons)}.")
     legalize_graph(graph)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
-    report = Acceleration(tuple(reports), by_kind((_kind(n), why) for n, why in reasons.items()), level)
-    return Accelerated(graph, report, model, args, kwargs)
+    return graph, Acceleration(tuple(regions), by_kind((_kind(n), why) for n, why in reasons.items()), level)
 
 
-# --- regions --------------------------------------------------------------------------------------------------------
-
-
-def _regions(graph: fx.GraphModule, host: set[fx.Node]) -> list[list[fx.Node]]:
-    class Support(OperatorSupportBase):
-        def is_node_supported(self, submodules: Any, node: fx.Node) -> bool:
-            return node.op == "call_function" and node not in host
-
-    found = CapabilityBasedPartitioner(graph, Support(), allows_single_node_partition=True).propose_partitions()
-    place = {node: i for i, node in enumerate(graph.graph.nodes)}
-    regions = [sorted(partition.nodes, key=place.__getitem__) for partition in found]
-    worthwhile = [r for r in regions if any(_has_weight(n) for n in r)]
-    return sorted(worthwhile, key=lambda r: place[r[0]])
-
-
-def _has_weight(node: fx.Node) -> bool:
-    return any(name in str(node.target) for name in ("conv", "linear"))
-
-
-def lowered(graph: fx.GraphModule, reasons: dict[fx.Node, str]) -> list[tuple[list[fx.Node], Lowering]]:
-    """Each region with its network. An operator that does not fit in between its neighbours stays in torch."""
-    while True:
-        found: list[tuple[list[fx.Node], Lowering]] = []
-        for nodes in _regions(graph, set(reasons)):
-            lowering = Lowering(graph)
-            node = nodes[0]
-            try:
-                for node in nodes:
-                    lowering.add(node)
-                for node in _leaving(nodes):
-                    lowering.finish(node)
-            except (Unsupported, ValueError) as error:
-                reasons[node] = str(error).rstrip(".")
-                break
-            found.append((nodes, lowering))
-        else:
-            return found
-
-
-def _leaving(nodes: list[fx.Node]) -> list[fx.Node]:
-    inside = set(nodes)
-    return [n for n in nodes if any(user not in inside for user in n.users)]
-
-
-def _put_in(
-    graph: fx.GraphModule,
-    inputs: list[fx.Node],
-    nodes: list[fx.Node],
-    program: Tensor,
-    number: int,
-    moved: dict[fx.Node, fx.Node],
-) -> None:
-    name = f"_program_{number}"
-    graph.register_buffer(name, program)
-    leaving = _leaving(nodes)
-    text = ";".join(",".join(str(n) for n in shape_of(node)[1:]) for node in leaving)
-    end = next(n for n in reversed(graph.graph.nodes) if n.op == "output")
-    with graph.graph.inserting_before(end):
-        held = graph.graph.get_attr(name)
-        call = graph.graph.call_function(torch.ops.podar.run_sparse.default, (held, inputs, text))
-        call.meta["val"] = [node.meta["val"] for node in leaving]
-        for i, node in enumerate(leaving):
-            item = graph.graph.call_function(getitem, (call, i))
-            item.meta = dict(node.meta)
-            moved[node] = item  # a later region may read it
-            node.replace_all_uses_with(item, delete_user_cb=lambda user: user not in nodes)
-    for node in reversed(nodes):
-        graph.graph.erase_node(node)
+def _against_onnxruntime(
+    fast: Accelerated,
+    program: torch.export.ExportedProgram,
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Accelerated:
+    """The same, with what the whole model takes in ONNX Runtime; it runs there where that is faster."""
+    tensors = tensors_in((args, kwargs))
+    with torch.no_grad():
+        try:
+            rival = in_onnxruntime(program, tensors, fast(*args, **kwargs))
+        except PodarError as error:
+            report = replace(fast.report, not_compared=str(error))
+            return Accelerated(fast.network, report, model, args, kwargs)
+        ours, theirs = fastest(lambda: fast(*args, **kwargs), lambda: rival(tensors), times=_TIMES)
+    wins = theirs < ours
+    report = replace(fast.report, engine_ms=ours, onnxruntime_ms=theirs, in_onnxruntime=wins)
+    return Accelerated(fast.network, report, model, args, kwargs, rival if wins else None)
 
 
 @dataclass(frozen=True)
@@ -317,34 +294,6 @@ def _direct(graph: fx.GraphModule, call: fx.Node) -> _Direct | None:
 def _unwatched(given: list[Tensor]) -> bool:
     plain = all(type(t) in (Tensor, nn.Parameter) for t in given)
     return plain and not torch._C._len_torch_dispatch_stack() and not torch._C._len_torch_function_stack()
-
-
-# --- measuring in the host ------------------------------------------------------------------------------------------
-
-
-class _Recorder(fx.Interpreter):
-    """Runs the graph once for the values and some times for the fastest time of every node."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph, garbage_collect_values=False)
-        self.values: dict[fx.Node, Any] = {}
-        self.milliseconds: dict[fx.Node, float] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        start = time.perf_counter()
-        value = super().run_node(n)
-        took = (time.perf_counter() - start) * 1e3
-        self.values[n] = value
-        self.milliseconds[n] = min(took, self.milliseconds.get(n, took))
-        return value
-
-
-def _recorded(graph: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Recorder:
-    flat = pytree.tree_leaves((args, kwargs))
-    recorder = _Recorder(graph)
-    for _ in range(5):
-        recorder.run(*flat, enable_io_processing=False)
-    return recorder
 
 
 def _first_reason(reasons: Mapping[fx.Node, str]) -> str:

@@ -4,7 +4,6 @@ constants computed, attention gathered."""
 from __future__ import annotations
 
 import inspect
-import warnings
 from typing import Any
 
 import torch
@@ -14,26 +13,38 @@ from podar.engine.attention import gather_attention
 from podar.engine.lowering import Unsupported, argument, constant_of, shape_of
 from podar.errors import PodarError, first_line
 from podar.model.modes import modes_put_back
+from podar.model.quiet import quiet_exporters
 
 aten = torch.ops.aten
 _HAS_GUARDS = "check_guards" in inspect.signature(torch.export.ExportedProgram.module).parameters
 
 
-def exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.GraphModule:
-    """The model as a functional graph of torch's operators, batch norm folded. The model stays as it is.
+def exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    """The model as a program of torch's operators. The model stays as it is.
 
     **Raises:** `PodarError` where torch.export cannot follow the model.
     """
     try:
-        with modes_put_back(model), warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(model.eval(), args, kwargs or None, strict=False).run_decompositions({})
-            module = program.module(**({"check_guards": False} if _HAS_GUARDS else {}))
+        with modes_put_back(model), quiet_exporters(), torch.no_grad():
+            return torch.export.export(model.eval(), args, kwargs or None, strict=False)
+    except Exception as error:  # torch.export raises dozens of kinds
+        raise PodarError(f"torch.export cannot follow {type(model).__name__}: {first_line(error)}.") from error
+
+
+def simplified(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """A program as a functional graph for the engine.
+
+    **Raises:** `PodarError` where torch cannot make it functional.
+    """
+    try:
+        with quiet_exporters(), torch.no_grad():
+            functional = program.run_decompositions({})
+            module = functional.module(**({"check_guards": False} if _HAS_GUARDS else {}))
             # A new module without torch's own checks of the shapes: Accelerated checks them, and allows other batches.
             module.graph._tracer_cls = fx.Tracer  # type: ignore[union-attr]  # torch.export's cannot be unpickled
             module = fx.GraphModule(module, module.graph)  # type: ignore[arg-type]
-    except Exception as error:  # torch.export raises dozens of kinds
-        raise PodarError(f"torch.export cannot follow {type(model).__name__}: {first_line(error)}.") from error
+    except Exception as error:
+        raise PodarError(f"torch.export cannot take the model apart: {first_line(error)}.") from error
     _splits_to_slices(module.graph)
     _fold_batch_norms(module)
     _fold_constants(module)

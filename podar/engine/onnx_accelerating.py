@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from podar.engine import onnx_operators as onnx_operators  # their rules register themselves
 from podar.engine.choosing import Decision, choose
 from podar.engine.host import by_kind, fastest
 from podar.engine.lowering import Unsupported
 from podar.engine.native import check_native
-from podar.engine.onnx_graph import Opened, Piece, as_model, cut, opened
+from podar.engine.onnx_graph import Opened, Piece, as_model, cut, opened, with_inputs
 from podar.engine.onnx_lowering import OnnxLowering, has_weight, reason_against
-from podar.errors import PodarError, UsageError
+from podar.errors import PodarError, UsageError, first_line
 from podar.files import write_atomic
 from podar.runtimes.file_inputs import matched
-from podar.runtimes.onnxruntime import serving, session
+from podar.runtimes.onnxruntime import OnnxSession, serving, session
 from podar.runtimes.session import Port
 
 _TIMES = 9  # runs of each side, in turn
@@ -48,6 +49,7 @@ class Plan:
 
     - `mixed_ms`, `onnxruntime_ms`: a run of the pieces, and of the whole file in ONNX Runtime.
     - `whole_in_onnxruntime`: nothing is gained by the engine, so the file runs as it is.
+    - `left_whole`: why the file could not be taken apart; "" where it was.
     """
 
     steps: tuple[Step, ...]
@@ -56,8 +58,11 @@ class Plan:
     mixed_ms: float
     onnxruntime_ms: float
     whole_in_onnxruntime: bool
+    left_whole: str = ""
 
     def __str__(self) -> str:
+        if self.left_whole:
+            return f"ONNX Runtime alone: the sparse engine cannot take the file apart ({self.left_whole})"
         why = "the engine would be slower" if any(step.layers for step in self.steps) else "nothing for the engine"
         where = f"ONNX Runtime alone ({why})" if self.whole_in_onnxruntime else "the plan below"
         lines = [
@@ -111,12 +116,7 @@ class AcceleratedFile(nn.Module):
 
         **Raises:** `PodarError` for other inputs, shapes or types than the example's.
         """
-        values = matched(
-            self._path,
-            self._wanted,
-            inputs,
-            advice="; accelerate the file again for another shape, or convert the input",
-        )
+        values = matched(self._path, self._wanted, inputs, advice=_ADVICE)
         for step in self._steps:
             step(values)
         return {name: values[name] for name in self._outputs}
@@ -157,8 +157,8 @@ class _InEngine:
 class _InHost:
     """Runs a model of ONNX Runtime, whole or a piece: reads and writes tensors by name."""
 
-    def __init__(self, model: str | bytes, threads: int) -> None:
-        self.session = serving(session(model, threads), "the file" if isinstance(model, bytes) else model)
+    def __init__(self, session: OnnxSession) -> None:
+        self.session = session
 
     def __call__(self, values: dict[str, np.ndarray]) -> None:
         outputs = self.session.run([values[port.name] for port in self.session.inputs])
@@ -171,50 +171,78 @@ def accelerate_file(
     """See `podar.accelerate`. `threads`: None for as many as torch uses now."""
     check_native()
     threads = threads or torch.get_num_threads()
-    graph = opened(path, example_inputs)
+    alone, feed = with_inputs(path, example_inputs, threads)
+    outputs = [port.name for port in alone.outputs]
+    host = _InHost(alone)
+    try:
+        host(dict(feed))
+    except Exception as error:  # its exceptions share no base class
+        raise PodarError(f"{path} does not run on the example inputs: {first_line(error)}.") from error
+    try:
+        plan, steps = _planned(path, feed, host, measure=measure, tune=tune, threads=threads)
+    except Exception as error:  # onnx and ONNX Runtime raise dozens of kinds; the file runs, so it stays whole
+        nan, steps = float("nan"), []
+        plan = Plan((), {}, check_native().levels()[0], nan, nan, True, first_line(error))
+    return AcceleratedFile(path, plan, feed, outputs, [host] if plan.whole_in_onnxruntime else steps)
+
+
+def _planned(
+    path: Path, feed: Mapping[str, np.ndarray], alone: _InHost, *, measure: bool, tune: bool, threads: int
+) -> tuple[Plan, list[Any]]:
+    """What runs where, and the steps that do it.
+
+    **Raises:** `PodarError` where the file cannot be taken apart.
+    """
+    graph = opened(path, feed)
     nodes = list(graph.model.graph.node)
     batch = next((v.shape[0] for v in graph.feed.values() if v.ndim), 1)
-    reasons = {
-        i: why for i, node in enumerate(nodes)
-        if (why := reason_against(node, graph, batch)) is not None
-    }  # fmt: skip
-    engine = {i for i in range(len(nodes)) if i not in reasons}
+    found = ((i, reason_against(node, graph, batch)) for i, node in enumerate(nodes))
+    reasons = {i: why for i, why in found if why is not None}
+    described, steps, tried = _pieces(graph, reasons, measure=measure, tune=tune, threads=threads)
+    mixed_ms = alone_ms = float("nan")
+    if measure:
+        mixed_ms, alone_ms = fastest(lambda: _all(steps, graph), lambda: alone(dict(graph.feed)), times=_TIMES)
+    as_it_is = not any(step.in_engine for step in described) or (measure and mixed_ms >= alone_ms)
+    host = by_kind((nodes[i].op_type, why) for i, why in reasons.items())
+    level = next((s.runner.level for s in steps if isinstance(s, _InEngine)), check_native().levels()[0])
+    return Plan((*described, *(tried if as_it_is else ())), host, level, mixed_ms, alone_ms, as_it_is), steps
+
+
+def _pieces(
+    graph: Opened, reasons: dict[int, str], *, measure: bool, tune: bool, threads: int
+) -> tuple[list[Step], list[Any], list[Step]]:
+    """The pieces: what is said of them, what runs them, and what is said of those that were faster in ONNX Runtime.
+
+    A piece that is slower in the engine joins its neighbours in ONNX Runtime, and all is cut again.
+    """
+    nodes = list(graph.model.graph.node)
     places = {id(node): i for i, node in enumerate(nodes)}
-    tried: list[tuple[Piece, Step]] = []
+    engine = {i for i in range(len(nodes)) if i not in reasons}
+    tried: list[Step] = []
     while True:
-        pieces = cut(graph, engine)
         lost: set[int] = set()
         steps: list[Any] = []
         described: list[Step] = []
-        for piece in pieces:
+        for piece in cut(graph, engine):
             if not piece.in_engine:
-                steps.append(_InHost(as_model(piece, graph), threads))
+                steps.append(_InHost(_session(piece, graph, threads)))
                 described.append(Step(len(piece.nodes), False, (), float("nan"), float("nan")))
                 continue
             prepared, step = _prepared(piece, graph, places, reasons, measure=measure, tune=tune, threads=threads)
             if prepared is None:
                 lost |= {places[id(node)] for node in piece.nodes}
-                if step is not None:
-                    tried.append((piece, step))
+                tried += [step] if step is not None else []
             else:
-                steps.append(prepared)
                 assert step is not None
+                steps.append(prepared)
                 described.append(step)
         if not lost:
-            break
-        engine -= lost  # what is slower in the engine joins its neighbours in ONNX Runtime
-    outputs = [o.name for o in graph.model.graph.output]
-    alone = _InHost(str(path), threads)
-    mixed_ms = alone_ms = float("nan")
-    in_engine = any(step.in_engine for step in described)
-    if measure:
-        mixed_ms, alone_ms = fastest(lambda: _all(steps, graph), lambda: alone(dict(graph.feed)), times=_TIMES)
-    as_it_is = not in_engine or (measure and mixed_ms >= alone_ms)
-    host = by_kind((nodes[i].op_type, why) for i, why in reasons.items())
-    described += [step for _, step in tried] if as_it_is else []
-    level = next((s.runner.level for s in steps if isinstance(s, _InEngine)), check_native().levels()[0])
-    plan = Plan(tuple(described), host, level, mixed_ms, alone_ms, as_it_is)
-    return AcceleratedFile(path, plan, graph.feed, outputs, [alone] if as_it_is else steps)
+            return described, steps, tried
+        engine -= lost
+
+
+def _session(piece: Piece, graph: Opened, threads: int) -> OnnxSession:
+    return serving(session(as_model(piece, graph), threads), "a piece of the file")
 
 
 def _prepared(
@@ -245,7 +273,7 @@ def _prepared(
     prepared = _InEngine(program, lowering.outside, piece.gives, threads)
     if not measure:
         return prepared, Step(len(piece.nodes), True, tuple(decisions), float("nan"), float("nan"))
-    host = _InHost(as_model(piece, graph), threads)
+    host = _InHost(_session(piece, graph, threads))
     engine_ms, host_ms = fastest(lambda: prepared(dict(graph.samples)), lambda: host(dict(graph.samples)), times=_TIMES)
     step = Step(len(piece.nodes), engine_ms < host_ms, tuple(decisions), engine_ms, host_ms)
     return (prepared if step.in_engine else None), step

@@ -12,7 +12,7 @@ import numpy as np
 
 from podar.errors import PodarError, UsageError, first_line, require
 from podar.runtimes.file_inputs import drawn, matched
-from podar.runtimes.onnxruntime import serving, session
+from podar.runtimes.onnxruntime import OnnxSession, serving, session
 
 # These would join a convolution or product with its activation into an operator that only ONNX Runtime knows.
 _NO_FUSION = ["ConvActivationFusion", "GemmActivationFusion", "MatMulActivationFusion", "BiasGeluFusion"]
@@ -42,25 +42,33 @@ class Opened:
     planes: Collection[str]
 
 
-def opened(path: Path, example_inputs: Any) -> Opened:
-    """Open, simplify and run a file.
+def with_inputs(path: Path, example_inputs: Any, threads: int) -> tuple[OnnxSession, dict[str, np.ndarray]]:
+    """The file as it is in ONNX Runtime, and example inputs for it.
 
     `example_inputs`: as for `accelerate`, arrays or tensors; None where the file itself fixes all sizes.
 
     **Raises:** `PodarError` for a missing file, what is no ONNX file, inputs that do not fit; `UsageError` for open
     sizes without example inputs.
     """
-    onnx = require("onnx", extra="onnx")
-    ort = require("onnxruntime", extra="onnx")
     if not path.is_file():
         raise PodarError(f"cannot accelerate {path}: there is no such file.")
-    wanted = serving(session(path, 1), str(path)).inputs
+    served = serving(session(path, threads), str(path))
+    if example_inputs is not None:
+        return served, matched(path, served.inputs, example_inputs)
+    for port in served.inputs:
+        if None in port.shape:
+            raise UsageError(f"the sizes of {path} are open ({port.name} is {port}): give example_inputs.")
+    return served, drawn(served.inputs)
+
+
+def opened(path: Path, feed: Mapping[str, np.ndarray]) -> Opened:
+    """Simplify a file for inputs of these shapes, and run it.
+
+    **Raises:** `PodarError` where ONNX Runtime or onnx cannot do that.
+    """
+    onnx = require("onnx", extra="onnx")
+    ort = require("onnxruntime", extra="onnx")
     model = onnx.load(str(path), load_external_data=False)
-    if example_inputs is None:
-        for entry in wanted:
-            if None in entry.shape:
-                raise UsageError(f"the sizes of {path} are open ({entry.name} is {entry}): give example_inputs.")
-    feed = drawn(wanted) if example_inputs is None else matched(path, wanted, example_inputs)
     with tempfile.TemporaryDirectory() as folder:
         # Sizes that are known make shape computations constants, which ONNX Runtime then computes away.
         for entry in model.graph.input:
@@ -76,7 +84,8 @@ def opened(path: Path, example_inputs: Any) -> Opened:
             fixed = Path(folder) / "fixed.onnx"
             onnx.save(model, str(fixed), save_as_external_data=path.stat().st_size > 2**30 or _beside(path))
             session(
-                str(fixed), 1, graph_optimization_level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+                str(fixed), 1, name="its copy of fixed sizes",
+                graph_optimization_level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
                 optimized_model_filepath=str(simple), without=_NO_FUSION,
             )  # fmt: skip
             model = onnx.load(str(simple))

@@ -82,6 +82,7 @@ def run_module(module: nn.Module, example_inputs: Any, threads: int) -> Ready:
             return call(fast, example_inputs)
 
     host = "+ torch" if any(region.kept for region in fast.report.regions) else "(all in torch)"
+    host = "(all in onnxruntime)" if fast.report.in_onnxruntime else host
     return Ready(f"podar-native {require('podar_native', extra='sparse').__version__} {host}", run)
 
 

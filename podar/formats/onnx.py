@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ import torch
 from podar.errors import PodarError, UsageError, first_line, require
 from podar.formats.flat import Flat
 from podar.formats.registry import Attempt, Options, Written, file_format
+from podar.model.quiet import quiet_exporters
 
 OLDEST_OPSET = 9
 """Older operator sets can say hardly any network of today."""
@@ -44,7 +41,7 @@ def _through_torch_export(flat: Flat, path: Path, options: Options, *, dynamic: 
     inputs = flat.with_batch(flat.inputs, max(flat.batch, 2)) if dynamic else flat.inputs
     size = torch.export.Dim("batch")
     shapes = tuple({0: size} if grows else None for grows in flat.batched)
-    with _quiet(options.verbose):
+    with quiet_exporters(options.verbose):
         try:
             program = torch.onnx.export(
                 flat.module,
@@ -72,7 +69,7 @@ def _through_torch_export(flat: Flat, path: Path, options: Options, *, dynamic: 
 def _through_torchscript(flat: Flat, path: Path, options: Options) -> Written:
     if _weight_bytes(flat) > _SIDECAR_BYTES:
         raise PodarError("the TorchScript exporter cannot write more than 2 GB of weights.")
-    with _quiet(options.verbose):
+    with quiet_exporters(options.verbose):
         try:
             torch.onnx.export(
                 flat.module,
@@ -159,21 +156,3 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
-
-
-@contextlib.contextmanager
-def _quiet(verbose: bool) -> Iterator[None]:
-    if verbose:
-        yield
-        return
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)

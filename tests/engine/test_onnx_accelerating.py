@@ -200,3 +200,78 @@ def test_measured_beside_the_dense_runtimes(tmp_path: Path) -> None:
     dense = tmp_path / "dense"
     dense.mkdir()
     assert [r.name for r in readers(written(dense, Mixed(), x, amount=0.0))] == ["onnxruntime", "openvino"]
+
+
+def file_of(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], shape: list[Any], outputs: list[Any]) -> Path:
+    graph = onnx.helper.make_graph(
+        nodes, "g", [onnx.helper.make_tensor_value_info("x", 1, shape)], outputs,
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
+    return path
+
+
+def thin(*shape: int) -> np.ndarray:
+    return numbers(*shape) * (np.random.default_rng(1).random(shape) > 0.8)
+
+
+def branches(then: list[Any], otherwise: list[Any], shape: list[Any]) -> list[Any]:
+    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    return [
+        node("Conv", ["x", "w"], ["c"]),
+        node("ReduceSum", ["c"], ["s"], keepdims=0),
+        node("Greater", ["s", "low"], ["b"]),
+        node(
+            "If", ["b"], ["i"],
+            then_branch=onnx.helper.make_graph(then, "then", [], [info("t", 1, shape)]),
+            else_branch=onnx.helper.make_graph(otherwise, "else", [], [info("e", 1, shape)]),
+        ),
+        node("Conv", ["i", "v"], ["y"]),
+    ]  # fmt: skip
+
+
+WEIGHTS = {"w": thin(12, 3, 3, 3), "v": thin(8, 12, 3, 3), "low": np.float32(-1e9)}
+OUT = [onnx.helper.make_tensor_value_info("y", 1, None)]
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_a_branch_stays_in_onnx_runtime(tmp_path: Path, measure: bool) -> None:
+    node = onnx.helper.make_node
+    nodes = branches([node("Relu", ["c"], ["t"])], [node("Neg", ["c"], ["e"])], [1, 12, 10, 10])
+    path = file_of(tmp_path / "if.onnx", nodes, {k: np.asarray(v) for k, v in WEIGHTS.items()}, [1, 3, 12, 12], OUT)
+    assert "If: the engine has no such operator" in str(check(path, numbers(1, 3, 12, 12), measure=measure).report)
+
+
+def test_a_loop_stays_in_onnx_runtime(tmp_path: Path) -> None:
+    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    body = onnx.helper.make_graph(
+        [node("Relu", ["a"], ["r"]), node("Mul", ["r", "r"], ["m"]), node("Identity", ["go"], ["on"])], "body",
+        [info("turn", 7, []), info("go", 9, []), info("a", 1, None)], [info("on", 9, []), info("m", 1, None)],
+    )  # fmt: skip
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Loop", ["n", "", "c"], ["l"], body=body),
+             node("Conv", ["l", "v"], ["y"])]  # fmt: skip
+    weights = {"w": WEIGHTS["w"] * 0.1, "v": WEIGHTS["v"], "n": np.int64(2)}
+    path = file_of(tmp_path / "l.onnx", nodes, {k: np.asarray(v) for k, v in weights.items()}, [1, 3, 12, 12], OUT)
+    assert "Loop: the engine has no such operator" in str(check(path, numbers(1, 3, 12, 12)).report)
+
+
+def test_a_file_that_cannot_be_taken_apart_runs_whole(tmp_path: Path) -> None:
+    """The branch that is not taken does not fit the example: with its sizes the file cannot be opened."""
+    node = onnx.helper.make_node
+    nodes = branches([node("Relu", ["c"], ["t"])], [node("MatMul", ["c", "z"], ["e"])], ["n", 12, "high", "wide"])
+    weights = {k: np.asarray(v) for k, v in (WEIGHTS | {"z": thin(77, 10)}).items()}
+    path = file_of(tmp_path / "open.onnx", nodes, weights, ["n", 3, "high", "wide"], OUT)
+    fast = check(path, numbers(1, 3, 12, 12))
+    assert fast.report.whole_in_onnxruntime and "cannot take the file apart" in str(fast.report)
+
+
+def test_sequences_between_operators(tmp_path: Path) -> None:
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]), node("SequenceConstruct", ["c", "c"], ["q"]),
+        node("SequenceAt", ["q", "one"], ["a"]), node("Conv", ["a", "v"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": WEIGHTS["w"], "v": WEIGHTS["v"], "one": np.int64(1)}
+    path = file_of(tmp_path / "s.onnx", nodes, {k: np.asarray(v) for k, v in weights.items()}, [1, 3, 12, 12], OUT)
+    check(path, numbers(1, 3, 12, 12))
