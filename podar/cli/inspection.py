@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from podar.graph.cost import Shares
 from podar.model.tensors import tensors_in
 
 if TYPE_CHECKING:
@@ -37,10 +38,8 @@ def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
                 "block": next((block["name"] for block in blocks if _within(maker, block["module"])), None),
                 "kind": group.kind,
                 "size": group.size,
-                **{
-                    kind: round(graph.costs.value(kind, whole) - graph.costs.value(kind, without))
-                    for kind in ("params", "macs")
-                },
+                "params": round(graph.costs.params(Shares(whole)) - graph.costs.params(Shares(without))),
+                "macs": round(graph.costs.macs(Shares(whole)) - graph.costs.macs(Shares(without))),
                 "tied": list(group.tied),
                 "held": group.held,
                 "members": [{"name": name, "dim": dim} for name, dim in group.members],

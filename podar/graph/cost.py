@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,22 @@ class Cost:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Shares:
+    """What is left of a traced model under a plan.
+
+    **Attributes:**
+
+    - `families`: for every family the share of its units that stays.
+    - `tensors`, `products`: for every tensor and every product of the trace 0 where it goes as a whole, with a block
+      that is skipped, and 1 elsewhere; 1.0 where no block is skipped.
+    """
+
+    families: Fractions
+    tensors: Fractions | float = 1.0
+    products: Fractions | float = 1.0
+
+
 class CostModel:
     """Every axis of a traced model as a sum over families, so that a plan is priced by a few array operations."""
 
@@ -71,18 +87,25 @@ class CostModel:
             memory_bytes=self._peak(memory),
         )
 
-    def value(self, kind: str, share: Fractions, tensors: Any = 1.0, products: Any = 1.0) -> float:
-        """One number of `cost`, without computing the others (`kind`: params, macs, bytes, memory).
+    def params(self, left: Shares) -> float:
+        """Parameters that are left, not rounded."""
+        return float(self._elements(left)[self.is_parameter].sum())
 
-        `tensors` and `products` (parameters and MACs) are multiplied on: 0 where one goes as a whole.
-        """
-        kept = self.kept(share)
-        if kind == "macs":
-            return float((self.macs_dense * kept[self.product_axes].prod(axis=1) * products).sum())
-        if kind == "memory":
-            return self._peak(self.bytes_dense * kept[self.storage_axes].prod(axis=1))
-        elements = self.elements * kept[self.tensor_axes].prod(axis=1) * tensors
-        return float(elements[self.is_parameter].sum() if kind == "params" else (elements * self.width).sum())
+    def bytes(self, left: Shares) -> float:
+        """Bytes of the parameters and buffers that are left, not rounded."""
+        return float((self._elements(left) * self.width).sum())
+
+    def macs(self, left: Shares) -> float:
+        """Multiply-accumulates of what is left, not rounded."""
+        kept = self.kept(left.families)
+        return float((self.macs_dense * kept[self.product_axes].prod(axis=1) * left.products).sum())
+
+    def memory(self, left: Shares) -> float:
+        """Peak bytes of the activations of what is left; those of blocks that go as a whole are still counted."""
+        return self._peak(self.bytes_dense * self.kept(left.families)[self.storage_axes].prod(axis=1))
+
+    def _elements(self, left: Shares) -> Fractions:
+        return self.elements * self.kept(left.families)[self.tensor_axes].prod(axis=1) * left.tensors
 
     def macs_by_module(self, share: Fractions) -> dict[str, int]:
         """MACs of each module that computes."""

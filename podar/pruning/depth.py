@@ -5,20 +5,24 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from podar.graph.cost import Shares
 from podar.graph.graph import Graph
 from podar.graph.residual_blocks import Block, residual_blocks
 from podar.model.inputs import ExampleInputs
 from podar.model.patterns import means, patterns
 from podar.plans.plan import Plan
-from podar.pruning.allocation import Target, moves_for
+from podar.pruning.aim import Aim
+from podar.pruning.allocation import moves_for
 from podar.pruning.moves import Allocation, Moves, kept_steps
 from podar.pruning.options import SCOPES, Options
+from podar.pruning.target import Target
 
 
 def block_plan(blocks: Sequence[Block], graph: Graph) -> Plan:
@@ -33,7 +37,7 @@ def choose_blocks(
     model: nn.Module,
     example_inputs: ExampleInputs,
     graph: Graph,
-    target: Target,
+    targets: Sequence[Target],
     elementwise: Mapping[str, Tensor],
     scores: NDArray[np.float64],
     options: Options,
@@ -48,7 +52,7 @@ def choose_blocks(
 
     - `elementwise`: importance by parameter name; `scores`: the same, by unit.
     """
-    moves, scope = moves_for(graph, target, scores, options), options.scope or SCOPES[0]
+    moves, scope = moves_for(graph, targets, scores, options), options.scope or SCOPES[0]
     held, part = (*patterns(options.protect), *(options.ratios or {})), patterns(options.only)
     blocks = [
         b
@@ -58,9 +62,11 @@ def choose_blocks(
     if not blocks:
         return []
     worth = np.array([_importance(b, elementwise) for b in blocks])
-    keys, order = _keys(blocks, worth, scope, None if target.kind != "channels" else target.value)
-    if target.kind == "channels":
-        return [blocks[k] for k in order if keys[k] <= 1 - target.value]
+    share = targets[0].value if targets[0].metric.counts else None
+    keys, order = _keys(blocks, worth, scope, share)
+    if share is not None:
+        return [blocks[k] for k in order if keys[k] <= 1 - share]
+    aim = Aim(graph, targets)
     cluster, _ = moves.sequence(scope)
     thresholds = _thresholds(moves, cluster, scope)
     names = list(graph.elements)
@@ -68,19 +74,17 @@ def choose_blocks(
     of_product = np.array([_block_of(m, blocks) for m in graph.costs.modules], dtype=np.int64)
 
     def cost(channels: int, gone: NDArray[np.bool_]) -> float:
-        share = moves.share(moves.settle(kept_steps(moves, cluster[:channels])))
-        left = np.append(~gone, True)
-        return graph.costs.value(target.kind, share, left[of_tensor], left[of_product])
+        families = moves.share(moves.settle(kept_steps(moves, cluster[:channels])))
+        stays = np.append(~gone, True).astype(np.float64)
+        return aim.cost(Shares(families, stays[of_tensor], stays[of_product]))
 
-    dense = cost(0, np.zeros(len(blocks), dtype=bool))
-    goal = target.value if target.absolute else target.value * dense
     # Everything whose key lies below one threshold goes: channels and blocks alike.
     marks = np.unique(np.concatenate([thresholds, keys[np.isfinite(keys)]]))
     low, high = 0, len(marks)
     while low < high:
         middle = (low + high) // 2
         gone = keys <= marks[middle]
-        if cost(int(np.searchsorted(thresholds, marks[middle], side="right")), gone) <= goal:
+        if cost(int(np.searchsorted(thresholds, marks[middle], side="right")), gone) <= aim.goal:
             high = middle
         else:
             low = middle + 1
@@ -145,17 +149,23 @@ def _block_of(module: str, blocks: Sequence[Block]) -> int:
     )
 
 
-def share_of_target(target: Target, graph: Graph) -> Target:
-    """The same target in absolute numbers: what it is a fraction of is the model before its blocks went."""
-    if target.kind == "channels":
-        return target
-    whole = graph.costs.value(target.kind, np.ones(len(graph.families)))
-    return Target(target.kind, target.value if target.absolute else target.value * whole, absolute=True, dense=whole)
+def amounts_of(targets: Sequence[Target], graph: Graph) -> list[Target]:
+    """The same targets in absolute numbers: what they are fractions of is the model before its blocks went."""
+    if targets[0].metric.counts:
+        return list(targets)
+    aim = Aim(graph, targets)
+    return [
+        replace(target, value=goal, absolute=True, dense=dense)
+        for target, goal, dense in zip(targets, aim.goals, aim.dense)
+    ]
 
 
-def nothing_left(graph: Graph, target: Target) -> Allocation | None:
-    """An allocation that removes nothing, where the blocks alone have met the target."""
-    families = len(graph.families)
-    if target.kind == "channels" or graph.costs.value(target.kind, np.ones(families)) > target.value:
+def nothing_left(graph: Graph, targets: Sequence[Target]) -> Allocation | None:
+    """An allocation that removes nothing, where the blocks alone have met the targets."""
+    families = np.ones(len(graph.families))
+    if targets[0].metric.counts:
         return None
-    return Allocation(np.zeros(graph.solution.units, dtype=bool), np.ones(families), ())
+    aim = Aim(graph, targets)
+    if aim.cost(Shares(families)) > aim.goal:
+        return None
+    return Allocation(np.zeros(graph.solution.units, dtype=bool), families, ())

@@ -110,11 +110,6 @@ class Moves:
         good[steps] = True
         return good
 
-    def relax(self, cluster: int) -> None:
-        """Let a cluster have any width."""
-        self.allowed[cluster] = np.arange(self.clusters[cluster].steps + 1) >= self.least[cluster]
-        self.__dict__.pop("nearest", None)
-
     def exact(self) -> Moves:
         """The same with any widths."""
         other = copy.copy(self)
@@ -155,9 +150,6 @@ class Moves:
         for k, cluster in enumerate(self.clusters):
             share[list(cluster.families)] = kept[k] / cluster.steps
         return share
-
-    def cost(self, kind: str, kept: NDArray[np.int64]) -> float:
-        return self.graph.costs.value(kind, self.share(kept))
 
     def allocation(self, kept: NDArray[np.int64]) -> Allocation:
         removed = np.zeros(self.graph.solution.units, dtype=bool)

@@ -13,8 +13,8 @@ from podar.errors import UsageError, nearest
 from podar.files import atomic_path
 from podar.libraries import workshop_of
 from podar.model.drift import moved
-from podar.pruning.allocation import parse_target
 from podar.pruning.options import Options
+from podar.pruning.target import parse_target
 from podar.stages import sparse as sparse_stages
 from podar.stages.recipes import Export, Finetune, Measure, Prune, Recipe, Sparsify, Ticket
 from podar.workshops import Source, Training, Workshop
@@ -99,8 +99,8 @@ def check(recipe: Recipe) -> None:
     **Raises:** `UsageError`.
     """
     from podar.criteria import CRITERIA
-    from podar.pruning.allocation import parse_target
     from podar.pruning.options import SCOPES
+    from podar.pruning.target import parse_target
     from podar.recover.precision import check_precision
 
     for stage in recipe.stages:

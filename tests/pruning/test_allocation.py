@@ -14,7 +14,7 @@ from torch import nn
 
 import podar
 from podar.errors import PodarError, UsageError
-from podar.pruning.allocation import Target, parse_target
+from podar.pruning.target import Target, parse_target
 
 IMAGES = torch.zeros(1, 3, 8, 8)
 

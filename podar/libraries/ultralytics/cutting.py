@@ -20,7 +20,8 @@ from podar.model.patterns import patterns
 from podar.plans.plan import Plan
 from podar.pruning.moves import Allocation
 from podar.pruning.options import Options, gathered
-from podar.pruning.pipeline import Joints, Result, prune_by
+from podar.pruning.pipeline import Joints, prune_by
+from podar.pruning.result import Result
 
 # RT-DETR's training looks the classes of labels up in this table; a trace, which has no labels, does not see it.
 LOOKED_UP = "denoising_class_embed"

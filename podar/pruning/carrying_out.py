@@ -1,0 +1,82 @@
+"""Carries a plan out on a model, checks the result, and undoes what does not run as planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from podar.errors import PodarError
+from podar.graph import Graph
+from podar.graph.clusters import Cluster
+from podar.graph.slices import plan_for
+from podar.graph.verification import ChangedNumber, Expectation, verify_trace
+from podar.model.inputs import ExampleInputs
+from podar.plans.plan import Plan
+from podar.plans.surgery import Pending, Undo, fill, remember, reshape
+
+
+def changing(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    graph: Graph,
+    removed: NDArray[np.bool_],
+    clusters: Sequence[Cluster],
+) -> Sequence[Cluster]:
+    """Those of the clusters that change a number which the model computes with, found by halves."""
+    own = np.zeros_like(removed)
+    for family in (f for c in clusters for f in c.families):
+        own[graph.families[family].units] = True
+    own &= removed
+    if not own.any() or not _changes(model, example_inputs, graph, own):
+        return []
+    if len(clusters) == 1:
+        return clusters
+    half = len(clusters) // 2
+    parts = (clusters[:half], clusters[half:])
+    return [c for part in parts for c in changing(model, example_inputs, graph, removed, part)] or clusters
+
+
+def _changes(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, removed: NDArray[np.bool_]) -> bool:
+    undo = Undo(model)
+    try:
+        pending = reshape(model, plan_for(graph, removed), undo)
+        _verify(model, example_inputs, Expectation(graph, removed), pending)
+    except ChangedNumber:
+        return True
+    except PodarError:  # what fails for another reason tells nothing of numbers
+        return False
+    finally:
+        undo.restore()
+    return False
+
+
+def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:
+    """Apply one plan, and undo it when the result does not run as expected."""
+    undo = Undo(model)
+    try:
+        pending = reshape(model, made, undo)
+        if expected is not None:
+            _verify(model, example_inputs, expected, pending)
+        remember(model, made)
+        fill(pending, 1)
+    except BaseException:
+        undo.restore()
+        raise
+    del undo  # nothing can be refused any more: dense weights go one by one as they are cut
+    fill(pending)
+
+
+def _verify(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation, pending: Pending) -> None:
+    """Without values where none are needed; what fails so is looked at again with them: memory may hold anything."""
+    try:
+        verify_trace(model, example_inputs, expected)
+        return
+    except ChangedNumber:
+        raise  # whatever memory holds
+    except PodarError:
+        pass
+    fill(pending)
+    verify_trace(model, example_inputs, expected, real=True)
