@@ -103,9 +103,12 @@ def resume(
 ) -> dict[str, Any]:
     """Go on with a run that was broken off. Nothing is ever removed, whatever goes wrong.
 
-    **Arguments:** `despite_changes`: go on although data, code or weights are no longer what the run began with.
+    **Arguments:**
 
-    **Raises:** `PodarError` where there is none, another process is at work on it, what it reads has changed, or as
+    - `trust`: let it run the Python files that its recipe names.
+    - `despite_changes`: go on although data, code or weights are no longer what the run began with.
+
+    **Raises:** `PodarError` where there is none, it names code and `trust` is not given, another process is at work on it, what it reads has changed, or as
     `start`.
     """
     folder = Path(out)
@@ -116,6 +119,7 @@ def resume(
         raise PodarError(f"{folder} holds no run that was broken off.")
     with run_folder.held(folder):
         if run_folder.is_begun(folder):
+            consent.check_run(folder, trust)
             return _carry_on(folder, trust=trust, progress=progress, resuming=True, despite_changes=despite_changes)
         if finished:  # broken off when only the empty folder was left to remove
             run_folder.clear(folder)

@@ -209,7 +209,7 @@ def test_an_interrupted_run_is_resumed_where_it_was(model, tmp_path: Path, monke
         running.summary(out)
 
     again: list[str] = []
-    summary = running.resume(out, progress=lambda stage, *_: again.append(stage))
+    summary = running.resume(out, progress=lambda stage, *_: again.append(stage), trust=True)
     assert list(dict.fromkeys(s for s in again if s))[1:-1] == steps[steps.index(at) :], (
         "finished steps are not repeated"
     )
@@ -217,7 +217,7 @@ def test_an_interrupted_run_is_resumed_where_it_was(model, tmp_path: Path, monke
     assert summary["command"] == "the command"
     assert abs(summary["after"]["macs"] / summary["before"]["macs"] - 0.6) <= 0.03
     with pytest.raises(PodarError, match="is finished: there is nothing to resume"):
-        running.resume(out)
+        running.resume(out, trust=True)
 
 
 def test_interrupted_while_publishing_it_still_becomes_whole(model, tmp_path: Path, monkeypatch) -> None:
@@ -236,7 +236,7 @@ def test_interrupted_while_publishing_it_still_becomes_whole(model, tmp_path: Pa
         with pytest.raises(PodarError, match="interrupted in the stage 'report'"):
             running.start(recipe(model, stages=CUT), out, command="")
     assert not (out / "summary.json").exists()
-    assert running.resume(out)["before"] and listing(out) == FILES - {"model.onnx", "dense.onnx"}
+    assert running.resume(out, trust=True)["before"] and listing(out) == FILES - {"model.onnx", "dense.onnx"}
 
 
 def test_a_failure_without_training_leaves_nothing(model, tmp_path: Path, monkeypatch) -> None:
@@ -248,11 +248,11 @@ def test_a_failure_without_training_leaves_nothing(model, tmp_path: Path, monkey
 
 def test_resuming_what_is_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(PodarError, match="holds no run that was broken off"):
-        running.resume(tmp_path)
+        running.resume(tmp_path, trust=True)
     (tmp_path / ".work").mkdir()
     (tmp_path / ".work" / "state.json").write_text("{")
     with pytest.raises(PodarError, match=r"state.json is damaged"):
-        running.resume(tmp_path)
+        running.resume(tmp_path, trust=True)
 
 
 def test_two_processes_do_not_share_a_run(model, tmp_path: Path, monkeypatch) -> None:
@@ -269,14 +269,14 @@ def test_two_processes_do_not_share_a_run(model, tmp_path: Path, monkeypatch) ->
     assert other.stdout.readline() == "locked\n"
     try:
         for attempt in (
-            lambda: running.resume(out),
+            lambda: running.resume(out, trust=True),
             lambda: running.start(recipe(model, stages=CUT, name="demo"), out, command="", replace=True),
         ):
             with pytest.raises(PodarError, match="another podar is at work"):
                 attempt()
     finally:
         other.communicate("\n")
-    assert running.resume(out)["after"]
+    assert running.resume(out, trust=True)["after"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a thing of Unix")
@@ -326,15 +326,15 @@ def test_a_failed_resume_removes_nothing(model, data, tmp_path: Path, monkeypatc
     monkeypatch.chdir("/")  # paths as they were typed lead nowhere from here
     os.rename(data, data + ".away")
     with pytest.raises(PodarError, match=r"data\.npz is no longer there.*--despite-changes goes on"):
-        running.resume(out)
+        running.resume(out, trust=True)
     with pytest.raises(PodarError, match=r"what was trained is kept: podar resume .*x --trust goes on"):
-        running.resume(out, despite_changes=True)  # which cannot do without the file
+        running.resume(out, despite_changes=True, trust=True)  # which cannot do without the file
     os.rename(data + ".away", data)
     for error in (RuntimeError("boom"), PodarError("boom."), MemoryError(), SystemExit(1)):
         with pytest.raises(type(error)):
-            running.resume(out, progress=_in_epoch(2, error), despite_changes=True)
+            running.resume(out, progress=_in_epoch(2, error), despite_changes=True, trust=True)
         assert begun.keys() <= listing(out), error
-    summary = running.resume(out)
+    summary = running.resume(out, trust=True)
     monkeypatch.chdir(tmp_path)
     whole = running.start(planned, tmp_path / "whole", command="")
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
@@ -351,7 +351,7 @@ def test_a_start_that_fails_keeps_any_checkpoint(model, data, tmp_path: Path, er
         running.start(planned, tmp_path / "x", command="", progress=_in_epoch(2, error))
     if isinstance(caught.value, PodarError):
         assert re.search(r"what was trained is kept: podar resume \S+ --trust goes on from there\.$", str(caught.value))
-    assert [epoch["epoch"] for epoch in running.resume(tmp_path / "x")["history"]] == [1, 2, 3]
+    assert [epoch["epoch"] for epoch in running.resume(tmp_path / "x", trust=True)["history"]] == [1, 2, 3]
 
 
 def _edit_data(folder: Path) -> None:
@@ -389,9 +389,9 @@ def test_what_changed_while_a_run_was_broken_off_is_noticed(model, data, tmp_pat
     edit(tmp_path)
     before = listing(out)
     with pytest.raises(PodarError, match=r"changed since the run in .*x was broken off: .*--despite-changes goes on"):
-        running.resume(out)
+        running.resume(out, trust=True)
     assert listing(out) == before
-    notes = running.resume(out, despite_changes=True)["notes"]
+    notes = running.resume(out, despite_changes=True, trust=True)["notes"]
     assert any("changed while the run was broken off" in note for note in notes)
 
 
@@ -402,7 +402,7 @@ def test_the_second_of_two_processes_is_told_of_the_first(model, tmp_path: Path)
         if stage == "prune" and not said:
             for attempt in (
                 lambda: running.start(recipe(model, stages=CUT), out, command=""),
-                lambda: running.resume(out),
+                lambda: running.resume(out, trust=True),
             ):
                 with pytest.raises(PodarError) as caught:
                     attempt()
@@ -417,7 +417,7 @@ def test_a_hidden_folder_without_a_state_is_no_run(model, tmp_path: Path) -> Non
     (out / ".work" / "files").mkdir(parents=True)
     (out / ".work" / ".state.json.part").mkdir()
     with pytest.raises(PodarError, match=r"had not begun; start it again"):
-        running.resume(out)
+        running.resume(out, trust=True)
     running.start(recipe(model, stages=CUT), out, command="")
     assert listing(out) == FILES - {"model.onnx", "dense.onnx"}
     (tmp_path / "y" / ".work" / "thesis").mkdir(parents=True)
@@ -437,7 +437,7 @@ def test_only_files_of_the_run_are_published(model, tmp_path: Path) -> None:
 
     with pytest.raises(PodarError, match="interrupted"):
         running.start(recipe(model), out, command="", progress=litter)
-    running.resume(out)
+    running.resume(out, trust=True)
     assert listing(out) == FILES
 
 
@@ -455,11 +455,15 @@ def test_the_precision_is_chosen_once(model, data, tmp_path: Path, monkeypatch) 
     monkeypatch.setattr(training, "fastest", lambda *_: Precision(bf16=True))
     planned = recipe(model, data=data, stages=TRAINED)
     for error in (KeyboardInterrupt(), KeyboardInterrupt()):
-        verb = running.resume if (tmp_path / "x").exists() else partial(running.start, planned, command="")
+        verb = (
+            partial(running.resume, trust=True)
+            if (tmp_path / "x").exists()
+            else partial(running.start, planned, command="")
+        )
         with pytest.raises(PodarError, match="interrupted"):
             verb(out=tmp_path / "x", progress=_in_epoch(1, error))
         monkeypatch.setattr(training, "fastest", lambda *_: pytest.fail("timed again"))
-    assert running.resume(tmp_path / "x")["precision"] == "bf16"
+    assert running.resume(tmp_path / "x", trust=True)["precision"] == "bf16"
     for change in ({"deterministic": True}, {"stages": [*CUT, {"finetune": {"epochs": 1, "precision": "fp32"}}]}):
         name = next(iter(change))
         assert (
@@ -524,3 +528,19 @@ def test_merging_goes_into_mappings_and_replaces_the_rest() -> None:
     parts = [{"a": {"x": 1, "y": [1]}, "b": 1}, {"a": {"y": [2], "z": 3}}, {"b": {"c": 1}}]
     assert running.merged(parts) == {"a": {"x": 1, "y": [2], "z": 3}, "b": {"c": 1}}
     assert parts[0] == {"a": {"x": 1, "y": [1]}, "b": 1}, "the parts stay as they were"
+
+
+def test_code_runs_again_only_with_consent(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "x"
+
+    def stop(stage: str, *_: Any) -> None:
+        if stage == "evaluate":
+            raise KeyboardInterrupt
+
+    with pytest.raises(PodarError, match="interrupted in the stage 'evaluate'"):
+        running.start(recipe(model, stages=CUT), out, command="", progress=stop)
+    state = (out / ".work" / "state.json").read_bytes()
+    with pytest.raises(PodarError, match=r"state\.json names .*network\.py:make, .* runs a file: add --trust"):
+        running.resume(out)
+    assert (out / ".work" / "state.json").read_bytes() == state
+    assert running.resume(out, trust=True)["after"]
