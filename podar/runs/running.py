@@ -108,8 +108,8 @@ def resume(
     - `trust`: let it run the Python files that its recipe names.
     - `despite_changes`: go on although data, code or weights are no longer what the run began with.
 
-    **Raises:** `PodarError` where there is none, it names code and `trust` is not given, another process is at work on it, what it reads has changed, or as
-    `start`.
+    **Raises:** `PodarError` where there is none, it names code and `trust` is not given, another process is at work on
+    it, what it reads has changed, or as `start`.
     """
     folder = Path(out)
     finished = (folder / SUMMARY).is_file()
