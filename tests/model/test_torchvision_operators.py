@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -96,3 +97,28 @@ def test_points_outside_the_map_count_as_nothing_and_no_boxes_give_nothing() -> 
     assert nothing.shape == (0, 1, 7, 7)
     nothing.sum().backward()
     assert maps.grad is not None and maps.grad.eq(0).all()
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_detectors_can_be_scripted(name: str) -> None:
+    """With the operators that stand in, as with torchvision's own; the script gives what the model gives."""
+    detection = import_torchvision().models.detection
+    model = getattr(detection, name)(weights=None, weights_backbone=None).eval()
+    images = [torch.rand(3, 128, 128)]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch.jit.script is deprecated
+        _, (found,) = torch.jit.script(model)(images)
+        (expected,) = model(images)
+    assert found.keys() == expected.keys() and torch.allclose(found["scores"], expected["scores"], atol=1e-5)
+
+
+def test_operators_can_be_scripted() -> None:
+    ops = import_torchvision().ops
+    boxes, scores = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [4, 4, 6, 6]]), torch.tensor([0.5, 0.6, 0.1])
+    maps = torch.rand(1, 2, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.jit.script(ops.nms)(boxes, scores, 0.5).tolist() == [1, 2]
+        pooled = torch.jit.script(ops.RoIAlign((2, 2), 1.0, 2))(maps, [boxes])
+        torch.testing.assert_close(torch.jit.script(ops.box_iou)(boxes, boxes), ops.box_iou(boxes, boxes))
+    torch.testing.assert_close(pooled, ops.RoIAlign((2, 2), 1.0, 2)(maps, [boxes]))
