@@ -24,16 +24,18 @@ _INTO = {
     "sparse": {1: "tensor"},
 }
 _FLOATS = {1, 10, 11, 16}  # float, float16, double, bfloat16
-_VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
+_SAID = "{} keeps weights in {!r}, which is no file of its own folder: such a file is not opened."
+_VARINT, _BYTES = 0, 2
+_SIZES = {1: 8, 5: 4, 3: 0, 4: 0}  # other ways to write a field, by their number: bytes of a value, marks of a group
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor: the number of its type in onnx.proto, its sizes, and the file it lies in ("" for the ONNX file)."""
+    """One tensor: the number of its type in onnx.proto, its sizes, and the files that it is said to lie in."""
 
     kind: int
     dims: tuple[int, ...]
-    location: str
+    locations: tuple[str, ...]
 
 
 def stored(file: Path) -> list[Stored]:
@@ -44,8 +46,8 @@ def stored(file: Path) -> list[Stored]:
     with file.open("rb") as opened:
         if not opened.seek(0, 2):
             return []
-        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            return list(_tensors(view))
+        data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)  # weights are passed over, and not read
+    return list(_tensors(memoryview(data)))
 
 
 def count_weights(file: Path) -> int | None:
@@ -63,27 +65,33 @@ def refuse_outside(file: Path) -> None:
     what is no plain file.
     """
     try:
-        locations = {tensor.location for tensor in stored(file)}
+        locations = {location for tensor in stored(file) for location in tensor.locations}
     except ValueError:
         return  # the runtime says what is wrong with it
+    for location in sorted(locations):
+        parts = PureWindowsPath(location)  # knows both kinds of slash
+        if parts.anchor or ".." in parts.parts or not in_folder(file, location):
+            raise PodarError(_SAID.format(file, location[:200]))
+
+
+def in_folder(file: Path, name: str) -> bool:
+    """Whether a name beside a file means nothing else than a plain file in its folder. It need not be there."""
     homes = [file.parent.resolve(), file.resolve().parent]  # caches keep files that are links into one other folder
-    for location in sorted(locations - {""}):
-        place = file.parent / location
-        try:
-            leaves = (
-                Path(location).is_absolute()
-                or PureWindowsPath(location).drive != ""
-                or ".." in PureWindowsPath(location).parts
-                or not any(place.resolve().is_relative_to(home) for home in homes)
-            )
-            special = place.exists() and not place.is_file()
-        except (OSError, ValueError, RuntimeError):  # NUL in the name, a name that is too long, links in a circle
-            leaves, special = True, False
-        if leaves or special:
-            raise PodarError(
-                f"{file} keeps weights in {location[:200]!r}, which is no file of its own folder: such a file is not "
-                "opened."
-            )
+    place = file.parent / name
+    try:
+        inside = any(place.resolve().is_relative_to(home) for home in homes)
+        return inside and (place.is_file() or not place.exists())
+    except (OSError, ValueError, RuntimeError):  # NUL in the name, a name that is too long, links in a circle
+        return False
+
+
+def refuse_sidecar(file: Path, sidecar: Path) -> None:
+    """Let a file pass whose second file is a plain one in its folder, or is not there.
+
+    **Raises:** `PodarError`.
+    """
+    if not in_folder(file, sidecar.name):
+        raise PodarError(_SAID.format(file, sidecar.name))
 
 
 def _tensors(data: memoryview) -> Iterator[Stored]:
@@ -101,7 +109,7 @@ def _tensors(data: memoryview) -> Iterator[Stored]:
 
 def _tensor(message: memoryview) -> Stored:
     dims: list[int] = []
-    kind, location = 0, ""
+    kind, locations = 0, []
     for number, value in _fields(message):
         if number == 1:
             dims += [value] if isinstance(value, int) else _varints(value)
@@ -112,8 +120,8 @@ def _tensor(message: memoryview) -> Stored:
                 n: bytes(v).decode("utf-8", "surrogateescape") for n, v in _fields(value) if not isinstance(v, int)
             }
             if entry.get(1) == "location":
-                location = entry.get(2, "")
-    return Stored(kind, tuple(dims), location)
+                locations.append(entry.get(2, ""))
+    return Stored(kind, tuple(dims), tuple(locations))
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
@@ -126,7 +134,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
             value, at = _varint(message, at)
             yield key >> 3, value
             continue
-        size, at = _varint(message, at) if how == _BYTES else ({_EIGHT_BYTES: 8, _FOUR_BYTES: 4}.get(how, -1), at)
+        size, at = _varint(message, at) if how == _BYTES else (_SIZES.get(how, -1), at)
         if size < 0 or at + size > len(message):
             raise ValueError("no protobuf message")
         if how == _BYTES:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from podar.errors import PodarError, first_line, require
-from podar.runtimes.onnx_files import refuse_outside
+from podar.runtimes.onnx_files import refuse_outside, refuse_sidecar
 from podar.runtimes.register import runtime
 from podar.runtimes.session import Port
 
@@ -66,6 +66,8 @@ def _read(file: Path) -> Any:
     """
     if file.suffix.lower() == ".onnx":
         refuse_outside(file)
+    else:
+        refuse_sidecar(file, file.with_suffix(".bin"))
     try:
         return require("openvino", extra="openvino").Core().read_model(str(file))
     except Exception as error:  # its errors share no base class
