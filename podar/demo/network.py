@@ -14,7 +14,7 @@ CHECKPOINT = Path(__file__).with_name("resnet20.safetensors")
 RECORD = Path(__file__).with_name("resnet20.json")
 
 
-class Block(nn.Module):
+class BasicBlock(nn.Module):
     """Two 3×3 convolutions beside a shortcut."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
@@ -56,7 +56,7 @@ class ResNet(nn.Module):
         for stage, width in enumerate(widths):
             blocks: list[nn.Module] = []
             for index in range(depth):
-                blocks.append(Block(inputs, width, 2 if stage and not index else 1))
+                blocks.append(BasicBlock(inputs, width, 2 if stage and not index else 1))
                 inputs = width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)

@@ -29,7 +29,7 @@ _ADVICE = "; accelerate the file again for another shape, or convert the input"
 
 
 @dataclass(frozen=True)
-class Step:
+class TimedPiece:
     """One piece of the plan.
 
     - `operators`: how many; `layers`: what was decided for each of its layers, where the engine could run it.
@@ -44,7 +44,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FilePlan:
     """Where each piece of a file runs, and why. `host`: operators that the engine does not know, with the reason.
 
     - `mixed_ms`, `onnxruntime_ms`: a run of the pieces, and of the whole file in ONNX Runtime.
@@ -52,7 +52,7 @@ class Plan:
     - `left_whole`: why the file could not be taken apart; "" where it was.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[TimedPiece, ...]
     host: Mapping[str, tuple[int, str]]
     level: str
     mixed_ms: float
@@ -90,7 +90,9 @@ class AcceleratedFile(nn.Module):
     where one program is the whole file. `report` is the plan, printable.
     """
 
-    def __init__(self, path: Path, report: Plan, feed: Mapping[str, np.ndarray], outputs: list[str], steps: list[Any]):
+    def __init__(
+        self, path: Path, report: FilePlan, feed: Mapping[str, np.ndarray], outputs: list[str], steps: list[Any]
+    ):
         super().__init__()
         super().train(False)
         self.report = report
@@ -182,13 +184,13 @@ def accelerate_file(
         plan, steps = _planned(path, feed, host, measure=measure, tune=tune, threads=threads)
     except Exception as error:  # onnx and ONNX Runtime raise dozens of kinds; the file runs, so it stays whole
         nan, steps = float("nan"), []
-        plan = Plan((), {}, check_native().levels()[0], nan, nan, True, first_line(error))
+        plan = FilePlan((), {}, check_native().levels()[0], nan, nan, True, first_line(error))
     return AcceleratedFile(path, plan, feed, outputs, [host] if plan.whole_in_onnxruntime else steps)
 
 
 def _planned(
     path: Path, feed: Mapping[str, np.ndarray], alone: _InHost, *, measure: bool, tune: bool, threads: int
-) -> tuple[Plan, list[Any]]:
+) -> tuple[FilePlan, list[Any]]:
     """What runs where, and the steps that do it.
 
     **Raises:** `PodarError` where the file cannot be taken apart.
@@ -205,12 +207,12 @@ def _planned(
     as_it_is = not any(step.in_engine for step in described) or (measure and mixed_ms >= alone_ms)
     host = by_kind((nodes[i].op_type, why) for i, why in reasons.items())
     level = next((s.runner.level for s in steps if isinstance(s, _InEngine)), check_native().levels()[0])
-    return Plan((*described, *(tried if as_it_is else ())), host, level, mixed_ms, alone_ms, as_it_is), steps
+    return FilePlan((*described, *(tried if as_it_is else ())), host, level, mixed_ms, alone_ms, as_it_is), steps
 
 
 def _pieces(
     graph: Opened, reasons: dict[int, str], *, measure: bool, tune: bool, threads: int
-) -> tuple[list[Step], list[Any], list[Step]]:
+) -> tuple[list[TimedPiece], list[Any], list[TimedPiece]]:
     """The pieces: what is said of them, what runs them, and what is said of those that were faster in ONNX Runtime.
 
     A piece that is slower in the engine joins its neighbours in ONNX Runtime, and all is cut again.
@@ -218,15 +220,15 @@ def _pieces(
     nodes = list(graph.model.graph.node)
     places = {id(node): i for i, node in enumerate(nodes)}
     engine = {i for i in range(len(nodes)) if i not in reasons}
-    tried: list[Step] = []
+    tried: list[TimedPiece] = []
     while True:
         lost: set[int] = set()
         steps: list[Any] = []
-        described: list[Step] = []
+        described: list[TimedPiece] = []
         for piece in cut(graph, engine):
             if not piece.in_engine:
                 steps.append(_InHost(_session(piece, graph, threads)))
-                described.append(Step(len(piece.nodes), False, (), float("nan"), float("nan")))
+                described.append(TimedPiece(len(piece.nodes), False, (), float("nan"), float("nan")))
                 continue
             prepared, step = _prepared(piece, graph, places, reasons, measure=measure, tune=tune, threads=threads)
             if prepared is None:
@@ -254,7 +256,7 @@ def _prepared(
     measure: bool,
     tune: bool,
     threads: int,
-) -> tuple[_InEngine | None, Step | None]:
+) -> tuple[_InEngine | None, TimedPiece | None]:
     """A piece as a program; None where the engine cannot run it after all, has nothing to gain, or is slower."""
     if not any(has_weight(node) for node in piece.nodes):
         return None, None
@@ -272,10 +274,10 @@ def _prepared(
     program, decisions = choose(lowering.network, inputs, tune=tune)
     prepared = _InEngine(program, lowering.outside, piece.gives, threads)
     if not measure:
-        return prepared, Step(len(piece.nodes), True, tuple(decisions), float("nan"), float("nan"))
+        return prepared, TimedPiece(len(piece.nodes), True, tuple(decisions), float("nan"), float("nan"))
     host = _InHost(_session(piece, graph, threads))
     engine_ms, host_ms = fastest(lambda: prepared(dict(graph.samples)), lambda: host(dict(graph.samples)), times=_TIMES)
-    step = Step(len(piece.nodes), engine_ms < host_ms, tuple(decisions), engine_ms, host_ms)
+    step = TimedPiece(len(piece.nodes), engine_ms < host_ms, tuple(decisions), engine_ms, host_ms)
     return (prepared if step.in_engine else None), step
 
 

@@ -16,7 +16,7 @@ from podar.errors import PodarError, UsageError, first_line
 from podar.files import put_in_place, staged
 from podar.formats.flat import Flat, flatten
 from podar.formats.parity import Difference, largest, noisy, tolerance_for
-from podar.formats.registry import Format, Options, Written, choose
+from podar.formats.registry import Format, Options, Written, format_for
 from podar.model.inputs import ExampleInputs
 from podar.runtimes import RUNTIMES, Session
 from podar.runtimes.file_inputs import matched
@@ -91,7 +91,7 @@ def export(
     ```
     """
     target = Path(path)
-    chosen = choose(target, format)
+    chosen = format_for(target, format)
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise UsageError(f"tolerance is {tolerance}: give a number from 0 up.")
     flat = flatten(model, example_inputs)

@@ -102,7 +102,7 @@ def unregister(name: str) -> None:
     del _formats[name]
 
 
-def choose(path: Path, name: str | None) -> Format:
+def format_for(path: Path, name: str | None) -> Format:
     """The format of that name, or the one that the path's suffix tells.
 
     **Raises:** `UsageError` for an unknown name or suffix.

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from podar.graph.families import Families
-    from podar.graph.record import Record
-
-Ids = NDArray[np.int64]
+from podar.graph.families import Families
+from podar.graph.labels import Ids
+from podar.graph.record import Record
 
 Fractions = NDArray[np.float64]
 """For every family the share of its units that stays."""

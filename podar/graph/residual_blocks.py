@@ -26,7 +26,7 @@ from podar.plans.skipped_blocks import Skipped, replace
 
 
 @dataclass(frozen=True)
-class Block:
+class ResidualBlock:
     """One residual branch.
 
     **Attributes:**
@@ -143,7 +143,7 @@ def _flow(
     return with_what_it_needs(once)
 
 
-def residual_blocks(model: nn.Module, inputs: ExampleInputs, graph: Graph) -> tuple[Block, ...]:
+def residual_blocks(model: nn.Module, inputs: ExampleInputs, graph: Graph) -> tuple[ResidualBlock, ...]:
     """Every residual branch whose modules can be skipped, in the order of the model.
 
     Each was tried: with all of them skipped the model runs the same operators outside of them, in the same shapes.
@@ -176,8 +176,8 @@ class _Search:
             for name in set(event.stack):
                 self.runs.setdefault(name, []).append(k)
 
-    def blocks(self) -> list[Block]:
-        found: list[tuple[set[int], Block]] = []
+    def blocks(self) -> list[ResidualBlock]:
+        found: list[tuple[set[int], ResidualBlock]] = []
         for k, event in enumerate(self.events):
             values = [v for v in event.reads if isinstance(v, int) and v > 0]
             if event.operator.base != "add" or len(values) != 2 or event.shapes[0] != event.shapes[1] or event.scalars:
@@ -214,7 +214,7 @@ class _Search:
                 inside.add(k)
         return inside if depends <= inside else None
 
-    def enclosed(self, inside: set[int], add: int, trunk: int, branch: int) -> Block | None:
+    def enclosed(self, inside: set[int], add: int, trunk: int, branch: int) -> ResidualBlock | None:
         """The module that is x + f(x) and nothing else, where there is one: it gives its input back."""
         for name in reversed(self.events[add].stack):
             if not name or any(self.used(k) and k not in inside and k != add for k in self.runs[name]):
@@ -229,7 +229,7 @@ class _Search:
                 continue
             tensors = self.owned([name])
             if tensors and self.vanishes(inside, set(tensors), set(), branch):
-                return Block(name, {name: (False, form)}, tensors, self.kind(tensors))
+                return ResidualBlock(name, {name: (False, form)}, tensors, self.kind(tensors))
         return None
 
     def owned(self, modules: Sequence[str]) -> tuple[str, ...]:
@@ -241,7 +241,7 @@ class _Search:
     def kind(self, tensors: Sequence[str]) -> tuple[Any, ...]:
         return tuple((n.rpartition(".")[2], tuple(self.tensors[n].shape)) for n in tensors)
 
-    def block(self, inside: set[int], branch: int) -> Block | None:
+    def block(self, inside: set[int], branch: int) -> ResidualBlock | None:
         """The modules to skip, and what goes with them."""
         whole = {
             name
@@ -268,7 +268,7 @@ class _Search:
         gone = {v for k in self.runs[last] for v in self.events[k].makes}
         if branch not in gone and not self.vanishes(inside - replaced, set(), gone, branch):
             return None
-        return Block(last, skips, tensors, self.kind(tensors))
+        return ResidualBlock(last, skips, tensors, self.kind(tensors))
 
     def used(self, k: int) -> bool:
         """Whether anything reads what an operator made (views make nothing, some kernels leave scratch)."""
@@ -300,7 +300,7 @@ def _form(result: Any) -> int | None:
 
 
 def _fits(
-    model: nn.Module, inputs: ExampleInputs, graph: Graph, dense: Sequence[_Event], blocks: Sequence[Block]
+    model: nn.Module, inputs: ExampleInputs, graph: Graph, dense: Sequence[_Event], blocks: Sequence[ResidualBlock]
 ) -> bool:
     """Whether the model still runs without these blocks, with the same operators around them."""
     skips = {name: form for block in blocks for name, form in block.skips.items()}

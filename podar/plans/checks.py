@@ -18,7 +18,7 @@ _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(\[\d{1,6}\])?")
 Name = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(strict=True, ge=0, le=_MOST)]
 Dim = Annotated[int, Field(strict=True, ge=0, lt=_DIMS)]
-Number = (
+Value = (
     Annotated[int, Field(strict=True, ge=-_MOST, le=_MOST)]
     | Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e30, le=1e30)]
 )
@@ -27,8 +27,8 @@ Number = (
 class _Step(BaseModel):
     model_config = ConfigDict(extra="forbid")
     cuts: dict[Name, list[tuple[Dim, Count, Count, Annotated[int, Field(strict=True, ge=1, le=_MOST)]]]]
-    attributes: dict[Name, dict[Name, Number]]
-    rescales: dict[Name, list[tuple[Count, Number, Dim]]]
+    attributes: dict[Name, dict[Name, Value]]
+    rescales: dict[Name, list[tuple[Count, Value, Dim]]]
     shapes: dict[Name, Annotated[list[Count], Field(max_length=_DIMS)]]
     skips: dict[Name, tuple[Annotated[bool, Field(strict=True)], Annotated[int, Field(strict=True, ge=0, le=100)]]] = {}
     computed: dict[

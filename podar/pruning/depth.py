@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from podar.graph.cost import Shares
 from podar.graph.graph import Graph
-from podar.graph.residual_blocks import Block, residual_blocks
+from podar.graph.residual_blocks import ResidualBlock, residual_blocks
 from podar.model.inputs import ExampleInputs
 from podar.model.patterns import means, patterns
 from podar.plans.plan import Plan
@@ -25,7 +25,7 @@ from podar.pruning.options import SCOPES, Options
 from podar.pruning.target import Target
 
 
-def block_plan(blocks: Sequence[Block], graph: Graph) -> Plan:
+def block_plan(blocks: Sequence[ResidualBlock], graph: Graph) -> Plan:
     """The plan that skips these blocks."""
     return Plan(
         skips={name: form for block in blocks for name, form in block.skips.items()},
@@ -41,7 +41,7 @@ def choose_blocks(
     elementwise: Mapping[str, Tensor],
     scores: NDArray[np.float64],
     options: Options,
-) -> list[Block]:
+) -> list[ResidualBlock]:
     """Blocks that go, so that with the channels below the same importance the target is met.
 
     A block's importance is the sum over its parameters, relative to the mean of the blocks of its structure: just as a
@@ -92,18 +92,18 @@ def choose_blocks(
     return [blocks[k] for k in order if keys[k] <= below]
 
 
-def _protected(block: Block, protect: tuple[str, ...], graph: Graph) -> bool:
+def _protected(block: ResidualBlock, protect: tuple[str, ...], graph: Graph) -> bool:
     paths = [*block.skips, *(alias for name in block.tensors for alias in graph.aliases.get(name, (name,)))]
     parents = {".".join(p.split(".")[:k]) for p in paths for k in range(1, p.count(".") + 2)}
     return any(fnmatch.fnmatchcase(p, pattern) for p in parents for pattern in protect)
 
 
-def _within(block: Block, part: tuple[str, ...], graph: Graph) -> bool:
+def _within(block: ResidualBlock, part: tuple[str, ...], graph: Graph) -> bool:
     """Whether every tensor of a block lies in the part that may be cut."""
     return all(any(means(p, *graph.aliases.get(name, (name,))) for p in part) for name in block.tensors)
 
 
-def _importance(block: Block, elementwise: Mapping[str, Tensor]) -> float:
+def _importance(block: ResidualBlock, elementwise: Mapping[str, Tensor]) -> float:
     total = 0.0
     for name in block.tensors:
         if name in elementwise:
@@ -112,7 +112,7 @@ def _importance(block: Block, elementwise: Mapping[str, Tensor]) -> float:
 
 
 def _keys(
-    blocks: Sequence[Block], worth: NDArray[np.float64], scope: str, share: float | None
+    blocks: Sequence[ResidualBlock], worth: NDArray[np.float64], scope: str, share: float | None
 ) -> tuple[NDArray[np.float64], list[int]]:
     """When each block goes (never: infinity), and all blocks in that order."""
     kinds: dict[object, list[int]] = {}
@@ -143,7 +143,7 @@ def _owners(tensors: Sequence[tuple[str, ...]], names: Sequence[str]) -> NDArray
     return np.array([owner.get(name, -1) for name in names], dtype=np.int64)
 
 
-def _block_of(module: str, blocks: Sequence[Block]) -> int:
+def _block_of(module: str, blocks: Sequence[ResidualBlock]) -> int:
     return next(
         (k for k, b in enumerate(blocks) if any(module == m or module.startswith(m + ".") for m in b.skips)), -1
     )

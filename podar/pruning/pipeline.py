@@ -15,7 +15,7 @@ from podar.criteria.unit_sums import unit_scores
 from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
 from podar.graph.freezing import Outputs
-from podar.graph.residual_blocks import Block
+from podar.graph.residual_blocks import ResidualBlock
 from podar.graph.slices import plan_for
 from podar.graph.verification import ChangedNumber, Expectation
 from podar.model.inputs import ExampleInputs
@@ -216,7 +216,7 @@ def _without_blocks(
     model: nn.Module,
     example_inputs: ExampleInputs,
     graph: Graph,
-    blocks: list[Block],
+    blocks: list[ResidualBlock],
     targets: Sequence[Target],
     elementwise: Mapping[str, Tensor],
     options: Options,

@@ -111,7 +111,7 @@ def sparsify(
             part = 1 - (1 - start) * ((1 - amount) / (1 - start)) ** (step / steps) if steps > 1 else amount
             part = amount if step == steps else part
             shares = {n: a * part / amount for n, a in overrides.items()}
-            masks = choose(model, weights, part, parsed, kind, importance, data, loss, shares)
+            masks = choose_masks(model, weights, part, parsed, kind, importance, data, loss, shares)
             for weight in weights:
                 attach(model, weight, masks.pop(weight.name))
     except BaseException:
@@ -161,7 +161,7 @@ def check_weights(weights: list[Weight], pattern: Pattern) -> None:
     check_divides(weights, pattern)
 
 
-def choose(
+def choose_masks(
     model: nn.Module,
     weights: list[Weight],
     amount: float,

@@ -37,7 +37,7 @@ class NofM:
 
 
 @dataclass(frozen=True)
-class Block:
+class BlockPattern:
     """`outputs` × `inputs` weights at one kernel position stay or go together."""
 
     outputs: int
@@ -52,7 +52,7 @@ class Block:
         return self.outputs * self.inputs
 
 
-Pattern = Unstructured | NofM | Block
+Pattern = Unstructured | NofM | BlockPattern
 
 
 def parse_pattern(pattern: str | Pattern) -> Pattern:
@@ -76,7 +76,7 @@ def parse_pattern(pattern: str | Pattern) -> Pattern:
             raise UsageError(f"pattern {pattern!r}: N:M keeps N of every M weights, so it needs 0 < N < M, as in 2:4")
         return NofM(kept, of)
     if found := re.fullmatch(r"(\d+)[x×](\d+)", text):
-        block = Block(int(found[1]), int(found[2]))
+        block = BlockPattern(int(found[1]), int(found[2]))
         if not block.outputs or not block.inputs:
             raise UsageError(f"pattern {pattern!r}: a block has at least one output and one input, as in 4x1")
         return block if block.size > 1 else Unstructured()
@@ -95,7 +95,7 @@ def check_divides(weights: list[Weight], pattern: Pattern) -> None:
     for weight in weights:
         if isinstance(pattern, NofM) and weight.inputs % pattern.of:
             clashes.append((weight, f"{weight.inputs} inputs, which {pattern.of} does not divide"))
-        elif isinstance(pattern, Block):
+        elif isinstance(pattern, BlockPattern):
             outputs = weight.parameter.shape[weight.axes[0]]
             if weight.inputs % pattern.inputs:
                 clashes.append((weight, f"{weight.inputs} inputs, which {pattern.inputs} does not divide"))
@@ -109,12 +109,12 @@ def check_divides(weights: list[Weight], pattern: Pattern) -> None:
 
 def units_of(weight: Weight, scores: Tensor, pattern: Pattern) -> Tensor:
     """Scores of what is removed together, flat: each weight's, or each block's sum."""
-    if not isinstance(pattern, Block):
+    if not isinstance(pattern, BlockPattern):
         return scores.flatten()
     return block_sums(weight.matrix(scores), pattern).flatten()
 
 
-def block_sums(matrix: Tensor, pattern: Block) -> Tensor:
+def block_sums(matrix: Tensor, pattern: BlockPattern) -> Tensor:
     """Sums over the blocks of a matrix (outputs, columns): (outputs / block.outputs, columns / block.inputs)."""
     rows, columns = matrix.shape
     return matrix.view(rows // pattern.outputs, pattern.outputs, columns // pattern.inputs, pattern.inputs).sum(
@@ -125,7 +125,7 @@ def block_sums(matrix: Tensor, pattern: Block) -> Tensor:
 def expand(weight: Weight, kept: Tensor, pattern: Pattern) -> Tensor:
     """A boolean mask of the weight's shape from flat booleans, one a unit."""
     shape = weight.parameter.shape
-    if not isinstance(pattern, Block):
+    if not isinstance(pattern, BlockPattern):
         return kept.view(shape)
     rows = shape[weight.axes[0]]
     blocks = kept.view(rows // pattern.outputs, -1)
@@ -145,7 +145,7 @@ def follows(weight: Weight, mask: Tensor, pattern: Pattern) -> bool:
     matrix = weight.matrix(mask.bool())
     if isinstance(pattern, NofM):
         return bool((matrix.reshape(-1, pattern.of).sum(dim=1) <= pattern.kept).all())
-    if isinstance(pattern, Block):
+    if isinstance(pattern, BlockPattern):
         sums = block_sums(matrix.long(), pattern)
         return bool(((sums == 0) | (sums == pattern.size)).all())
     return True

@@ -16,9 +16,9 @@ from podar.criteria.calibration import forward, scoring
 from podar.errors import PodarError, UsageError
 from podar.model.batches import inputs_of
 from podar.sparse.layers import Weight, per_weight, weights_of
-from podar.sparse.masking import check_amount, check_weights, choose
+from podar.sparse.masking import check_amount, check_weights, choose_masks
 from podar.sparse.masks import attach, detach
-from podar.sparse.patterns import Block, NofM, Pattern, block_sums, n_of_m_mask, parse_pattern
+from podar.sparse.patterns import BlockPattern, NofM, Pattern, block_sums, n_of_m_mask, parse_pattern
 from podar.sparse.scopes import parse_scope
 from podar.sparse.selection import keep_largest
 
@@ -81,7 +81,7 @@ def reconstruct(
     check_weights(weights, parsed)
     overrides = per_weight(amounts or {}, weights, "amounts")
     batches = list(inputs_of(data, model, "reconstruction", limit=64))
-    masks = choose(model, weights, amount, parsed, kind, importance, batches, None, overrides)
+    masks = choose_masks(model, weights, amount, parsed, kind, importance, batches, None, overrides)
     before = {w.name: (w.parameter.detach().clone(), None if w.mask is None else w.mask.clone()) for w in weights}
     try:
         order = _order(model, weights, batches)
@@ -181,7 +181,7 @@ def _renew(model: nn.Module, weight: Weight, moment: Tensor, mask: Tensor, patte
         return LayerError(weight.name, 0.0, 0.0)
     rows = dense.view(moment.shape[0], -1, dense.shape[1])  # (groups, outputs of a group, columns)
     allowed = None if weight.mask is None else weight.matrix(weight.mask.bool()).view(rows.shape)
-    kept = int(alone.sum()) // (pattern.size if isinstance(pattern, Block) else 1)
+    kept = int(alone.sum()) // (pattern.size if isinstance(pattern, BlockPattern) else 1)
 
     def project(scores: Tensor, share: float) -> Tensor:
         """The best mask of the pattern, `share` of the way to the final sparsity."""
@@ -191,9 +191,9 @@ def _renew(model: nn.Module, weight: Weight, moment: Tensor, mask: Tensor, patte
         if isinstance(pattern, NofM):
             chosen = n_of_m_mask(flat, pattern)
         else:
-            units = block_sums(flat, pattern) if isinstance(pattern, Block) else flat
+            units = block_sums(flat, pattern) if isinstance(pattern, BlockPattern) else flat
             stay = keep_largest(units.flatten(), round(share * (units.numel() - kept))).view(units.shape)
-            if isinstance(pattern, Block):
+            if isinstance(pattern, BlockPattern):
                 stay = stay.repeat_interleave(pattern.outputs, 0).repeat_interleave(pattern.inputs, 1)
             chosen = stay
         chosen = chosen.view(rows.shape)

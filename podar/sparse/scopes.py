@@ -8,7 +8,7 @@ import numpy as np
 
 from podar.errors import PodarError, UsageError, nearest
 from podar.sparse.layers import Weight, leave_dense
-from podar.sparse.patterns import Block, Pattern
+from podar.sparse.patterns import BlockPattern, Pattern
 
 SCOPES = {
     "global": "global",
@@ -41,7 +41,7 @@ def parse_scope(scope: str) -> str:
 
 def unit_count(weight: Weight, pattern: Pattern) -> int:
     """How many weights, or blocks of them, can go."""
-    return weight.parameter.numel() // (pattern.size if isinstance(pattern, Block) else 1)
+    return weight.parameter.numel() // (pattern.size if isinstance(pattern, BlockPattern) else 1)
 
 
 def removals(
@@ -75,7 +75,7 @@ def removals(
     for name, count in counts.items():
         if count >= units[name]:
             raise PodarError(
-                f"{name} has so few weights ({units[name]}{' blocks' if isinstance(pattern, Block) else ''}) that "
+                f"{name} has so few weights ({units[name]}{' blocks' if isinstance(pattern, BlockPattern) else ''}) that "
                 f"{overrides.get(name, amount):g} removes them all: lower the amount, or "
                 f"{leave_dense(name.rpartition('.')[0] or name)}"
             )

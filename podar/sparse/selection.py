@@ -12,7 +12,7 @@ _SAMPLE = 1 << 19
 
 
 @dataclass(frozen=True)
-class Cut:
+class Threshold:
     """Where the line runs: everything below `value` goes, and the first `ties` elements equal to it.
 
     **Attributes:**
@@ -25,7 +25,7 @@ class Cut:
     ties: int
 
 
-def cut_at(parts: Sequence[Callable[[], Tensor]], k: int) -> Cut:
+def cut_at(parts: Sequence[Callable[[], Tensor]], k: int) -> Threshold:
     """Find the line below which exactly `k` scores lie.
 
     A sorted sample brackets the k-th smallest score between two values; one pass counts what lies below and collects
@@ -49,9 +49,9 @@ def cut_at(parts: Sequence[Callable[[], Tensor]], k: int) -> Cut:
         below, middle = _between(parts, least, most)
         if below < k <= below + middle.numel():
             if least == most:
-                return Cut(least, k - below)
+                return Threshold(least, k - below)
             value = float(middle.kthvalue(k - below).values)
-            return Cut(value, k - below - int(torch.count_nonzero(middle < value)))
+            return Threshold(value, k - below - int(torch.count_nonzero(middle < value)))
         margin *= 16
 
 
@@ -72,14 +72,14 @@ def _between(parts: Sequence[Callable[[], Tensor]], least: float, most: float) -
     return below, collected[0] if len(collected) == 1 else torch.cat(collected)
 
 
-def kept_above(scores: Tensor, cut: Cut) -> tuple[Tensor, Cut]:
+def kept_above(scores: Tensor, cut: Threshold) -> tuple[Tensor, Threshold]:
     """Which scores of one tensor stay (boolean, flat), and the cut for the tensors after it."""
     kept = scores > cut.value
     if not cut.ties:
         return kept | (scores == cut.value), cut
     equal = (scores == cut.value).nonzero().flatten()
     kept[equal[cut.ties :]] = True
-    return kept, Cut(cut.value, max(0, cut.ties - len(equal)))
+    return kept, Threshold(cut.value, max(0, cut.ties - len(equal)))
 
 
 def keep_largest(scores: Tensor, remove: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from podar.criteria import Scorer
 from podar.errors import PodarError, UsageError
 from podar.sparse.layers import Weight, weights_of
-from podar.sparse.masking import check_amount, check_weights, choose
+from podar.sparse.masking import check_amount, check_weights, choose_masks
 from podar.sparse.masks import bake
 from podar.sparse.patterns import NofM, Pattern, Unstructured, parse_pattern
 from podar.sparse.schedules import Schedule, parse_schedule
@@ -180,7 +180,7 @@ def gradual(
                 return None
         elif round(wanted * sum(m.numel() for m in masks.values())) <= sum(int((~m).sum()) for m in masks.values()):
             return None
-        return choose(model, weights, wanted, present, kind, importance, data, loss)
+        return choose_masks(model, weights, wanted, present, kind, importance, data, loss)
 
     return Keeper(model, weights, update, updates)
 
@@ -227,7 +227,9 @@ def rigl(
         return {w.name: _rewired(w, masks[w.name], fraction) for w in weights}
 
     keeper = Keeper(model, weights, update, updates, REST)
-    keeper.masks = _agreed(choose(model, weights, amount, Unstructured(), parse_scope(scope), importance, data, loss))
+    keeper.masks = _agreed(
+        choose_masks(model, weights, amount, Unstructured(), parse_scope(scope), importance, data, loss)
+    )
     keeper._seen = 0
     keeper.apply()
     return keeper

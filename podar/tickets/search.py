@@ -19,7 +19,7 @@ from podar.model.patterns import patterns
 from podar.recover import accuracy, finetune
 from podar.sparse.early_bird import EarlyBird
 from podar.sparse.layers import Weight, weights_of
-from podar.sparse.masking import check_weights, choose
+from podar.sparse.masking import check_weights, choose_masks
 from podar.sparse.patterns import Unstructured
 from podar.sparse.scopes import parse_scope
 from podar.sparse.training import Keeper
@@ -257,7 +257,7 @@ class _Search:
     def _drawn(self, model: nn.Module, weights: list[Weight], number: int) -> dict[str, Tensor]:
         """The mask of a round, from weights as they are trained; what is gone stays gone."""
         part = 1 - (1 - self.amount) ** number
-        return choose(model, weights, part, Unstructured(), self.scope, self.importance, self.data)
+        return choose_masks(model, weights, part, Unstructured(), self.scope, self.importance, self.data)
 
 
 def _checked(

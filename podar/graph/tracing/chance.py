@@ -16,7 +16,7 @@ from torch import Tensor
 DROPPED = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
 """As they come from Python, in place or not: x, p, and whether this is training."""
 
-Run = Callable[..., Any]
+Way = Callable[..., Any]
 
 
 class Chance:
@@ -26,7 +26,7 @@ class Chance:
         self.draws = 0
         self.generators: dict[Any, torch.Generator] = {}
 
-    def way(self, func: Any) -> Run | None:
+    def way(self, func: Any) -> Way | None:
         """How a random operator is run; None for one that draws nothing."""
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return None
@@ -39,7 +39,7 @@ class Chance:
         drawing = func if "generator" in names else _with_generator(func, names)
         return _alone(func) if drawing is None else self._seeded(drawing, names)
 
-    def _seeded(self, func: Any, names: list[str]) -> Run:
+    def _seeded(self, func: Any, names: list[str]) -> Way:
         place = names.index("generator") if "generator" in names else None
 
         def drawn(*args: Any, **kwargs: Any) -> Any:
@@ -70,7 +70,7 @@ def _nothing_dropped(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.clone(), torch.ones_like(x, dtype=torch.bool)
 
 
-def _without(func: Any, name: str, place: int) -> Run:
+def _without(func: Any, name: str, place: int) -> Way:
     def run(*args: Any, **kwargs: Any) -> Any:
         if place < len(args):
             return func(*args[:place], 0.0, *args[place + 1 :], **kwargs)
@@ -96,7 +96,7 @@ def _alike(one: Any, other: Any) -> bool:
     return all(types.get(a.name, str(a.type)) == str(a.type) for a in other._schema.arguments)
 
 
-def _alone(func: Any) -> Run:
+def _alone(func: Any) -> Way:
     """One that takes none: the global one is put back at once."""
 
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -14,11 +14,11 @@ from podar.graph.tracing.dispatch import Dispatch
 from podar.model.inputs import named_tensors
 
 Broken = Callable[[Dispatch, Exception], None]
-Run = Callable[[Callable[[], Record], bool, "Broken | None"], Record]
+TrainingRun = Callable[[Callable[[], Record], bool, "Broken | None"], Record]
 """A run in train mode: what makes its record, whether operators are computed, what is told of an exception."""
 
 
-def with_training(record: Record, run: Run) -> Record:
+def with_training(record: Record, run: TrainingRun) -> Record:
     """The record joined to one of a run in train mode, for real where that looks at values.
 
     Where the run comes to no end (the model wants targets, say), everything that it met first, or held when it ended,

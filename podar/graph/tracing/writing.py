@@ -11,12 +11,10 @@ import torch
 
 from podar.graph.operators.marks import storage, tensors_in
 from podar.graph.operators.register import OPERATORS
-from podar.graph.tracing.chance import Chance
+from podar.graph.tracing.chance import Chance, Way
 from podar.graph.tracing.twins import Again
 
 LIBRARY_OPERATOR: Any = torch._ops.OpOverload  # pyright: ignore[reportPrivateUsage]
-
-Way = Callable[..., Any]
 
 
 class Ways:
