@@ -74,8 +74,9 @@ def removals(
     counts = {w.name: {**counts, **fixed}[w.name] for w in weights}
     for name, count in counts.items():
         if count >= units[name]:
+            blocks = " blocks" if isinstance(pattern, BlockPattern) else ""
             raise PodarError(
-                f"{name} has so few weights ({units[name]}{' blocks' if isinstance(pattern, BlockPattern) else ''}) that "
+                f"{name} has so few weights ({units[name]}{blocks}) that "
                 f"{overrides.get(name, amount):g} removes them all: lower the amount, or "
                 f"{leave_dense(name.rpartition('.')[0] or name)}"
             )
