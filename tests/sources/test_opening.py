@@ -11,11 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from podar.errors import PodarError, UsageError
+from podar.errors import PodarError
 from podar.model.inputs import call
-from podar.sources.naming import complete_model, parse_model_args
 from podar.sources.opening import open_source
-from podar.workshops import Training, short_name
+from podar.workshops import Training
 
 NETS = """
 import torch
@@ -159,23 +158,6 @@ def test_a_pickle_needs_trust(nets: str, tmp_path: Path) -> None:
         open_source(f"{nets}:grey", weights=tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("resnet81", r"there is no model 'resnet81'; did you mean torchvision:resnet18\?"),
-        ("yolo26", r"did you mean yolo26"),
-        ("tim:resnet18", r"there is no kind of model 'tim'; did you mean timm:resnet18\?"),
-        ("keras:resnet50", r"there is no kind of model 'keras'\."),
-        ("qqqqqq", r"there is no model or folder 'qqqqqq': write one of .*timm:NAME"),
-        (".", r"the folder \. holds no pruned model"),
-        (__file__.replace(".py", ".safetensors"), r"there is no model or folder"),
-    ],
-)
-def test_unknown_models_name_the_nearest(model: str, message: str) -> None:
-    with pytest.raises(PodarError, match=message):
-        open_source(model)
-
-
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "w.safetensors")
     with pytest.raises(PodarError, match="is no model: give a checkpoint as --weights beside the MODEL"):
@@ -192,24 +174,3 @@ def test_data_of_the_users_own(nets: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", images=images, labels=np.arange(40) % 4)
     source = open_source(f"{nets}:colour", str(tmp_path / "d.npz"), model_args={"classes": 4})
     assert source.inputs().shape == (1, 3, 12, 12)
-
-
-def test_a_checkpoint_of_a_run_is_called_like_the_run() -> None:
-    names = [short_name(m) for m in ("runs/drone/weights/best.pt", "yolo26n.pt", "weights/best.pt", "timm:resnet18")]
-    assert names == ["drone", "yolo26n", "best", "resnet18"]
-
-
-def test_model_args_are_python_literals_or_text() -> None:
-    given = ["n=10", "rate=0.5", "depths=(2, 2)", "flag=False", "act=relu", "path=a=b", "none=None", "empty="]
-    expected = {"n": 10, "rate": 0.5, "depths": (2, 2), "flag": False, "act": "relu", "path": "a=b", "none": None}
-    assert parse_model_args(given) == {**expected, "empty": ""}
-    for wrong in ("num_classes", "=3", "a b=3"):
-        with pytest.raises(UsageError, match="write name=value"):
-            parse_model_args([wrong])
-
-
-def test_completion() -> None:
-    assert complete_model("de") == ["demo"]
-    assert complete_model("tor") == ["torchvision:"]
-    assert "yolo26n-seg.yaml" in complete_model("yolo26n")
-    assert complete_model("zzz") == []

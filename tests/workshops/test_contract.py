@@ -15,7 +15,7 @@ from torch import nn
 from podar.errors import PodarError
 from podar.libraries.ultralytics.workshop import YoloOnPictures, YoloWorkshop
 from podar.sources.opening import open_source
-from podar.workshops import PodarWorkshop, Source, Workshop, needed
+from podar.workshops import PodarWorkshop, Source, Workshop, needed, short_name
 
 NET = """
 from pathlib import Path
@@ -122,3 +122,8 @@ def test_without_data_nothing_trains() -> None:
     for workshop in (PodarWorkshop(), YoloWorkshop()):
         with pytest.raises(PodarError, match="need a data set: name one with --data"):
             workshop.evaluate(nn.Linear(1, 1))
+
+
+def test_a_checkpoint_of_a_run_is_called_like_the_run() -> None:
+    names = [short_name(m) for m in ("runs/drone/weights/best.pt", "yolo26n.pt", "weights/best.pt", "timm:resnet18")]
+    assert names == ["drone", "yolo26n", "best", "resnet18"]
