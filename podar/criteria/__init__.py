@@ -1,15 +1,11 @@
-"""Importance: one family of criteria a file, one contract for structured and unstructured pruning."""
+"""Importance: one family of criteria a file, found by the package; one contract for structured and sparse pruning."""
 
-from podar.criteria import fisher as _fisher
-from podar.criteria import gradients as _gradients
-from podar.criteria import grasp as _grasp
-from podar.criteria import lamp as _lamp
-from podar.criteria import snip as _snip
-from podar.criteria import synflow as _synflow
-from podar.criteria import wanda as _wanda
-from podar.criteria import weights as _weights
-from podar.criteria.registry import CRITERIA, Scorer, criterion, score
+import importlib
+import pkgutil
 
-__all__ = ["CRITERIA", "Scorer", "criterion", "score"]
+from podar.criteria.register import CRITERIA, Criterion, Scorer, criterion, score, unregister
 
-del _fisher, _gradients, _grasp, _lamp, _snip, _synflow, _wanda, _weights
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["CRITERIA", "Criterion", "Scorer", "criterion", "score", "unregister"]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from podar.criteria.calibration import labelled_batches, loss_of, scoring
-from podar.criteria.registry import criterion
+from podar.criteria.register import criterion
 from podar.model.batches import rows, size
 
 
-@criterion("fisher")
+@criterion("fisher", needs=("data",))
 def fisher(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
     """½ · weight² × mean of squared per-sample gradients: Optimal Brain Damage with the empirical Fisher
     (LeCun et al., 1990; Theis et al., 2018).

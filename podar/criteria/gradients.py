@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from podar.criteria.calibration import labelled_batches, loss_of, scoring
-from podar.criteria.registry import criterion
+from podar.criteria.register import criterion
 
 
-@criterion("taylor")
+@criterion("taylor", needs=("data",))
 def taylor(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
     """|weight × gradient|: the first-order change of the loss when a weight goes (Molchanov et al., 2019).
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from podar.criteria.calibration import labelled_batches, loss_of, scoring
-from podar.criteria.registry import criterion
+from podar.criteria.register import criterion
 
 
-@criterion("grasp")
+@criterion("grasp", needs=("data",))
 def grasp(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
     """weight × (Hessian · gradient): what would lower the gradient norm by going stays (Wang et al., ICLR 2020).
 

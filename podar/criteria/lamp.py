@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from podar.criteria.registry import criterion, prunable
+from podar.criteria.register import criterion, prunable
 
 
 @criterion("lamp")

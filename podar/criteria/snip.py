@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from podar.criteria.calibration import labelled_batches, loss_of, scoring
-from podar.criteria.registry import criterion
+from podar.criteria.register import criterion
 
 
-@criterion("snip")
+@criterion("snip", needs=("data",))
 def snip(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
     """|weight × gradient of the whole data| (Lee, Ajanthan and Torr, ICLR 2019).
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from podar.criteria.calibration import forward, scoring
-from podar.criteria.registry import criterion
+from podar.criteria.register import criterion
 from podar.errors import PodarError
 from podar.model.batches import inputs_of, rows, size
 from podar.model.tensors import map_tensors, tensors_in
 
 
-@criterion("synflow")
+@criterion("synflow", needs=("data",))
 def synflow(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
     """|weight × ∂R/∂weight|, R the summed output for ones as input and positive weights (Tanaka et al., 2020).
 

@@ -4,16 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from podar.criteria.registry import PerParameter
+from podar.criteria.register import PerParameter, Scorer, named, score
 from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.model.fast_loops import BLOCK, Sums, square_sums, squared
+
+
+def scored_units(
+    graph: Graph,
+    importance: str | Scorer,
+    model: nn.Module,
+    data: Any = None,
+    loss: Any = None,
+    changed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda scores: scores,
+) -> tuple[NDArray[np.float64], Mapping[str, Tensor] | None]:
+    """Importance of each unit by a criterion, and the elementwise scores that it was summed from, where there are any.
+
+    **Arguments:**
+
+    - `graph`, `model`: the traced model, and the same with the weights that are meant.
+    - `importance`, `data`, `loss`: as of `podar.criteria.score`.
+    - `changed`: what becomes of elementwise scores before they are summed.
+
+    **Raises:** as `podar.criteria.score` and `unit_scores`.
+    """
+    chosen = named(importance)
+    if chosen.scores == "elements":
+        elementwise = changed(score(chosen, model, data, loss))
+        return unit_scores(graph, elementwise), elementwise
+    chosen.check(data, loss)
+    found = np.asarray(chosen.score(graph, model, data, loss), dtype=np.float64)
+    if found.shape != (graph.solution.units,) or not np.isfinite(found).all():
+        raise PodarError(
+            f"importance {chosen.name!r} gave scores of shape {found.shape}, or some that are not finite, for "
+            f"{graph.solution.units} units; it returns one finite value a unit"
+        )
+    return found, None
 
 
 def unit_scores(graph: Graph, scores: Mapping[str, Tensor] | None = None) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
 from podar.criteria.calibration import forward, scoring
-from podar.criteria.registry import criterion
+from podar.criteria.register import criterion
 from podar.model.batches import inputs_of
 
 BATCHES = 32
@@ -20,7 +20,7 @@ Energies = dict[str, Tensor]
 """{weight attribute: squared inputs that its weights met, shaped to broadcast over it}."""
 
 
-@criterion("wanda")
+@criterion("wanda", needs=("data",))
 def wanda(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tensor]:
     """|weight| × L2 norm of its input feature over the data (Sun et al., ICLR 2024).
 

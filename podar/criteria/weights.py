@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from podar.criteria.registry import PerParameter, Scores, criterion, generator_for, prunable
+from podar.criteria.register import PerParameter, Scores, criterion, generator_for, prunable
 from podar.model.fast_loops import squared
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from podar.criteria import Scorer, score
-from podar.criteria.unit_sums import unit_scores
+from podar.criteria.unit_sums import scored_units, unit_scores
 from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
 from podar.graph.freezing import Outputs
@@ -201,9 +201,12 @@ def _pruned(
 ) -> Result:
     """The work of `prune`, on a model without wrappers."""
     graph = trace(model, example_inputs, outputs=options.outputs) if graph is None else graph
-    elementwise = joints.scores(score(options.importance or USUAL, model, options.data, options.loss))
-    scores = unit_scores(graph, elementwise)
+    scores, elementwise = scored_units(
+        graph, options.importance or USUAL, model, options.data, options.loss, joints.scores
+    )
     if options.depth:
+        if elementwise is None:
+            raise UsageError(f"importance {options.importance!r} scores units, not whole blocks: leave depth out")
         blocks = choose_blocks(model, example_inputs, graph, targets, elementwise, scores, options)
         if blocks:
             return _without_blocks(model, example_inputs, graph, blocks, targets, elementwise, options, joints)

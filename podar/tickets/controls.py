@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from podar.criteria.registry import generator_for
+from podar.criteria.register import generator_for
 
 _OTHER = 1_000_003  # added to a seed: another draw, the same each time
 

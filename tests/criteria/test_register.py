@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import podar
-from podar.criteria import CRITERIA, criterion, score
+from podar.criteria import CRITERIA, criterion, score, unregister
 from podar.errors import PodarError, UsageError
+from podar.pruning.options import written
 
 X = torch.zeros(1, 4)
 DATA = [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(3)]
@@ -50,7 +54,7 @@ def test_a_registered_criterion_goes_by_its_name() -> None:
         result = podar.prune(network(), X, "channels=0.5", importance="test-last-goes", scope="local")
         assert result.removed["0.bias"][0].tolist() == [4, 5, 6, 7]
     finally:
-        del CRITERIA["test-last-goes"]
+        unregister("test-last-goes")
 
 
 def test_group_importance_counts_every_slice() -> None:
@@ -93,3 +97,53 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         podar.prune(network(), X, "channels=0.5", importance="tayler")
     with pytest.raises(UsageError, match="known: "):
         podar.prune(network(), X, "channels=0.5", importance="xyzzy")
+
+
+# A criterion is one thing: what is declared here alone is known wherever criteria are named
+
+
+@pytest.fixture
+def toys() -> Iterator[None]:
+    @criterion("zesty", needs=("data",))
+    def zesty(model: nn.Module, data: Any, loss: Any) -> dict[str, Tensor]:
+        return {n: p.detach().abs() * float(data.sum()) for n, p in model.named_parameters()}
+
+    @criterion("zesty-units", scores="units")
+    def zesty_units(graph: podar.Graph, model: nn.Module, data: Any, loss: Any) -> Any:
+        return np.arange(graph.solution.units, 0, -1)  # the last go first
+
+    yield
+    unregister("zesty")
+    unregister("zesty-units")
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_toy_criterion_prunes_and_makes_sparse() -> None:
+    by_toy = podar.prune(network(), X, "channels=0.5", importance="zesty", data=torch.ones(2, 2)).plan
+    assert by_toy == podar.prune(network(), X, "channels=0.5", importance="magnitude-l1").plan
+    gone = podar.prune(network(), X, "channels=0.5", importance="zesty-units", scope="local").removed["0.bias"][0]
+    assert gone.tolist() == [4, 5, 6, 7]
+    model = network()
+    podar.sparsify(model, 0.5, importance="zesty", data=torch.ones(2, 2))
+    assert 0.4 < podar.sparsity(model).total.fraction < 0.6
+
+
+@pytest.mark.usefixtures("toys")
+def test_what_a_toy_needs_and_gives_is_said_from_its_declaration() -> None:
+    with pytest.raises(PodarError, match="importance 'zesty' needs data"):
+        podar.prune(network(), X, "channels=0.5", importance="zesty")
+    with pytest.raises(UsageError, match="did you mean 'zesty'"):
+        podar.prune(network(), X, "channels=0.5", importance="zest")
+    with pytest.raises(UsageError, match="scores whole units"):
+        podar.sparsify(network(), 0.5, importance="zesty-units")
+    with pytest.raises(UsageError, match="leave depth out"):
+        podar.prune(network(), X, "channels=0.5", importance="zesty-units", depth=True)
+    names = written()["importance"].told.names
+    assert names is not None and "zesty" in names()
+
+
+def test_without_its_declaration_it_is_unknown_and_podar_never_names_it() -> None:
+    with pytest.raises(UsageError, match="no importance criterion is named 'zesty'"):
+        podar.prune(network(), X, "channels=0.5", importance="zesty", data=torch.ones(2, 2))
+    folder = Path(podar.__file__).parent
+    assert not any("zesty" in file.read_text(encoding="utf-8") for file in folder.rglob("*.py"))
