@@ -50,7 +50,8 @@ class Criterion:
 
 
 _NEEDED = {
-    "data": "data, and got none: pass data=, a tensor of inputs or an iterable of batches; podar.data.load(...) makes them",
+    "data": "data, and got none: pass data=, a tensor of inputs or an iterable of batches; "
+    "podar.data.load(...) makes them",
     "loss": "loss=, a function of (outputs, targets)",
 }
 
