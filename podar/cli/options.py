@@ -15,8 +15,9 @@ from podar.sources.naming import complete_model
 
 def complete_importances(incomplete: str) -> list[str]:
     from podar.criteria import CRITERIA
+    from podar.pruning.options import RECONSTRUCTION
 
-    return [name for name in CRITERIA if name.startswith(incomplete)]
+    return [name for name in (*CRITERIA, RECONSTRUCTION) if name.startswith(incomplete)]
 
 
 def complete_scopes(incomplete: str) -> list[str]:

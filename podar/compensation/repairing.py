@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from podar.compensation.flow import After, follow
 from podar.compensation.forms import Convolution
+from podar.compensation.inputs import first_batches, ready, running
 from podar.compensation.readings import Key, Parameters, Reading
 from podar.compensation.report import Compensation, Consumer
 from podar.compensation.solving import Cutoff, Solution, solve
 from podar.compensation.walking import Walk
-from podar.errors import PodarError, first_line
-from podar.model.batches import inputs_of, run, size
-from podar.model.modes import modes_put_back
+from podar.model.batches import run
 from podar.plans.plan import Plan
 from podar.plans.surgery import PLAN_ATTRIBUTE
 
@@ -34,9 +33,6 @@ FEWEST_ROWS = 4096
 
 HELD = 10
 """One sample of this many is held back: these choose the ridge and say whether a solution is better."""
-
-SAMPLES = 512
-"""So many samples are read: what their layers hold is in memory at once."""
 
 SPARSE = 0.1
 """A weight with this share of zeros was sparsified: solving it would fill them."""
@@ -72,34 +68,11 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, seed: int = 
     print(podar.compensate(model, dense, pictures))
     ```
     """
-    batches = _batches(inputs, dense)
+    batches = first_batches(inputs, dense)
     pair = _Pair(pruned, dense)
     runs: list[Run] = [lambda model, batch=batch: run(model, batch) for batch in batches]
-    with modes_put_back(pruned), modes_put_back(dense):
-        for model in (pruned, dense):
-            for module in model.modules():
-                module.training = False
-        try:
-            with torch.no_grad():
-                return _Repair(pair, runs, seed).carried_out()
-        except PodarError:
-            raise
-        except Exception as error:
-            raise PodarError(
-                f"the models do not run on the inputs ({type(error).__name__}: {first_line(error)}); check shapes and "
-                "types by calling both on one batch."
-            ) from error
-
-
-def _batches(inputs: Any, model: nn.Module) -> list[Any]:
-    """The first batches, up to `SAMPLES`: more change next to nothing, and all of them are in memory at once."""
-    found, count = [], 0
-    for batch in inputs_of(inputs, model, "compensation"):
-        found.append(batch)
-        count += size(batch)
-        if count >= SAMPLES:
-            break
-    return found
+    with ready(pruned), ready(dense), running(), torch.no_grad():
+        return _Repair(pair, runs, seed).carried_out()
 
 
 class _Pair:

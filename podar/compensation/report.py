@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,18 @@ class Consumer:
 
 @dataclass(frozen=True)
 class Compensation:
-    """Every linear map of the pruned model in the order in which the model reads them."""
+    """Every linear map of the pruned model in the order in which the model reads them.
+
+    **Attributes:**
+
+    - `consumers`: the maps.
+    - `unmeasured`: groups whose units were chosen by plain scores, and why, where units are chosen by reconstruction.
+    - `failed`: why nothing was solved at all; None where something was.
+    """
 
     consumers: tuple[Consumer, ...]
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    failed: str | None = None
 
     @property
     def solved(self) -> tuple[Consumer, ...]:
@@ -39,10 +49,17 @@ class Compensation:
         """The maps that were left as they were."""
         return tuple(c for c in self.consumers if c.left is not None)
 
+    @property
+    def headline(self) -> str:
+        """How many maps were solved anew, in a few words."""
+        return f"{len(self.solved)} of {len(self.consumers)} linear maps solved anew"
+
     def __str__(self) -> str:
         width = max([len(c.name) for c in self.consumers], default=0)
-        lines = [f"{len(self.solved)} of {len(self.consumers)} linear maps solved anew (error before → after)"]
+        lines = [f"{self.headline} (error before → after)"]
         for c in self.consumers:
             numbers = "" if c.before is None or c.after is None else f"{c.before:8.4f} → {c.after:.4f}"
             lines.append(f"  {c.name:<{width}}  {numbers}{'  left: ' + c.left if c.left else ''}".rstrip())
+        lines += [f"  chosen by plain scores: {name}: {why}" for name, why in self.unmeasured.items()]
+        lines += [] if self.failed is None else [f"  nothing was solved: {self.failed}"]
         return "\n".join(lines)

@@ -42,7 +42,8 @@ def allocate(
     - `scores`: importance of each unit; within a family the lowest go first.
     - `options`: who competes (`scope`: "local" cuts every group alike; "global" compares units across all groups, by
       their importance relative to their group's mean; "isomorphic" compares groups of one shape only, Fang et al.,
-      2024), `ratios`, `protect`, `only` and `multiple_of`, as `podar.prune` describes them.
+      2024; "error" takes the scores for errors that add up, and the least error per cost first), `ratios`, `protect`,
+      `only` and `multiple_of`, as `podar.prune` describes them.
 
     **Raises:**
 
@@ -161,7 +162,7 @@ def _cost(moves: Moves, aim: Aim, kept: Steps) -> float:
 
 def _search(moves: Moves, aim: Aim, scope: str) -> Steps:
     """Remove in order until the cost falls to the goal, then mend single steps for what rounding left."""
-    order, _ = moves.sequence(scope)
+    order, _ = moves.sequence(scope, lambda kept: _cost(moves, aim, kept))
     close = aim.tolerance / 4
 
     def off(kept: Steps) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from podar.graph.families import by_size
 from podar.graph.graph import Graph
 from podar.graph.groups import Group
 from podar.model.patterns import patterns
+from podar.pruning.marginal import by_error
 from podar.pruning.naming import asked_shares, outside, protected
 from podar.pruning.options import AUTO, Options
 
@@ -160,21 +161,30 @@ class Moves:
         removed[np.concatenate(gone)] = True
         return Allocation(removed, self.share(kept), tuple(self.clusters))
 
-    def sequence(self, scope: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All moves in the order in which they go: cluster numbers, and units removed by each."""
+    def sequence(
+        self, scope: str, cost: Callable[[NDArray[np.int64]], float] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All moves in the order in which they go: cluster numbers, and units removed by each.
+
+        `cost`: of the steps that each cluster keeps, which "error" divides by; None counts units.
+        """
         cluster = np.repeat(np.arange(len(self.clusters)), np.maximum(self.steps - 1, 0))
         if not len(cluster):
             return cluster, cluster
         place = np.concatenate([np.arange(1, s) for s in self.steps])
+        units = np.array([sum(len(self.graph.families[f].units) for f in c.families) for c in self.clusters])
+        each = units // np.maximum(self.steps, 1)
+        if scope == "error":
+            cluster = by_error(self, cost or (lambda kept: float((each * kept).sum())))
+            return cluster, each[cluster]
         if scope == "local":
             key = place / self.steps[cluster]
         else:
             key = np.concatenate([r[:-1] for r in self.ranks])
             if scope == "isomorphic":
                 key = _rank_within(key, np.array(self.shapes())[cluster])
-        units = np.array([sum(len(self.graph.families[f].units) for f in c.families) for c in self.clusters])
         order = np.lexsort((place, cluster, key))
-        return cluster[order], (units // np.maximum(self.steps, 1))[cluster[order]]
+        return cluster[order], each[cluster[order]]
 
     def shapes(self) -> list[int]:
         """A number for each cluster that clusters of the same structure share."""

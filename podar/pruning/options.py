@@ -14,7 +14,10 @@ from podar.model.patterns import patterns
 AUTO = "auto"
 """Widths that runtimes like, since they pad others to them: multiples of 8 of at least 16 units, of 4 below."""
 
-SCOPES = ("global", "local", "isomorphic")
+SCOPES = ("global", "local", "isomorphic", "error")
+
+RECONSTRUCTION = "reconstruction"
+"""The criterion that weighs units by what their consumers lose after the best repair: `podar.compensation.worth`."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +44,7 @@ class Option:
 def _criteria() -> Iterable[str]:
     from podar.criteria import CRITERIA  # reads torch, which completion of other options must not wait for
 
-    return CRITERIA
+    return (*CRITERIA, RECONSTRUCTION)
 
 
 def _scopes() -> Iterable[str]:
@@ -60,12 +63,18 @@ class Options:
     importance: Annotated[
         str | Callable[..., Any] | None,
         Option(
-            "What a channel's worth is judged by. Default: magnitude; YOLO with --data: taylor.", str, names=_criteria
+            "What a channel's worth is judged by. Default: magnitude; with --data reconstruction, on YOLO taylor.",
+            str,
+            names=_criteria,
         ),
     ] = None
     scope: Annotated[
         str | None,
-        Option(f"Who competes: {', '.join(SCOPES[:-1])} or {SCOPES[-1]}. Default: {SCOPES[0]}.", str, names=_scopes),
+        Option(
+            f"Who competes: {', '.join(SCOPES[:-1])} or {SCOPES[-1]}. Default: {SCOPES[0]}, of reconstruction error.",
+            str,
+            names=_scopes,
+        ),
     ] = None
     ratios: Annotated[
         Mapping[str, float] | None,
@@ -89,8 +98,26 @@ class Options:
     ] = None
     verify: Annotated[bool, Option("Trace the result and compare it with the plan.")] = True
     depth: Annotated[bool, Option("Whole residual blocks may go too, each weighed like one more unit.", bool)] = False
+    compensate: Annotated[
+        bool | None,
+        Option("Solve what stays anew from the inputs. Default: where data are given.", bool),
+    ] = None
+
+    @property
+    def by_reconstruction(self) -> bool:
+        """Whether units are chosen by what their consumers lose: asked for, or nothing else is and there are inputs."""
+        return self.importance == RECONSTRUCTION or (self.importance is None and self.data is not None)
+
+    @property
+    def compensated(self) -> bool:
+        """Whether what stays is solved anew."""
+        return self.data is not None if self.compensate is None else self.compensate
 
     def __post_init__(self) -> None:
+        if self.compensate and self.data is None:
+            raise UsageError("compensate=True solves the weights that stay from inputs: give some as data=")
+        if self.importance == RECONSTRUCTION and self.data is None:
+            raise UsageError("importance='reconstruction' measures what is lost on inputs: give some as data=")
         if self.scope is not None and self.scope not in SCOPES:
             close = nearest(str(self.scope), SCOPES)
             hint = f"did you mean {close!r}? " if close else ""

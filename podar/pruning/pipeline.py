@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from podar.compensation import Compensation, worth
+from podar.compensation import compensate as solve_anew
+from podar.compensation.inputs import Read, first_batches
 from podar.criteria import Scorer, score
 from podar.criteria.unit_sums import scored_units, unit_scores
 from podar.errors import PodarError, UsageError
@@ -27,7 +31,7 @@ from podar.pruning.allocation import allocate
 from podar.pruning.carrying_out import carry_out, changing
 from podar.pruning.depth import amounts_of, block_plan, choose_blocks, nothing_left
 from podar.pruning.moves import Allocation
-from podar.pruning.options import AUTO, Options, takes_options
+from podar.pruning.options import AUTO, RECONSTRUCTION, Options, takes_options
 from podar.pruning.result import Result
 from podar.pruning.target import Target, parse_targets
 
@@ -96,6 +100,8 @@ def plan(
     targets = () if target is None else parse_targets(target)
     if options.depth:
         raise UsageError("a graph alone does not tell which blocks can be skipped: for depth=True call podar.prune")
+    if options.importance == RECONSTRUCTION:
+        raise UsageError("a graph alone cannot be run on inputs: for importance='reconstruction' call podar.prune")
     if scores is None and model is not None:
         scores = score(options.importance or USUAL, model, options.data, options.loss)
     unknown = next((name for name in scores or () if name not in graph.shapes), None)
@@ -121,6 +127,7 @@ def prune(
     outputs: Outputs = None,
     verify: bool = True,
     depth: bool = False,
+    compensate: bool | None = None,
     options: Options | None = None,
 ) -> Result:
     """Make a model smaller, in place: trace, score, plan, cut, and check that what is left fits together.
@@ -133,11 +140,12 @@ def prune(
       wrappers) and runs it.
     - `target`: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M", or upper bounds, one or
       several: "macs<=0.5, params<=0.4". May be left out where `ratios` are given: the rest then stays whole.
-    - `importance`: None is "magnitude" (squared L2), "magnitude-l1", "bn-scale", "taylor", "random", or a callable
+    - `importance`: None is "reconstruction" where `data` are given and "magnitude" (squared L2) elsewhere; or
+      "magnitude-l1", "bn-scale", "taylor", "random", or a callable
       `score(model, data, loss) → {parameter name: elementwise tensor}`. Groups that it leaves out are ranked by squared
       magnitude.
     - `scope`: None is "global", which compares all groups; "local" cuts every group alike, "isomorphic" compares like
-      with like.
+      with like, "error" (None under "reconstruction") takes scores for errors, and the least error per cost first.
     - `ratios`: {pattern: fraction kept} overrides per group, layer or parameter.
     - `protect`: patterns of modules or parameters that keep every slice; a string is one pattern.
     - `only`: patterns of the only modules or parameters that may be cut: all others keep every slice. A pattern of lone
@@ -146,11 +154,14 @@ def prune(
       memory) multiples of 8 where a layer has at least 16 units, of 4 below, which is what runtimes compute fastest;
       one layer after the other may have any width where the target cannot be met otherwise. Under "channels=…" and for
       `ratios` "auto" rounds nothing.
-    - `data`: batches of (inputs, targets) for importance criteria that need them.
+    - `data`: inputs, as docs/data.md says: units then go by what their readers lose, and what stays is solved anew
+      (docs/compensation.md). Batches of (inputs, targets) for criteria that need them.
     - `loss`: `loss(outputs, targets)` for those criteria.
     - `outputs`: paths of the outputs that must keep their shape, or a test of a path; None keeps all.
     - `verify`: trace the result and compare it with the plan; a plan that fails is undone and refused.
     - `depth`: whole residual blocks may go too, each weighed like one more unit (docs/depth.md).
+    - `compensate`: whether the weights that stay are solved anew, from `data` without labels, so that the model gives
+      what the dense one gave. None: where `data` are given. A copy of the model is held meanwhile.
     - `options`: `podar.pruning.Options`, which has all these from `importance` on as its fields; what is given beside
       it is joined with it.
 
@@ -200,19 +211,47 @@ def _pruned(
     graph: Graph | None,
 ) -> Result:
     """The work of `prune`, on a model without wrappers."""
+    inputs: Read | None = None
+    if options.by_reconstruction or options.compensated:
+        if isinstance(options.data, Iterator):  # it is read more than once
+            options = replace(options, data=list(options.data))
+        inputs = first_batches(options.data, model)
     graph = trace(model, example_inputs, outputs=options.outputs) if graph is None else graph
-    scores, elementwise = scored_units(
-        graph, options.importance or USUAL, model, options.data, options.loss, joints.scores
-    )
+    usual = USUAL if options.by_reconstruction else options.importance or USUAL
+    scores, elementwise = scored_units(graph, usual, model, options.data, options.loss, joints.scores)
+    blocks: list[ResidualBlock] = []
     if options.depth:
         if elementwise is None:
             raise UsageError(f"importance {options.importance!r} scores units, not whole blocks: leave depth out")
         blocks = choose_blocks(model, example_inputs, graph, targets, elementwise, scores, options)
-        if blocks:
-            return _without_blocks(model, example_inputs, graph, blocks, targets, elementwise, options, joints)
-    del elementwise  # it may hold the weights that are about to go
-    made, allocation, graph = _cut(model, example_inputs, graph, targets, scores, options, joints)
-    return Result(model, made, graph, allocation, targets=tuple(targets))
+    dense = copy.deepcopy(model) if options.compensated else None
+    left: Mapping[str, str] = {}
+    if blocks and elementwise is not None:
+        found = _without_blocks(model, example_inputs, graph, blocks, targets, elementwise, inputs, options, joints)
+    else:
+        del elementwise  # it may hold the weights that are about to go
+        scores, left, options = _weighed(graph, model, scores, inputs, options)
+        made, allocation, graph = _cut(model, example_inputs, graph, targets, scores, options, joints)
+        found = Result(model, made, graph, allocation, targets=tuple(targets))
+    return found if dense is None else replace(found, compensation=_compensated(model, dense, inputs, left))
+
+
+def _weighed(
+    graph: Graph, model: nn.Module, scores: NDArray[np.float64], inputs: Read | None, options: Options
+) -> tuple[NDArray[np.float64], Mapping[str, str], Options]:
+    """What each unit is worth, the groups that have plain scores although errors were asked for, and who competes."""
+    if not options.by_reconstruction:
+        return scores, {}, options
+    found = worth(graph, model, inputs, scores)
+    return found.errors, found.left, replace(options, scope=options.scope or "error")
+
+
+def _compensated(model: nn.Module, dense: nn.Module, inputs: Read | None, left: Mapping[str, str]) -> Compensation:
+    """Solve what stays anew; a model that cannot be is left as it was cut, which the result says."""
+    try:
+        return replace(solve_anew(model, dense, inputs), unmeasured=left)
+    except PodarError as error:
+        return Compensation((), left, str(error))
 
 
 def _without_blocks(
@@ -222,6 +261,7 @@ def _without_blocks(
     blocks: list[ResidualBlock],
     targets: Sequence[Target],
     elementwise: Mapping[str, Tensor],
+    inputs: Read | None,
     options: Options,
     joints: Joints,
 ) -> Result:
@@ -232,7 +272,7 @@ def _without_blocks(
         fill(reshape(model, skipping, undo))
         remember(model, skipping)
         rest = trace(model, example_inputs, outputs=options.outputs)
-        scores = unit_scores(rest, elementwise)
+        scores, _, options = _weighed(rest, model, unit_scores(rest, elementwise), inputs, options)
         goals = amounts_of(targets, graph)
         made, allocation, rest = _cut(model, example_inputs, rest, goals, scores, options, joints)
     except BaseException:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from podar.compensation import Compensation
 from podar.errors import PodarError
 from podar.graph import Graph
 from podar.graph.cost import Cost, Shares
@@ -33,6 +34,7 @@ class Result:
     - `rest`: the trace without those blocks, which the allocation is for; None where none went.
     - `targets`: what was asked for.
     - `prefix`: what wrappers put before the names of the model inside, as "module."; plan and graph have bare names.
+    - `compensation`: what was solved anew and what was left, and why; None where nothing was to be.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Result:
     rest: Graph | None = None
     targets: tuple[Target, ...] = ()
     prefix: str = ""
+    compensation: Compensation | None = None
 
     @cached_property
     def before(self) -> Cost:
@@ -113,6 +116,8 @@ class Result:
         lines.append(f"{cut} of {len(graph.groups)} groups cut, {len(graph.frozen)} axes frozen")
         if self.blocks:
             lines.append(f"whole blocks that went: {', '.join(self.blocks)}")
+        if self.compensation is not None:
+            lines.append(self.compensation.headline)
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -99,7 +99,7 @@ def check(recipe: Recipe) -> None:
     **Raises:** `UsageError`.
     """
     from podar.criteria import CRITERIA
-    from podar.pruning.options import SCOPES
+    from podar.pruning.options import RECONSTRUCTION, SCOPES
     from podar.pruning.target import parse_target
     from podar.recover.precision import check_precision
 
@@ -109,7 +109,7 @@ def check(recipe: Recipe) -> None:
                 parse_target(stage.target)
             _known("scope", stage.scope, SCOPES)
             if stage.importance is not None:
-                _known("importance", stage.importance, CRITERIA)
+                _known("importance", stage.importance, (*CRITERIA, RECONSTRUCTION))
             for pattern, kept in stage.ratios.items():
                 if not 0 < kept <= 1:
                     raise UsageError(f"ratio {pattern}={kept:g}: give the fraction to keep, above 0 and at most 1.")

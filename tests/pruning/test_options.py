@@ -15,7 +15,7 @@ from torch import nn
 import podar
 from podar.errors import UsageError
 from podar.pruning import Options
-from podar.pruning.options import SCOPES, gathered, written
+from podar.pruning.options import RECONSTRUCTION, SCOPES, gathered, written
 
 X = torch.zeros(1, 6)
 
@@ -84,7 +84,7 @@ def test_a_plan_refuses_what_a_graph_alone_cannot_tell() -> None:
 def test_names_for_completion_are_those_of_the_registers() -> None:
     told = {name: option.told.names for name, option in written().items()}
     assert told["scope"] is not None and tuple(told["scope"]()) == SCOPES
-    assert told["importance"] is not None and set(told["importance"]()) == set(podar.criteria.CRITERIA)
+    assert told["importance"] is not None and set(told["importance"]()) == {*podar.criteria.CRITERIA, RECONSTRUCTION}
 
 
 def test_reading_the_options_does_not_load_torch() -> None:

@@ -19,7 +19,7 @@ from podar.model.inputs import ExampleInputs
 from podar.model.patterns import patterns
 from podar.plans.plan import Plan
 from podar.pruning.moves import Allocation
-from podar.pruning.options import Options, gathered
+from podar.pruning.options import RECONSTRUCTION, Options, gathered
 from podar.pruning.pipeline import Joints, prune_by
 from podar.pruning.result import Result
 
@@ -37,7 +37,7 @@ def prune(
     graph: Graph | None = None,
     **fields: Any,
 ) -> Result:
-    """`podar.prune` for a model of Ultralytics, in place: same options, result and errors, with five differences.
+    """`podar.prune` for a model of Ultralytics, in place: same options, result and errors, with six differences.
 
     - `data` may be an Ultralytics data.yaml (for classify a folder): up to 128 of its training images, at the size of
       the example inputs, with the task's own loss. `importance` None is then "taylor", without data "magnitude".
@@ -46,6 +46,7 @@ def prune(
     - The one-to-many and the one-to-one head lose the same channels, so that the saving does not lie in the head that
       `fuse()` drops anyway. A unit is worth the mean of what it is worth in both.
     - The configuration is sealed: see `podar.libraries.ultralytics.sealing`.
+    - Nothing is compensated: `compensate=True` and `importance="reconstruction"` raise UsageError.
     - `depth=True` raises UsageError: plain Ultralytics could not load a model that lacks blocks.
 
     **Arguments:** `graph`: what `trace_model` found in the model as it is now; None: it is traced here.
@@ -60,6 +61,11 @@ def prune(
         raise UsageError(
             "depth (whole blocks) cannot go from a YOLO: plain Ultralytics, which has no module for a missing block, "
             "could not load the result; leave --depth out"
+        )
+    if options.compensate or options.importance == RECONSTRUCTION:
+        raise UsageError(
+            "compensation does not know YOLO's two heads, which must stay in step: leave compensate and "
+            "importance='reconstruction' out"
         )
     forget_sizes(model)
     settled = _settled(model, example_inputs, options)
@@ -81,6 +87,7 @@ def _settled(model: nn.Module, example_inputs: ExampleInputs, options: Options) 
         options,
         data=data,
         loss=loss,
+        compensate=False,
         importance=options.importance or (IMPORTANCE if data is not None else "magnitude"),
         outputs=is_answer if options.outputs is None else options.outputs,
         protect=(*patterns(options.protect), *([f"*{LOOKED_UP}*"] if looked_up else [])),

@@ -1,0 +1,225 @@
+"""What each unit is worth where what stays takes over: the error that its consumers keep after the best repair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from podar.compensation.elimination import SMALLEST, Share, eliminate
+from podar.compensation.flow import Flow, follow
+from podar.compensation.forms import Convolution, Form
+from podar.compensation.inputs import first_batches, ready, running
+from podar.compensation.readings import Parameters, Watch
+from podar.compensation.statistics import Moments, moments
+from podar.errors import UsageError
+from podar.graph.graph import Graph
+from podar.model.batches import run
+
+RIDGE = 1e-3
+"""Share of the mean of the second moments' diagonal that is added to it."""
+
+PRECISE = 1024
+"""Up to this many columns the elimination is computed in double precision."""
+
+MEMORY = 2 << 30
+"""Bytes of second moments that are held at once where nothing else is asked for."""
+
+Readers = Mapping[int, Sequence[str]]
+"""By family: the parameters that read its units."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What the units of a graph are worth.
+
+    **Attributes:**
+
+    - `errors`: for each unit the error that its removal adds once those below it in its family are gone: the sum over
+      its consumers of squared error after the best repair, as a share of each consumer's squared spread. Where nothing
+      could be measured: the unit's part of its family's plain scores.
+    - `left`: names of the groups that have plain scores only, and why.
+    """
+
+    errors: NDArray[np.float64]
+    left: Mapping[str, str]
+
+
+def worth(
+    graph: Graph,
+    model: nn.Module,
+    data: Any,
+    plain: NDArray[np.float64],
+    *,
+    seed: int = 0,
+    memory: int = MEMORY,
+) -> Worth:
+    """Error curves of all groups, from inputs without labels.
+
+    **Arguments:**
+
+    - `graph`: the trace of the model.
+    - `data`: inputs, as docs/data.md says; the first 512 samples are read.
+    - `plain`: the score of each unit by another criterion, for groups whose consumers are not linear.
+    - `memory`: bytes of second moments that may be held at once: groups are measured one after the other beyond it,
+      with one more pass over the inputs each time, and a group that needs more alone keeps its plain scores.
+
+    **Raises:** `PodarError`: no inputs, or inputs that are not finite or do not fit.
+    """
+    if memory < 1:
+        raise UsageError(f"memory is {memory!r}; give the bytes that second moments may take, at least 1")
+    batches = first_batches(data, model)
+    errors = np.zeros(len(plain))
+    for family in graph.families:
+        own = np.maximum(plain[family.units], 0)
+        errors[family.units] = own / max(float(own.sum()), SMALLEST)
+    with ready(model), running(), torch.no_grad():
+        parameters = Parameters(model)
+        flow, forms = follow(model, lambda m: run(m, batches[0]), parameters), _forms(model, batches[0], parameters)
+        readers, reasons = _readers(graph, forms, parameters)
+        for family, why in _too_large(readers, forms, parameters, memory).items():
+            reasons[family] = why
+            readers.pop(family)
+        for part in _passes(readers, forms, parameters, memory):
+            names = {name for family in part for name in readers[family]}
+            found = moments(model, batches, parameters, names, seed)
+            for family in part:
+                units = graph.families[family].units
+                shares = [s for n in readers[family] for s in _shares(graph, family, n, parameters, found[n], flow)]
+                if not shares:
+                    reasons[family] = "the maps that read it have other numbers of inputs for each unit"
+                    continue
+                curve = eliminate(shares, len(units))
+                errors[units[curve.order]] = _rising(np.diff(curve.errors))
+    families = {f for c in graph.clusters for f in c.families}
+    left = {
+        group.name: reasons.get(group.families[0], "no convolution or product reads it")
+        for group in graph.groups
+        if any(f in families and (f in reasons or f not in readers) for f in group.families)
+    }
+    return Worth(errors, left)
+
+
+def _rising(added: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each removal adds, never less than the one before, so that sorting keeps the order; the last unit most."""
+    rising = np.maximum.accumulate(np.concatenate([added, [max(1.0, float(added.max(initial=0)))]]))
+    return rising * (1 + 1e-9 * np.arange(len(rising))) + 1e-15 * np.arange(len(rising))
+
+
+def _forms(model: nn.Module, batch: Any, parameters: Parameters) -> dict[str, Form]:
+    """How each parameter is read, by its name."""
+    found: dict[str, Form] = {}
+    with Watch(parameters, lambda reading: found.setdefault(reading.name, reading.form)):  # pyright: ignore[reportArgumentType]
+        run(model, batch)
+    return found
+
+
+def _readers(
+    graph: Graph, forms: Mapping[str, Form], parameters: Parameters
+) -> tuple[dict[int, list[str]], dict[int, str]]:
+    """Families by the linear maps that list their units as inputs, and those that something else reads too."""
+    found: dict[int, list[str]] = {}
+    reasons: dict[int, str] = {}
+    embeddings = {f"{n}.weight" for n, m in parameters.members.once if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    for name, dims in graph.record.layouts.items():
+        if len(graph.shapes[name]) < 2 or name in embeddings:
+            continue
+        form = forms.get(name)
+        axis = 1 if form is None else form.input_dim
+        if axis not in dims:
+            continue
+        families = graph.families.of(dims[axis])
+        if form is None:
+            reasons.update(dict.fromkeys(families, f"{name}, which reads it, is no convolution or product as a whole"))
+        elif isinstance(form, Convolution) and form.groups > 1 and (form.transposed or graph.shapes[name][1] == 1):
+            if form.transposed:
+                reasons.update(
+                    dict.fromkeys(families, f"{name}, which reads it, is a transposed convolution in groups")
+                )
+        else:
+            for family in families:
+                found.setdefault(family, []).append(name)
+    for family in reasons:
+        found.pop(family, None)
+    return found, reasons
+
+
+def _bytes(name: str, forms: Mapping[str, Form], parameters: Parameters) -> int:
+    """What the second moments of a map take, with the inverse and one copy."""
+    matrix = forms[name].matrix(parameters.members.tensors[name])
+    return matrix.shape[0] * matrix.shape[-1] ** 2 * 8 * 3
+
+
+def _too_large(readers: Readers, forms: Mapping[str, Form], parameters: Parameters, memory: int) -> dict[int, str]:
+    found = {}
+    for family, names in readers.items():
+        need = sum(_bytes(n, forms, parameters) for n in names)
+        if need > memory:
+            found[family] = f"its second moments take {need:,} bytes, and memory allows {memory:,}"
+    return found
+
+
+def _passes(readers: Readers, forms: Mapping[str, Form], parameters: Parameters, memory: int) -> Iterator[list[int]]:
+    """Families whose moments fit into memory together."""
+    part: list[int] = []
+    held: set[str] = set()
+    for family, names in readers.items():
+        both = held | set(names)
+        if part and sum(_bytes(n, forms, parameters) for n in both) > memory:
+            yield part
+            part, both = [], set(names)
+        part.append(family)
+        held = both
+    if part:
+        yield part
+
+
+def _shares(graph: Graph, family: int, name: str, parameters: Parameters, stats: Moments, flow: Flow) -> list[Share]:
+    """What each part of a map has of a family's units; nothing where units have different numbers of its inputs."""
+    weight, form = parameters.members.tensors[name].detach(), stats.form
+    matrix = form.matrix(weight).cpu()
+    kernel, groups = form.kernel(weight), matrix.shape[0]
+    own = graph.families[family].units
+    under = graph.families.units(graph.record.layouts[name][form.input_dim])
+    under = under.reshape(groups, -1, under.shape[-1])
+    after = flow.after.get((name, 0))
+    products = stats.mean_products(after is not None and (after.bias is not None or after.norm is not None))
+    kind = torch.float64 if matrix.shape[-1] <= PRECISE else torch.float32
+    found = []
+    for group, units in enumerate(under):
+        inputs = _inputs_of(units, own)
+        if inputs is None:
+            return []
+        if not inputs.numel():
+            continue
+        columns = (inputs.unsqueeze(2) * kernel + torch.arange(kernel)).reshape(len(own), -1)
+        w, h = matrix[group].double(), products[group]
+        energy = ((w @ h) * w).sum().clamp_min(SMALLEST)
+        ridge = (RIDGE * h.diagonal().mean()).clamp_min(SMALLEST)
+        factor, failed = torch.linalg.cholesky_ex(h + ridge * torch.eye(len(h), dtype=h.dtype))
+        if bool(failed):
+            return []
+        inverse = torch.cholesky_inverse(factor)
+        found.append(Share((w * energy.rsqrt()).to(kind), inverse.to(kind), columns))
+    return found
+
+
+def _inputs_of(under: NDArray[np.int64], own: NDArray[np.int64]) -> Tensor | None:
+    """(units, inputs of each) of a map's inputs, of which each row says the units that it hangs on.
+
+    None where units have different numbers of inputs.
+    """
+    places = np.full(max(int(under.max(initial=0)), int(own.max(initial=0))) + 1, -1, dtype=np.int64)
+    places[own] = np.arange(len(own))
+    which, _ = np.nonzero(places[under] >= 0)
+    unit = places[under][places[under] >= 0]
+    counts = np.bincount(unit, minlength=len(own))
+    if counts.min() != counts.max():
+        return None
+    order = np.lexsort((which, unit))
+    return torch.from_numpy(which[order].reshape(len(own), -1))
