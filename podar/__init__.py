@@ -74,7 +74,7 @@ _HOME = {
 }
 
 # Rooms that examples call by their path, as in podar.sparse.gradual(model, 0.9).
-_ROOMS = {"criteria", "data", "demo", "recover", "sparse"}
+_ROOMS = {"criteria", "data", "demo", "pruning", "recover", "sparse"}
 
 
 def __getattr__(name: str) -> Any:
