@@ -268,7 +268,9 @@ class Dispatch(TorchDispatchMode):
         if rule is not None and not always and not any(m.blocks or m.fresh for m in inputs):
             return  # constants among themselves
         why = "no rule for the operator"
-        if rule is not None:
+        if "out" in kwargs:
+            why = "written into a tensor that was given as out= by"
+        elif rule is not None:
             try:
                 rule(tracer, out, *args, **kwargs)
                 return
