@@ -78,7 +78,7 @@ class Layers(nn.Module):
     bias=st.booleans(),
     projection=st.booleans(),
 )
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_units_inputs_and_states_go(
     kind: Any, packed: str, start: str, last: bool, layers: int, projection: bool, **options: bool
 ) -> None:
