@@ -2,12 +2,12 @@
 
 from podar.sparse.callbacks import follow_ultralytics, lightning_callback, transformers_callback
 from podar.sparse.compression import load_sparse, save_sparse
+from podar.sparse.keeper import Keeper, gradual, keep, rigl
 from podar.sparse.masking import sparsify
 from podar.sparse.masks import LayerSparsity, Sparsity, bake, mask_weights, masks_of, sparsity
 from podar.sparse.permutation import Permuted, permute
 from podar.sparse.reconstruction import LayerError, reconstruct
 from podar.sparse.schedules import SCHEDULES, cubic, iterative, one_shot
-from podar.sparse.training import Keeper, gradual, keep, rigl
 
 __all__ = [
     "SCHEDULES",

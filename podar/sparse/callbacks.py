@@ -11,7 +11,7 @@ from torch import nn
 
 from podar.errors import PodarError, require
 from podar.model.torchvision_operators import import_torchvision
-from podar.sparse.training import Keeper
+from podar.sparse.keeper import Keeper
 
 Make = Callable[[nn.Module], Keeper]
 """Makes the keeper of the model that a trainer really trains: `lambda model: podar.sparse.gradual(model, 0.9)`."""

@@ -18,11 +18,11 @@ from podar.errors import PodarError, UsageError, nearest
 from podar.model.patterns import patterns
 from podar.recover import accuracy, finetune
 from podar.sparse.early_bird import EarlyBird
+from podar.sparse.keeper import Keeper
 from podar.sparse.layers import Weight, weights_of
 from podar.sparse.masking import check_weights, choose_masks
 from podar.sparse.patterns import Unstructured
 from podar.sparse.scopes import parse_scope
-from podar.sparse.training import Keeper
 from podar.tickets.controls import drawn, random_masks, redrawn
 from podar.tickets.curve import ARMS, TicketPoint
 from podar.tickets.store import Store

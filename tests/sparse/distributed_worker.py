@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import podar
 from podar.sparse import gradual, lightning_callback, rigl, transformers_callback
-from podar.sparse.training import Keeper
+from podar.sparse.keeper import Keeper
 from tests.sparse.trained import OPTIMIZERS, batches, lightning_task, network, samples, small_bert
 
 RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

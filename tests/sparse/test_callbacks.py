@@ -15,7 +15,7 @@ from torch import nn
 
 import podar
 from podar.sparse import follow_ultralytics, gradual, lightning_callback, rigl, transformers_callback
-from podar.sparse.training import Keeper
+from podar.sparse.keeper import Keeper
 from tests.sparse.trained import OPTIMIZERS, batches, lightning_task, network, samples, small_bert
 
 X, Y = samples(256)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import podar
 from podar.errors import UsageError
 from podar.sparse import SCHEDULES, gradual, keep, rigl
-from podar.sparse.training import Keeper
+from podar.sparse.keeper import Keeper
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 BATCHES = [(X[k : k + 16], (X[k : k + 16, 0] > 0).long()) for k in range(0, 64, 16)]
