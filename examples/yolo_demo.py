@@ -68,8 +68,8 @@ def main() -> None:
     if max(reached) < asked.enough:
         screen.print(f"The dense model is still below {asked.enough}: more --epochs would make the comparison fairer.")
 
+    from podar.runs import recipe as recipes
     from podar.runs import running
-    from podar.stages import recipes
 
     recipe = recipes.make(
         {

@@ -17,8 +17,8 @@ from torch import nn
 
 import podar
 from podar.errors import PodarError
+from podar.runs import recipe as recipes
 from podar.runs import running
-from podar.stages import recipes
 
 NETWORK = """
 from torch import nn

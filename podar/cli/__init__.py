@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from podar.cli import signals
 
 if TYPE_CHECKING:
-    from podar.cli import making, showing
     from podar.cli.app import app
 
-__all__ = ["app", "main", "making", "showing"]
+__all__ = ["app", "main"]
 
+# In the order of the help; the commands of stages stand behind the first.
+_COMMANDS = ("demo", "run", "resume", "inspect", "export", "bench", "report")
 _EARLY = "interrupted before anything was done."
 
 
@@ -36,9 +37,9 @@ def main() -> None:
 
 def __getattr__(name: str) -> Any:
     """The application with all its commands, imported when it is first asked for."""
-    if name not in ("app", "making", "showing"):
+    if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    making, showing = (importlib.import_module(f"{__name__}.{part}") for part in ("making", "showing"))
-    application = importlib.import_module(f"{__name__}.app").app
-    globals().update(app=application, making=making, showing=showing)
-    return globals()[name]
+    for command in _COMMANDS:
+        importlib.import_module(f"{__name__}.{command}")
+    globals()["app"] = importlib.import_module(f"{__name__}.app").app
+    return globals()["app"]

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from podar.cli import console, signals
+from podar.cli import console, signals, stage_commands
+from podar.cli.output import common, print_json
 from podar.errors import PodarError
+
+if TYPE_CHECKING:
+    pass
 
 _INTERRUPTED = 130  # what shells see of a program that Ctrl-C ended
 _EVERYWHERE = ("--json", "--quiet", "--debug")
-
-
-@dataclass
-class Common:
-    """The options that every command knows, and the command line as typed."""
-
-    json: bool = False
-    quiet: bool = False
-    debug: bool = False
-    command: str = "podar"
-
-
-common = Common()
 
 
 class _Podar(TyperGroup):
@@ -46,6 +32,13 @@ class _Podar(TyperGroup):
         common.json, common.debug = "--json" in hoisted, "--debug" in hoisted  # errors of parsing are told so, too
         rest = [arg for arg in args[:end] if arg not in _EVERYWHERE] + args[end:]
         return super().parse_args(ctx, hoisted + rest)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        first, *others = super().list_commands(ctx)
+        return [first, *stage_commands.names(), *others]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return super().get_command(ctx, cmd_name) or stage_commands.command(cmd_name)
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         try:
@@ -122,31 +115,3 @@ def _everywhere(
 ) -> None:
     """Make a trained PyTorch network smaller and faster, keep its accuracy, and prove it with measurements."""
     common.json, common.quiet, common.debug = as_json, quiet, debug
-
-
-@contextmanager
-def working(first: str = "") -> Generator[Any]:
-    """A progress bar to tell (None where nobody looks); `first` is what it says before it is told anything."""
-    with console.progress(common.quiet or common.json) as progress:
-        if progress and first:
-            progress(first, 0, 0, {})
-        yield progress
-
-
-def end(summary: dict[str, Any], folder: Path, report: Path | None = None) -> None:
-    """The end of a run: the table and the report's path, or the summary as JSON."""
-    from podar.runs import running
-
-    if common.json:
-        print_json(summary)
-        return
-    screen = console.out()
-    for piece in console.headline(summary):
-        screen.print(piece)
-    screen.print(f"Report: {report or folder / running.REPORT}", markup=False, soft_wrap=True)
-
-
-def print_json(data: Any) -> None:
-    """One JSON object on standard output; what a terminal would obey is escaped, as JSON may."""
-    sys.stdout.write(console.escaped_json(json.dumps(data, indent=1, ensure_ascii=False)) + "\n")
-    sys.stdout.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,27 +77,6 @@ def _blocks(called: Mapping[str, str], graph: Graph) -> list[dict[str, Any]]:
 
 def _within(name: str, module: str) -> bool:
     return f"{name}.".startswith(f"{module}.")
-
-
-def export_file(source: Source, format: str, out: Path | None) -> dict[str, Any]:
-    """Export the model of a source; checked on test images where the source has data.
-
-    **Raises:** `UsageError` for an unknown format; `PodarError` as `podar.export`.
-    """
-    from podar.stages.work import check_format
-
-    check_format(format, source.spec["model"])
-    folder, stem = (Path(), source.name) if out is None else (out.parent, out.stem)
-    exported = source.workshop.export(source.model, source.inputs(), folder=folder, stem=stem, format=format)
-    return {
-        "file": str(exported.path),
-        "files": [str(path) for path in exported.files],
-        "format": exported.format,
-        "bytes": exported.bytes,
-        "parity": exported.parity,
-        "runtime": exported.runtime,
-        "dynamic_batch": exported.dynamic_batch,
-    }
 
 
 def _shapes(inputs: Any) -> str:

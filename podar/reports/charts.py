@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from podar.reports import numbers
-from podar.reports.record import Point
+from podar.reports.summary import Point
 
 HEIGHT = 240  # pixels; page.css sets the same
 _LABEL_HEIGHT = 34  # pixels that a point's two lines of text take

@@ -8,43 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from podar.errors import PodarError
-from podar.trust.plain import read_json
+from podar.errors import PodarError, first_line
+from podar.reports.summary import SUMMARY, Frozen, Layer, Point, Summary, parse, read
 
 _PICTURE_BYTES = 32 << 20
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One group of the model: how many units (`kind`: channels, heads, …) it had and has."""
-
-    name: str
-    before: int
-    after: int
-    kind: str = "channels"
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """One axis that could not be cut, and why: dimension `dim` of the tensor `name`."""
-
-    name: str
-    dim: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """One state of the model on the way: accuracy as a fraction, MACs of one input, median latency where measured.
-
-    `stage` is `"dense"`, `"cut"`, `"final"` or, for models that only stand beside ours, `"peer"`.
-    """
-
-    name: str
-    stage: str
-    accuracy: float
-    macs: int
-    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +43,7 @@ class RunRecord:
     - `latency_ratio`: after ÷ before of runs in turn; None: that of the two medians is shown.
     - `facts`: label → text, e.g. model, data set, target, processor; shown as they are.
     - `history`: one mapping an epoch of fine-tuning: `epoch`, `loss`, `val_accuracy`, `seconds`, `lr`.
-    - `sparsity`, `histogram`, `tickets`: zeros by layer, the weights' values, and the curves of a ticket search, of
-      runs that leave zeros.
+    - `own`: what stages added to the summary under keys of their own; their sections show it.
     - `stages`: seconds by stage. `versions`: by package. `notes`: what the reader should know, one sentence each.
     """
 
@@ -94,11 +60,14 @@ class RunRecord:
     history: tuple[Mapping[str, float], ...] = ()
     pictures: tuple[Picture, ...] = ()
     scenes: tuple[Scene, ...] = ()
-    sparsity: Mapping[str, Any] = field(default_factory=dict)
-    histogram: Mapping[str, Any] = field(default_factory=dict)
-    tickets: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def detector(self) -> bool:
+        """Whether the model's quality is told in mean average precision, and not as accuracy."""
+        return "map50_95" in self.after
 
     @staticmethod
     def from_folder(folder: str | os.PathLike[str]) -> RunRecord:
@@ -106,58 +75,58 @@ class RunRecord:
 
         **Raises:** `PodarError` where the folder holds no finished run, or its summary is damaged.
         """
-        path = Path(folder) / "summary.json"
-        try:
-            data = read_json(path, nan=True)  # a loss may have been none
-        except FileNotFoundError as error:
-            raise PodarError(f"{folder} holds no finished run: there is no summary.json in it.") from error
-        except (ValueError, OSError) as error:
-            raise PodarError(f"{path} cannot be read ({error}): run the recipe again.") from error
-        try:
-            return RunRecord.from_summary(data, Path(folder))
-        except PodarError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-            raise PodarError(f"{path} is damaged ({type(error).__name__}: {error}): run the recipe again.") from error
+        return RunRecord.from_summary(read(Path(folder)), Path(folder))
 
     @staticmethod
-    def from_summary(data: Mapping[str, Any], folder: Path) -> RunRecord:
-        """The record of the object that summary.json holds; `folder` is where its pictures lie."""
-        pictures = [
-            Picture(_inside(folder, shown["file"]), **{k: v for k, v in shown.items() if k != "file"})
-            for shown in data.get("pictures", ())
-        ]
-        scenes = [Scene(_inside(folder, shown["file"]), shown["caption"]) for shown in data.get("scenes", ())]
+    def from_summary(data: Summary | Mapping[str, Any], folder: Path) -> RunRecord:
+        """The record of the object that summary.json holds; `folder` is where its pictures lie.
+
+        **Raises:** `PodarError` where the object is damaged, or a picture is missing.
+        """
+        of = folder / SUMMARY
+        summary = data if isinstance(data, Summary) else parse(data, str(of))
         return RunRecord(
-            before=data["before"],
-            after=data["after"],
-            command=data["command"],
-            versions=data["versions"],
-            title=data.get("title", "model"),
-            latency_ratio=data.get("latency_ratio"),
-            facts=data.get("facts", {}),
-            layers=tuple(Layer(**layer) for layer in data.get("layers", ())),
-            frozen=tuple(Frozen(**axis) for axis in data.get("frozen", ())),
-            points=tuple(Point(**point) for point in data.get("points", ())),
-            history=tuple(data.get("history", ())),
-            pictures=tuple(pictures),
-            scenes=tuple(scenes),
-            sparsity=data.get("sparsity", {}),
-            histogram=data.get("histogram", {}),
-            tickets=data.get("tickets", {}),
-            stages=data.get("stages", {}),
-            notes=tuple(data.get("notes", ())),
+            before=summary.before.plain(),
+            after=summary.after.plain(),
+            command=summary.command,
+            versions=summary.versions,
+            title=summary.title,
+            latency_ratio=summary.latency_ratio,
+            facts=summary.facts,
+            layers=summary.layers,
+            frozen=summary.frozen,
+            points=summary.points,
+            history=summary.history,
+            pictures=tuple(
+                Picture(
+                    _inside(folder, shown.file),
+                    shown.label,
+                    shown.before,
+                    shown.before_confidence,
+                    shown.after,
+                    shown.after_confidence,
+                )
+                for shown in summary.pictures
+            ),
+            scenes=tuple(Scene(_inside(folder, shown.file), shown.caption) for shown in summary.scenes),
+            own=summary.model_extra or {},
+            stages=summary.stages,
+            notes=summary.notes,
         )
 
 
-def _inside(folder: Path, name: object) -> bytes:
+def _inside(folder: Path, name: str) -> bytes:
     """A picture of a run folder, which the page will hold: nothing from elsewhere, not by a link either."""
-    path = folder / str(name)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise PodarError(f"{folder / 'summary.json'} names {str(name)[:200]}, which lies outside its folder.")
-    if path.stat().st_size > _PICTURE_BYTES:
-        raise PodarError(f"the picture {path} is larger than {_PICTURE_BYTES >> 20} MB: remove it.")
-    content = path.read_bytes()
+    path = folder / name
+    try:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise PodarError(f"{folder / SUMMARY} names {name[:200]}, which lies outside its folder.")
+        if path.stat().st_size > _PICTURE_BYTES:
+            raise PodarError(f"the picture {path} is larger than {_PICTURE_BYTES >> 20} MB: remove it.")
+        content = path.read_bytes()
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise PodarError(f"{folder / SUMMARY} names {name[:200]}, which cannot be read ({reason}).") from error
     if not content.startswith(b"\x89PNG"):
         raise PodarError(f"{path} is no picture of a run (PNG): run the recipe again.")
     return content

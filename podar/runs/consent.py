@@ -7,12 +7,12 @@ from typing import Any
 
 from podar.errors import PodarError
 from podar.libraries import find
-from podar.runs import folder as run_folder
+from podar.runs.folder import STATE, WORK, is_begun, read_state
+from podar.runs.recipe import Recipe, make
 from podar.sources.naming import take_modules
-from podar.stages import recipes
 
 
-def check(recipe: recipes.Recipe, of: str, trust: bool) -> None:
+def check(recipe: Recipe, of: str, trust: bool) -> None:
     """Refuse a recipe that comes from a file and names code of the user's own, which opening it would run.
 
     **Arguments:** `of`: the file, for messages.
@@ -38,6 +38,6 @@ def check_run(folder: Path, trust: bool) -> None:
 
     **Raises:** `PodarError` as `check`, and where the run's state is damaged.
     """
-    if run_folder.is_begun(folder):
-        path = folder / run_folder.WORK / run_folder.STATE
-        check(recipes.make(run_folder.read_state(folder).get("recipe") or {}, of=str(path)), str(path), trust)
+    if is_begun(folder):
+        path = folder / WORK / STATE
+        check(make(read_state(folder).get("recipe") or {}, of=str(path)), str(path), trust)

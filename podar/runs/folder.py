@@ -20,11 +20,12 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from podar.errors import PodarError
 from podar.files import lock, write_atomic
-from podar.trust.plain import read_json as read_any_json
+from podar.reports.summary import SUMMARY
+from podar.stages import stages
+from podar.trust.plain import Unreadable, read_json
 
-WORK, STATE, FILES, SUMMARY = ".work", "state.json", "files", "summary.json"
-CHECKPOINT = ".checkpoint"
-_OURS = re.compile(r"files|tickets|model-\d+|dense\.safetensors|dense\.check|state\.json|.*\.(checkpoint|pt|part)")
+WORK, STATE, FILES = ".work", "state.json", "files"
+_OURS = re.compile(r"files|model-\d+|dense\.safetensors|state\.json|.*\.(checkpoint|check|pt|part)")
 _ATTEMPTS = 20
 
 
@@ -108,10 +109,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / WORK / STATE
     try:
-        return {"files": [], **_State.model_validate(read_json(path)).model_dump(exclude_unset=True)}
+        return {"files": [], **_State.model_validate(read_json(path, nan=True)).model_dump(exclude_unset=True)}
+    except FileNotFoundError as error:
+        raise PodarError(f"{path} is missing.") from error
+    except Unreadable as error:
+        raise PodarError(f"{path} is damaged ({error}): remove {path.parent} and run again.") from error
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part)[:60] for part in first["loc"])
+        place = ".".join(str(part)[:60] for part in first["loc"]) or "the whole"
         raise PodarError(
             f"{path} is damaged ({place}: {first['msg'][:100]}): remove {path.parent} and run again."
         ) from error
@@ -178,21 +183,13 @@ def clear(folder: Path) -> None:
     **Raises:** `PodarError` where something lies in it that is not podar's.
     """
     work = folder / WORK
-    foreign = next((path.name for path in work.iterdir() if not _OURS.fullmatch(path.name)), None)
+    kept = {pattern.partition("/")[0] for stage in stages().values() for pattern in stage.keeps}
+    names = [path.name for path in work.iterdir()]
+    foreign = next((name for name in names if name not in kept and not _OURS.fullmatch(name)), None)
     if foreign is not None:
         raise PodarError(f"{work} holds {foreign}, which is not podar's: name another folder with --out.")
     for path in work.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def has_training(folder: Path, state: dict[str, Any]) -> bool:
-    """Whether a run that failed has training behind it, which takes long to repeat: any checkpoint will do."""
-    work = folder / WORK
-    if any(work.glob(f"*{CHECKPOINT}")) or any((work / "tickets").glob("*")):
-        return True
-    if (work / FILES / "weights" / "last.pt").is_file():  # a library's own trainer
-        return True
-    return any(entry["name"].startswith(("fine-tune", "ticket")) for entry in state.get("done", ()))
 
 
 def command(folder: Path, *options: str) -> str:
@@ -203,22 +200,6 @@ def command(folder: Path, *options: str) -> str:
 def to_json(data: Any) -> str:
     """As run folders hold it."""
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a run.
-
-    **Raises:** `PodarError` where it is missing or damaged.
-    """
-    try:
-        data = read_any_json(path, nan=True)  # a loss may have been none
-    except FileNotFoundError as error:
-        raise PodarError(f"{path} is missing.") from error
-    except (OSError, ValueError) as error:
-        raise PodarError(f"{path} is damaged ({error}): remove {path.parent} and run again.") from error
-    if not isinstance(data, dict):
-        raise PodarError(f"{path} is damaged (no JSON object): remove {path.parent} and run again.")
-    return data
 
 
 def _move(source: Path, target: Path) -> None:

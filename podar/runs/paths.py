@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import yaml
 
 from podar.data import register
 from podar.libraries import find
-from podar.stages.recipes import Finetune, Recipe
+from podar.runs.recipe import Recipe
+from podar.stages import StageOptions
 
 if TYPE_CHECKING:
     from podar.workshops import Source
@@ -33,15 +35,13 @@ def absolute(recipe: Recipe) -> Recipe:
     data = recipe.data
     if data is not None and Path(data).expanduser().exists() and register.find(data) is register.find(path(data)):
         data = path(data)
-    stages = [
-        stage.model_copy(update={"settings": {k: path(v) if _is_file(v) else v for k, v in stage.settings.items()}})
-        if isinstance(stage, Finetune)
-        else stage
-        for stage in recipe.stages
-    ]
+    stages = tuple(
+        options.model_copy(update={name: _absolute(getattr(options, name), path) for name in options.file_options})
+        for options in recipe.stages
+    )
     weights = None if recipe.weights is None else path(recipe.weights)
     modules = tuple(path(file) for file in recipe.modules)
-    update = {"model": model, "modules": modules, "data": data, "weights": weights, "stages": tuple(stages)}
+    update = {"model": model, "modules": modules, "data": data, "weights": weights, "stages": stages}
     return recipe.model_copy(update=update)
 
 
@@ -57,10 +57,21 @@ def files_of(recipe: Recipe, source: Source) -> list[Path]:
         found.append(Path(recipe.weights))
     if recipe.data is not None and Path(recipe.data).expanduser().exists():
         found += _data_files(Path(recipe.data).expanduser())
-    for stage in recipe.stages:
-        if isinstance(stage, Finetune):
-            found += [Path(value) for value in stage.settings.values() if _is_file(value)]
-    return found
+    return [*found, *(Path(text) for options in recipe.stages for text in _files_among(options))]
+
+
+def _absolute(value: Any, path: Callable[[str], str]) -> Any:
+    """The value of an option, with absolute paths where its texts name files."""
+    if isinstance(value, Mapping):
+        return {key: _absolute(part, path) for key, part in value.items()}
+    return path(value) if _is_file(value) else value
+
+
+def _files_among(options: StageOptions) -> list[str]:
+    """The files that a stage's options name."""
+    values = [getattr(options, name) for name in options.file_options]
+    texts = [text for value in values for text in (value.values() if isinstance(value, Mapping) else [value])]
+    return [text for text in texts if _is_file(text)]
 
 
 def _files_named(model: str) -> list[Path]:

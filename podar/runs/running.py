@@ -9,49 +9,33 @@ A run that was broken off, wherever it was, goes on from the step that it was in
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
-import platform
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar.errors import PodarError, first_line
-from podar.files import disk_full, write_atomic
-from podar.runs import consent
-from podar.runs import folder as run_folder
-from podar.runs.folder import FILES, STATE, SUMMARY, WORK
-from podar.stages import recipes
+from podar.errors import PodarError
+from podar.files import disk_full
+from podar.reports.summary import SUMMARY, parse, read_plain
+from podar.runs import consent, finishing, folder, steps
+from podar.runs.folder import FILES, STATE, WORK
+from podar.runs.recipe import Recipe, make
+from podar.runs.steps import Done, merged
+from podar.stages import DENSE, Job
 from podar.trust import fingerprints, programs
 
 if TYPE_CHECKING:
     import os
 
-    from podar.stages.work import Job, Progress, Step
+    from podar.stages import Progress
     from podar.workshops import Source
 
-REPORT = "report.html"
 _OF_A_RUN = (SUMMARY, "model.safetensors", "plan.json")
-_TOLD = ("torch", "numpy", "torchvision", "timm", "transformers", "ultralytics", "accelerate")
-_TOLD += ("onnx", "onnxscript", "onnxruntime", "openvino", "executorch")
 DESPITE = "--despite-changes"
 
 
-@dataclass(frozen=True)
-class Done:
-    """A step that a run has behind it: what it found (a part of the summary), and where the model lies after it."""
-
-    name: str
-    seconds: float
-    found: dict[str, Any]
-    model: str | None
-
-
 def start(
-    recipe: recipes.Recipe,
+    recipe: Recipe,
     out: str | os.PathLike[str],
     *,
     command: str,
@@ -75,21 +59,20 @@ def start(
     `resume`; otherwise the folder is left as it was.
     """
     from podar.runs.paths import absolute
-    from podar.stages import work as stages
 
-    stages.check(recipe)
-    folder = Path(out)
+    steps.check(recipe)
+    out = Path(out)
     name = recipe.name if replace else None
-    if not (folder / WORK).exists():
-        _refuse_taken(folder, name)
-    missing = [path for path in (folder / WORK, *(folder / WORK).parents) if not path.exists()]
+    if not (out / WORK).exists():
+        _refuse_taken(out, name)
+    missing = [path for path in (out / WORK, *(out / WORK).parents) if not path.exists()]
     try:
-        with run_folder.held(folder, make=True):
-            _make_room(folder, name)
+        with folder.held(out, make=True):
+            _make_room(out, name)
             asked = {key: getattr(recipe, key) for key in ("model", "data", "weights")}
             state = {"recipe": absolute(recipe).model_dump(mode="json"), "asked": asked, "command": command, "done": []}
-            run_folder.write_state(folder, state)
-            return _carry_on(folder, trust=trust, progress=progress, resuming=False)
+            folder.write_state(out, state)
+            return _carry_on(out, trust=trust, progress=progress, resuming=False)
     finally:
         _remove_empty(missing)
 
@@ -111,21 +94,21 @@ def resume(
     **Raises:** `PodarError` where there is none, it names code and `trust` is not given, another process is at work on
     it, what it reads has changed, or as `start`.
     """
-    folder = Path(out)
-    finished = (folder / SUMMARY).is_file()
-    if not (folder / WORK).is_dir():
+    out = Path(out)
+    finished = (out / SUMMARY).is_file()
+    if not (out / WORK).is_dir():
         if finished:
-            raise PodarError(f"the run in {folder} is finished: there is nothing to resume.")
-        raise PodarError(f"{folder} holds no run that was broken off.")
-    with run_folder.held(folder):
-        if run_folder.is_begun(folder):
-            consent.check_run(folder, trust)
-            return _carry_on(folder, trust=trust, progress=progress, resuming=True, despite_changes=despite_changes)
+            raise PodarError(f"the run in {out} is finished: there is nothing to resume.")
+        raise PodarError(f"{out} holds no run that was broken off.")
+    with folder.held(out):
+        if folder.is_begun(out):
+            consent.check_run(out, trust)
+            return _carry_on(out, trust=trust, progress=progress, resuming=True, despite_changes=despite_changes)
         if finished:  # broken off when only the empty folder was left to remove
-            run_folder.clear(folder)
-            run_folder.remove(folder)
-            return run_folder.read_json(folder / SUMMARY)
-    raise PodarError(f"{folder} holds no run that was broken off: this one had not begun; start it again.")
+            folder.clear(out)
+            folder.remove(out)
+            return read_plain(out)
+    raise PodarError(f"{out} holds no run that was broken off: this one had not begun; start it again.")
 
 
 def summary(out: str | os.PathLike[str]) -> dict[str, Any]:
@@ -133,198 +116,144 @@ def summary(out: str | os.PathLike[str]) -> dict[str, Any]:
 
     **Raises:** `PodarError` where the folder holds none, or it is damaged.
     """
-    path = Path(out) / SUMMARY
-    if not path.is_file():
-        unfinished = (Path(out) / WORK).is_dir()
-        raise PodarError(
-            f"the run in {out} is not finished: {run_folder.command(Path(out))} goes on with it."
-            if unfinished
-            else f"{out} holds no finished run: there is no {SUMMARY} in it."
-        )
-    return run_folder.read_json(path)
+    out = Path(out)
+    if not (out / SUMMARY).is_file() and (out / WORK).is_dir():
+        raise PodarError(f"the run in {out} is not finished: {folder.command(out)} goes on with it.")
+    return read_plain(out)
 
 
-def free_folder(recipe: recipes.Recipe) -> Path:
+def free_folder(recipe: Recipe) -> Path:
     """Where a run goes when nobody says: runs/NAME, or runs/NAME-2 … where that is taken."""
     name = recipe.name or Path(recipe.model.rstrip("/").rpartition(":")[2]).stem or "run"
     for number in itertools.count(1):
-        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
-        if not folder.exists():
-            return folder
+        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if not path.exists():
+            return path
     raise AssertionError  # count() does not end
 
 
 def _carry_on(
-    folder: Path, *, trust: bool, progress: Progress | None, resuming: bool, despite_changes: bool = False
+    out: Path, *, trust: bool, progress: Progress | None, resuming: bool, despite_changes: bool = False
 ) -> dict[str, Any]:
     """Do the steps that are not done yet, then publish. What goes wrong is said in one sentence."""
-    state = run_folder.read_state(folder)
+    state = folder.read_state(out)
     at = ["load"]
     asks = trust or consent.names_code(state.get("recipe"))
-    again = run_folder.command(folder, *(["--trust"] if asks else []))
+    again = folder.command(out, *(["--trust"] if asks else []))
     try:
         if "publish" not in state:
-            _refuse_changes(folder, state, despite_changes, again)
-            _do_steps(folder, state, trust, progress or _silent, at)
+            _refuse_changes(out, state, despite_changes, again)
+            _do_steps(out, state, trust, progress or _silent, at)
         at[0] = "report"
-        run_folder.publish(folder, state["publish"])
-        return run_folder.read_json(folder / SUMMARY)
+        folder.publish(out, state["publish"])
+        return read_plain(out)
     except KeyboardInterrupt as error:
         raise PodarError(f"interrupted in the stage {at[0]!r}: {again} goes on from there.") from error
     except BaseException as error:
-        trained = run_folder.has_training(folder, state)
-        kept = resuming or trained or "publish" in state
-        said, kind = None, PodarError
-        if isinstance(error, PodarError):
-            said, kind = _as_typed(str(error), state).rstrip("."), type(error)
-        elif (reason := disk_full(error, folder / WORK)) is not None:
-            said = f"cannot write in {folder}: {reason}"
-        if not kept:
-            run_folder.remove(folder, state_first=True)
-        if said is None:
-            raise
-        if kept and again not in said:
-            said += f"; what was {'trained' if trained else 'done'} is kept: {again} goes on from there"
-        raise kind(f"{said}.") from error
+        _give_up_or_keep(out, state, error, resuming, again)
+        raise
 
 
-def _refuse_changes(folder: Path, state: dict[str, Any], allowed: bool, again: str) -> None:
+def _give_up_or_keep(out: Path, state: dict[str, Any], error: BaseException, resuming: bool, again: str) -> None:
+    """After a failure, keep what took long to make, and remove what did not.
+
+    **Raises:** `PodarError` in one sentence, where that is known of the failure; else the failure itself passes on.
+    """
+    long = steps.worth_keeping(out, state)
+    kept = resuming or long or "publish" in state
+    said, kind = None, PodarError
+    if isinstance(error, PodarError):
+        said, kind = finishing.as_typed(str(error), state).rstrip("."), type(error)
+    elif (reason := disk_full(error, out / WORK)) is not None:
+        said = f"cannot write in {out}: {reason}"
+    if not kept:
+        folder.remove(out, state_first=True)
+    if said is None:
+        return
+    if kept and again not in said:
+        said += f"; what was {'trained' if long else 'done'} is kept: {again} goes on from there"
+    raise kind(f"{said}.") from error
+
+
+def _refuse_changes(out: Path, state: dict[str, Any], allowed: bool, again: str) -> None:
     """See that what the run reads is what it began with.
 
     **Raises:** `PodarError` where something changed, unless that is allowed; it then stands in the state.
     """
-    changed = fingerprints.differing(state.get("read", {}), folder)
+    changed = fingerprints.differing(state.get("read", {}), out)
     if not changed:
         return
     told = ", ".join(f"{path} {how}" for path, how in changed.items())
     if not allowed:
         raise PodarError(
-            f"{told} since the run in {folder} was broken off: put back what was there, or {again} {DESPITE} goes on "
+            f"{told} since the run in {out} was broken off: put back what was there, or {again} {DESPITE} goes on "
             "with what is there now."
         )
     state["changes"] = [*state.get("changes", []), *(f"{path} {how}" for path, how in changed.items())]
-    state["read"] = fingerprints.take(state["read"], folder)
-    run_folder.write_state(folder, state)
+    state["read"] = fingerprints.take(state["read"], out)
+    folder.write_state(out, state)
 
 
-def _do_steps(folder: Path, state: dict[str, Any], trust: bool, progress: Progress, at: list[str]) -> None:
+def _do_steps(out: Path, state: dict[str, Any], trust: bool, progress: Progress, at: list[str]) -> None:
     """Carry out what is left of a recipe, up to the list of files that are to be published."""
-    from podar.plans.saving import load, save
     from podar.runs.paths import files_of
-    from podar.stages import work as stages
 
-    work, files = folder / WORK, folder / WORK / FILES
-    recipe = recipes.make(state["recipe"], of=str(work / STATE))
+    recipe = make(state["recipe"], of=str(out / WORK / STATE))
     done = [Done(**entry) for entry in state["done"]]
-    pending = [s for s in stages.steps(recipe) if s.name not in {d.name for d in done}]
     progress("load", 0, 0, {})
     began = time.perf_counter()
-    source = _open(recipe, trust)
-    saved = next((d.model for d in reversed(done) if d.model), None)
-    model = source.build() if saved is None else load(work / saved, source.dense)
+    files = out / WORK / FILES
     files.mkdir(exist_ok=True)
     for program in files.glob("*.pt2") if trust else ():
         programs.remember(program)
+    source = _open(recipe, trust)
     if not done:
-        state["read"] = fingerprints.take(files_of(recipe, source), folder)
-        done.append(Done("load", time.perf_counter() - began, _facts(recipe, source, state), None))
-        _note(folder, state, done)
-
-    def settle(what: str, value: Any) -> None:
-        state["settled"] = {**state.get("settled", {}), what: value}
-        run_folder.write_state(folder, state)
-
-    found = merged(d.found for d in done)
-    job = stages.Job(recipe, source, model, files, work, found, progress, state.get("settled", {}), settle)
-    for step in pending:
+        state["read"] = fingerprints.take(files_of(recipe, source), out)
+        facts = finishing.opening_facts(recipe, source, state)
+        done.append(Done("load", time.perf_counter() - began, facts, None))
+        _note(out, state, done)
+    job = _job(out, state, recipe, source, done, progress)
+    behind = {d.name for d in done}
+    for step in [step for step in steps.steps(recipe) if step.name not in behind]:
         at[0] = step.name
-        done.append(_do(step, job, folder, state["files"], len(done)))
+        done.append(steps.do(step, job, out, state["files"], len(done)))
         # What this step ran on; a process that goes on after it may not load the same libraries.
-        state["versions"] = {**state.get("versions", {}), **versions()}
-        _note(folder, state, done)
+        state["versions"] = {**state.get("versions", {}), **finishing.versions()}
+        _note(out, state, done)
         job.checkpoint.unlink(missing_ok=True)
     at[0] = "report"
     progress("report", 0, 0, {})
-    run_folder.drop_unknown(folder, state["files"])
-    save(job.model, files)
-    source.workshop.save(job.model, files)
-    write_atomic(files / "source.json", run_folder.to_json(source.spec))
-    _report(files, job, state, done)
-    state["publish"] = run_folder.files_in(folder)
-    run_folder.write_state(folder, state)
+    folder.drop_unknown(out, state["files"])
+    finishing.finish(job, state, done)
+    state["publish"] = folder.files_in(out)
+    folder.write_state(out, state)
     progress("", 0, 0, {})
 
 
-def _do(step: Step, job: Job, folder: Path, known: list[str], number: int) -> Done:
-    """Carry out one step, always from the same beginning; the model that it changed is saved."""
-    import torch
+def _job(out: Path, state: dict[str, Any], recipe: Recipe, source: Source, done: list[Done], progress: Progress) -> Job:
+    """What the stages work on: the model as the last finished step left it, and what was found so far."""
+    from safetensors.torch import load_file
 
-    from podar.plans.saving import save
+    from podar.plans.saving import load
 
-    progress = job.progress
-    run_folder.drop_unknown(folder, run_folder.files_in(folder) if step.goes_on else known)
-    job.step = step.name
-    job.checkpoint = job.scratch / f"{step.name.replace(' ', '-')}{run_folder.CHECKPOINT}"
-    job.progress = lambda _, count, total, info: progress(step.name, count, total, info)
-    job.progress("", 0, 0, {})
-    began = time.perf_counter()
-    with _repeatable(job.recipe, step):
-        torch.manual_seed(job.recipe.seed)
-        found = step.do(job)
-    job.progress = progress
-    job.found = merged([job.found, found])
-    kept = None
-    if step.changes_model:
-        kept = f"model-{number:02d}"
-        save(job.model, job.scratch / kept)
-    return Done(step.name, time.perf_counter() - began, found, kept)
+    work = out / WORK
+
+    def settle(what: str, value: Any) -> None:
+        state["settled"] = {**state.get("settled", {}), what: value}
+        folder.write_state(out, state)
+
+    saved = next((d.model for d in reversed(done) if d.model), None)
+    model = source.build() if saved is None else load(work / saved, source.dense)
+    dense = source.model
+    if (kept := work / DENSE).is_file():
+        dense = source.build()
+        dense.load_state_dict(load_file(kept))
+    found = parse(merged(d.found for d in done), str(work / STATE))
+    settled = state.get("settled", {})
+    return Job(recipe, source, model, dense, work / FILES, work, found, progress, settled, settle)
 
 
-@contextlib.contextmanager
-def _repeatable(recipe: recipes.Recipe, step: Step) -> Iterator[None]:
-    """Where a recipe is to be deterministic, let torch refuse operators that are not, while the model is changed."""
-    import torch
-
-    if not (recipe.deterministic and step.changes_model):
-        yield
-        return
-    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    except RuntimeError as error:
-        if "deterministic" not in str(error):
-            raise
-        raise PodarError(f"this model cannot be trained deterministically here ({first_line(error)}).") from error
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned)
-
-
-def _note(folder: Path, state: dict[str, Any], done: list[Done]) -> None:
-    """Write down what is done, and the files that belong to it."""
-    state["done"], state["files"] = [vars(d) for d in done], run_folder.files_in(folder)
-    run_folder.write_state(folder, state)
-
-
-def _report(files: Path, job: Job, state: dict[str, Any], done: list[Done]) -> None:
-    """Write report.html and, last, summary.json among the finished files."""
-    from podar.reports import RunRecord, write
-
-    complete = {
-        **{half: job.found[half] for half in ("before", "after")},
-        "command": state["command"],
-        "versions": {**state.get("versions", {}), **versions()},
-        **job.found,
-        "stages": {d.name: round(d.seconds, 3) for d in done},
-        "recipe": {**state["recipe"], **state.get("asked", {})},
-    }
-    if state.get("changes"):
-        complete["notes"] = job.noted(*(f"{change} while the run was broken off" for change in state["changes"]))
-    write(RunRecord.from_summary(complete, files), files / REPORT)
-    write_atomic(files / SUMMARY, run_folder.to_json(complete))
-
-
-def _open(recipe: recipes.Recipe, trust: bool) -> Source:
+def _open(recipe: Recipe, trust: bool) -> Source:
     from podar.sources.opening import open_source
 
     return open_source(
@@ -338,87 +267,38 @@ def _open(recipe: recipes.Recipe, trust: bool) -> Source:
     )
 
 
-def _as_typed(text: str, state: dict[str, Any]) -> str:
-    """A text with the model, data and weights as the user named them: their absolute paths are for another folder."""
-    for key, asked in state.get("asked", {}).items():
-        absolute = state["recipe"].get(key)
-        if asked and absolute and asked != absolute:
-            text = text.replace(absolute, asked)
-    return text
+def _note(out: Path, state: dict[str, Any], done: list[Done]) -> None:
+    """Write down what is done, and the files that belong to it."""
+    state["done"], state["files"] = [vars(d) for d in done], folder.files_in(out)
+    folder.write_state(out, state)
 
 
-def _facts(recipe: recipes.Recipe, source: Source, state: dict[str, Any]) -> dict[str, Any]:
-    """What the report says above everything else."""
-    from podar.measuring import processor
-    from podar.stages.work import sentence
-
-    facts = {"model": recipe.model}
-    if source.about_data:
-        facts["data"] = source.about_data
-    targets = [str(stage) for stage in recipe.stages if isinstance(stage, recipes.Prune)]
-    if targets:
-        facts["target"] = ", then ".join(targets)
-    for stage in recipe.stages:
-        if isinstance(stage, (recipes.Sparsify, recipes.Ticket)):
-            facts[stage.title] = str(stage)
-    facts["processor"] = str(processor())
-    facts = {name: _as_typed(fact, state) for name, fact in facts.items()}
-    return {"title": source.title, "facts": facts, "notes": [sentence(_as_typed(note, state)) for note in source.notes]}
-
-
-def merged(parts: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> dict[str, Any]:
-    """One mapping from several: later values replace earlier ones, mappings within are merged in the same way.
-
-    ```python
-    >>> merged([{"after": {"macs": 1}}, {"after": {"params": 2}}])
-    {'after': {'macs': 1, 'params': 2}}
-
-    ```
-    """
-    whole: dict[str, Any] = {}
-    for part in parts:
-        for key, value in part.items():
-            both = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping)
-            whole[key] = merged([whole[key], dict(value)]) if both else value
-    return whole
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, podar and those of its libraries that this process has loaded."""
-    found = {"podar": importlib.metadata.version("podar"), "python": platform.python_version()}
-    for name in _TOLD:
-        if name in sys.modules:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _make_room(folder: Path, replaceable: str | None) -> None:
-    """See that the held folder is free for a run, or has one that may be replaced."""
-    if run_folder.is_begun(folder):
-        name = run_folder.read_state(folder).get("recipe", {}).get("name")
+def _make_room(out: Path, replaceable: str | None) -> None:
+    """See that the folder is free for a run, or has one that may be replaced."""
+    if folder.is_begun(out):
+        name = folder.read_state(out).get("recipe", {}).get("name")
         if replaceable is None or name != replaceable:
             raise PodarError(
-                f"{folder} holds a run that was broken off: {run_folder.command(folder)} goes on with it, or name "
+                f"{out} holds a run that was broken off: {folder.command(out)} goes on with it, or name "
                 "another folder with --out."
             )
-        (folder / WORK / STATE).unlink()
-    run_folder.clear(folder)
-    _refuse_taken(folder, replaceable)
+        (out / WORK / STATE).unlink()
+    folder.clear(out)
+    _refuse_taken(out, replaceable)
 
 
-def _refuse_taken(folder: Path, replaceable: str | None) -> None:
+def _refuse_taken(out: Path, replaceable: str | None) -> None:
     """Say so where a folder already holds a run; a run of the recipe named `replaceable` may be replaced."""
-    if folder.exists() and not folder.is_dir():
-        raise PodarError(f"{folder} is a file: name a folder for the run with --out.")
-    taken = next((name for name in _OF_A_RUN if (folder / name).exists()), None)
+    if out.exists() and not out.is_dir():
+        raise PodarError(f"{out} is a file: name a folder for the run with --out.")
+    taken = next((name for name in _OF_A_RUN if (out / name).exists()), None)
     if taken is None:
         return
-    if replaceable is not None and (folder / SUMMARY).is_file():
-        made_by = run_folder.read_json(folder / SUMMARY).get("recipe", {}).get("name")
+    if replaceable is not None and (out / SUMMARY).is_file():
+        made_by = read_plain(out).get("recipe", {}).get("name")
         if made_by == replaceable:
             return
-    raise PodarError(f"{folder} already holds a run ({taken}): name another folder with --out, or remove it.")
+    raise PodarError(f"{out} already holds a run ({taken}): name another folder with --out, or remove it.")
 
 
 def _remove_empty(made: list[Path]) -> None:

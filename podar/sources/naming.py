@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from podar.errors import PodarError, UsageError, nearest
-from podar.libraries import libraries
+from podar.libraries import libraries, workshop_of
 from podar.trust import user_code
 
 
@@ -80,3 +80,17 @@ def unknown(model: str) -> str:
     if near:
         return f"there is no model {model!r}; did you mean {names[near]}?"
     return f"there is no model or folder {model!r}: write one of {', '.join(forms)}."
+
+
+def check_format(name: str, model: str) -> None:
+    """Refuse a name that no export format of such a model bears, with the nearest that one does.
+
+    **Raises:** `UsageError`.
+    """
+    formats = workshop_of(model).formats()
+    if name not in formats:
+        near = nearest(name, formats)
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(formats)}."
+        raise UsageError(f"there is no export format {name!r}; {hint}")
+    if formats[name]:
+        raise UsageError(f"{name} cannot be written here: {formats[name]}.")

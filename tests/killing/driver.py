@@ -123,7 +123,7 @@ def prepared(folder: Path, kind: str) -> Any:
     """The network, the data and the recipe."""
     import numpy as np
 
-    from podar.stages import recipes
+    from podar.runs import recipe as recipes
 
     (folder / "net.py").write_text(NETWORK)
     labels = np.arange(48) % 3
@@ -218,7 +218,7 @@ def main() -> None:
     import podar.measuring
     import podar.plans.saving
     import podar.reports
-    import podar.stages.work
+    import podar.stages
     import podar.tickets
 
     if sys.argv[1] == "export":
@@ -227,7 +227,7 @@ def main() -> None:
         import torch.onnx
 
         assert onnxruntime and onnxscript and torch.onnx
-    assert accelerate and torch and podar.stages.work
+    assert accelerate and torch and podar.stages.stages()
     folder = Path(sys.argv[2]).resolve()
     every, first = (int(word) for word in (*sys.argv[3:], *("1", "1")[len(sys.argv) - 3 :]))
     for end in ends(sys.argv[1], folder, every, first):

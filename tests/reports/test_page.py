@@ -10,8 +10,21 @@ from typing import Any
 import pytest
 
 from podar.errors import PodarError
-from podar.reports import RunRecord, render, write
-from podar.reports.page import by_reason
+from podar.reports import RunRecord
+from podar.reports.page import render as page
+from podar.reports.page import write as page_to
+from podar.stages import sections
+from podar.stages.evaluate_dense import by_reason
+
+
+def render(record: RunRecord) -> str:
+    """The page with what the stages of runs show."""
+    return page(record, sections())
+
+
+def write(record: RunRecord, path: Path) -> None:
+    page_to(record, path, sections())
+
 
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "ms": 1, "%": 0.01}
 

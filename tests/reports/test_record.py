@@ -25,9 +25,13 @@ def test_a_record_is_read_from_its_folder(summary, record_of, tmp_path: Path) ->
     [
         (None, "holds no finished run"),
         ("{", "cannot be read"),
-        ("{}", "is damaged .KeyError"),
+        ("{}", "is damaged .before is missing"),
         ('{"before": {}, "after": {}, "command": "", "versions": {}, "layers": [{"nam": 1}]}', "is damaged"),
-        ('{"before": {}, "after": {}, "command": "", "versions": {}, "pictures": [{"file": "gone.png"}]}', "gone.png"),
+        (
+            '{"before": {}, "after": {}, "command": "", "versions": {}, "pictures": [{"file": "gone.png", "label": "a",'
+            ' "before": "a", "before_confidence": 1, "after": "a", "after_confidence": 1}]}',
+            "gone.png",
+        ),
     ],
 )
 def test_a_damaged_folder_is_one_sentence(tmp_path: Path, text: str | None, match: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from podar.runs import recipe as recipes
 from podar.runs.paths import absolute, files_of
-from podar.stages import recipes
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from podar.errors import PodarError, UsageError
-from podar.runs import running
-from podar.stages import recipes, work
+from podar.runs import recipe as recipes
+from podar.runs import running, steps
+from podar.stages import Finding, Job, StageOptions
 
 NETWORK = """
 import torch
@@ -181,15 +183,15 @@ STEPS = ["evaluate dense", "prune", "evaluate", "export", "measure"]
 
 def _broken_off(error: type[BaseException], at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make one step fail, before it does anything."""
-    real = work.steps
+    real = steps.steps
 
-    def failing(job: work.Job) -> dict[str, Any]:
+    def failing(job: Job, options: StageOptions) -> Finding:
         raise error(f"in {at}")
 
-    def steps(recipe: recipes.Recipe) -> list[work.Step]:
-        return [work.Step(s.name, failing, s.changes_model) if s.name == at else s for s in real(recipe)]
+    def broken(recipe: recipes.Recipe) -> list[steps.Step]:
+        return [replace(s, stage=replace(s.stage, work=failing)) if s.name == at else s for s in real(recipe)]
 
-    monkeypatch.setattr(work, "steps", steps)
+    monkeypatch.setattr(steps, "steps", broken)
 
 
 @pytest.mark.parametrize("at", STEPS)
@@ -197,7 +199,7 @@ def test_an_interrupted_run_is_resumed_where_it_was(model, tmp_path: Path, monke
     out, planned, left = tmp_path / "x", recipe(model), FILES
     if at in STEPS[:3]:  # exporting takes long, and is looked at by the others
         planned, left = recipe(model, stages=CUT), FILES - {"model.onnx", "dense.onnx"}
-    steps = [step.name for step in work.steps(planned)]
+    named = [step.name for step in steps.steps(planned)]
     with monkeypatch.context() as patched:
         _broken_off(KeyboardInterrupt, at, patched)
         with pytest.raises(PodarError, match=rf"interrupted in the stage '{at}': podar resume .*x --trust goes on"):
@@ -210,7 +212,7 @@ def test_an_interrupted_run_is_resumed_where_it_was(model, tmp_path: Path, monke
 
     again: list[str] = []
     summary = running.resume(out, progress=lambda stage, *_: again.append(stage), trust=True)
-    assert list(dict.fromkeys(s for s in again if s))[1:-1] == steps[steps.index(at) :], (
+    assert list(dict.fromkeys(s for s in again if s))[1:-1] == named[named.index(at) :], (
         "finished steps are not repeated"
     )
     assert listing(out) == left
@@ -526,7 +528,7 @@ def test_ratios_alone_cut_their_part(model, tmp_path: Path) -> None:
 
 def test_merging_goes_into_mappings_and_replaces_the_rest() -> None:
     parts = [{"a": {"x": 1, "y": [1]}, "b": 1}, {"a": {"y": [2], "z": 3}}, {"b": {"c": 1}}]
-    assert running.merged(parts) == {"a": {"x": 1, "y": [2], "z": 3}, "b": {"c": 1}}
+    assert steps.merged(parts) == {"a": {"x": 1, "y": [2], "z": 3}, "b": {"c": 1}}
     assert parts[0] == {"a": {"x": 1, "y": [1]}, "b": 1}, "the parts stay as they were"
 
 

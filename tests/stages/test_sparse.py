@@ -22,9 +22,10 @@ from podar.recover import training
 from podar.recover.precision import Precision
 from podar.reports import RunRecord
 from podar.reports.page import render
+from podar.runs import recipe as recipes
 from podar.runs import running
 from podar.sparse import load_sparse
-from podar.stages import recipes
+from podar.stages import sections
 
 NET = """
 from torch import nn
@@ -71,7 +72,7 @@ def test_sparsify_leaves_a_run(given: list[str], tmp_path: Path, options: dict[s
     state = load_sparse(out / "model.sparse.safetensors")
     nonzero = sum(int(torch.count_nonzero(t)) for t in state.values() if t.dim() > 1)
     assert nonzero == summary["after"]["nonzero"]
-    page = render(RunRecord.from_folder(out))
+    page = render(RunRecord.from_folder(out), sections())
     assert "Zeros in every layer" in page and "Weights before and after" in page
 
 
@@ -106,7 +107,7 @@ def test_ticket_leaves_its_curve(given: list[str], tmp_path: Path) -> None:
     assert summary["before"]["accuracy"] == pytest.approx(
         next(p["accuracy"] for p in summary["tickets"]["points"] if p["round"] == 0)
     )
-    assert "Lottery tickets" in render(RunRecord.from_folder(out))
+    assert "Lottery tickets" in render(RunRecord.from_folder(out), sections())
     assert not (out / ".work").exists()
 
 

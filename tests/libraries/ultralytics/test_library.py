@@ -20,9 +20,9 @@ from podar.errors import PodarError, UsageError
 from podar.libraries.ultralytics import make_ready
 from podar.libraries.ultralytics.ready import said
 from podar.libraries.ultralytics.training import check_settings
-from podar.runs import running
+from podar.runs import recipe as recipes
+from podar.runs import running, steps
 from podar.sources.opening import open_source
-from podar.stages import recipes, work
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
 
@@ -164,8 +164,8 @@ def test_no_distill_is_refused_where_nothing_distils(
     stages = [{"prune": {"target": "macs=0.6"}}, {"finetune": {"distill": False, "settings": settings}}]
     asked = recipes.make({"model": model, "data": str(scenes(task)), "stages": stages})
     with pytest.raises(UsageError, match=r"--no-distill: nothing distils a YOLO unless distill_model=FILE"):
-        work.check(asked)
-    work.check(
+        steps.check(asked)
+    steps.check(
         recipes.make({"model": model, "data": "fashion-mnist", "stages": [stages[0], {"finetune": {"distill": False}}]})
     )
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_exported_here_is_said_before_training(scenes: Callable[[
     stages = [{"prune": {"target": "macs=0.6"}}, {"export": {"formats": ["engine"]}}]
     asked = recipes.make({"model": "yolo26n.yaml", "data": str(scenes("detect")), "stages": stages})
     with pytest.raises(UsageError, match="engine cannot be written here: TensorRT"):
-        work.check(asked)
+        steps.check(asked)
 
 
 def test_a_missing_file_names_the_nearest(scenes: Callable[[str], Path]) -> None:

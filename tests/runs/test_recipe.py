@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from podar.errors import PodarError, UsageError
-from podar.stages import recipes
-from podar.stages.recipes import Export, Finetune, Measure, Prune
+from podar.runs import recipe as recipes
+from podar.stages.export import Export
+from podar.stages.finetune import Finetune
+from podar.stages.measure import Measure
+from podar.stages.prune import Prune
 
 CUT = {"prune": {"target": "macs=0.5"}}
 
@@ -30,9 +33,9 @@ stages:
     )
     recipe = recipes.read(path)
     assert recipe.model_args == {"num_classes": 10}
-    assert recipe.formats == ("onnx",)
+    assert Export(formats=("onnx",)) in recipe.stages
     assert recipe.stages == (
-        Prune(target="macs=0.5", ratios={"layer1*": 0.75}, protect=("conv1",)),
+        Prune.model_validate({"target": "macs=0.5", "ratios": {"layer1*": 0.75}, "protect": ("conv1",)}),
         Finetune(epochs=3, lr=0.01),
         Export(formats=("onnx",)),
         Measure(),
@@ -106,9 +109,10 @@ def test_one_text_may_stand_for_several() -> None:
         {"export": {"formats": "onnx"}},
     ]
     recipe = recipes.make({"model": "timm:resnet18", "stages": stages})
-    assert recipe.stages[0] == Prune(ratios={"layer1.*": 0.5}, protect=("fc",), only=("layer*",), outputs=("logits",))
+    asked = {"ratios": {"layer1.*": 0.5}, "protect": ("fc",), "only": ("layer*",), "outputs": ("logits",)}
+    assert recipe.stages[0] == Prune.model_validate(asked)
     assert str(recipe.stages[0]) == "layer1.*=0.5" and str(recipe.stages[1]) == "macs=0.5"
-    assert recipe.formats == ("onnx",)
+    assert Export(formats=("onnx",)) in recipe.stages
 
 
 def test_a_missing_model_is_named() -> None:

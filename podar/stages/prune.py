@@ -1,0 +1,197 @@
+"""prune: cut channels, heads, units and whole blocks until the target is met."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_origin
+
+from pydantic import create_model, field_validator, model_validator
+
+from podar.errors import UsageError
+from podar.pruning.options import Option, Options, Written, written
+from podar.reports.sections import Section, fill
+from podar.stages import Finding, Flag, Job, Recipe, StageOptions, known, stage
+from podar.stages._figures import costs
+from podar.stages._flags import fractions
+
+if TYPE_CHECKING:
+    from podar.pruning.pipeline import Result
+    from podar.reports.record import RunRecord
+    from podar.reports.summary import Layer
+
+_VISIBLY = 0.05  # share of the target by which what was reached may differ before it is said
+_SHOWN_LAYERS = 48  # more stand behind a click: a detector has two hundred groups
+
+
+def _whole(text: str) -> int | str:
+    """A whole number where the text is one."""
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+def _flag(name: str, told: Option, several: bool) -> Flag:
+    """How an option of `pruning.Options` stands on the command line."""
+    first, stop, rest = told.help.partition(".")
+    read = fractions("--ratios") if name == "ratios" else _whole if name == "multiple_of" else None
+    text = f"{first}; may be repeated{stop}{rest}" if several else told.help
+    return Flag(text, metavar=told.metavar, choices=told.names, read=read, rank=5)
+
+
+class _Target(StageOptions):
+    """What must remain; it may be left out where `ratios` are given."""
+
+    target: Annotated[
+        str | None,
+        Flag(
+            "What must remain: macs=0.5, channels=0.5, params=2M, bytes=300k, memory=0.6. Needed unless --ratios.",
+            metavar="KIND=AMOUNT",
+            rank=1,
+        ),
+    ] = None
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _target_text(cls, value: Any) -> Any:
+        """`target: {macs: 0.5}` reads better in YAML than "macs=0.5"; both are taken."""
+        if isinstance(value, Mapping) and len(value) == 1:
+            return "=".join(str(part) for part in next(iter(value.items())))
+        return value
+
+    @field_validator("multiple_of", mode="before", check_fields=False)
+    @classmethod
+    def _multiple(cls, value: Any) -> Any:
+        if value is None:  # recipes of older versions
+            return "auto"
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError(f"multiple_of is {value!r}, give a whole number of at least 1, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _something_asked(self) -> _Target:
+        if self.target is None and not self.asked("ratios"):
+            raise ValueError(
+                "target is missing; say what must remain, such as macs=0.5 (--target on the command line), or of some "
+                "layers alone with ratios (--ratios layer1.0.conv1=0.5)"
+            )
+        if self.target is None and self.asked("depth"):
+            raise ValueError("depth weighs whole blocks against channels for a target; add one, such as macs=0.5")
+        return self
+
+    def asked(self, name: str) -> Any:
+        """The value of one of the options that `pruning.Options` declares."""
+        return getattr(self, name)
+
+    def check(self, recipe: Recipe) -> None:
+        from podar.pruning.target import parse_targets
+
+        if self.target is not None:
+            parse_targets(self.target)
+        for name, option in written().items():
+            if option.told.names is not None and (value := self.asked(name)) is not None:
+                known(name, value, option.told.names())
+        for pattern, kept in self.asked("ratios").items():
+            if not 0 < kept <= 1:
+                raise UsageError(f"ratio {pattern}={kept:g}: give the fraction to keep, above 0 and at most 1.")
+
+    def __str__(self) -> str:
+        """What is asked for."""
+        asked = [] if self.target is None else [self.target]
+        return ", ".join([*asked, *(f"{pattern}={kept:g}" for pattern, kept in self.asked("ratios").items())])
+
+
+def _field(name: str, option: Written) -> Any:
+    """A field of the stage's options: what may be given several times is empty where it is not given."""
+    kind = get_origin(option.type)
+    several = kind in (tuple, dict)
+    annotation = option.type if several or option.default is not None else option.type | None
+    return Annotated[annotation, _flag(name, option.told, several)], kind() if several else option.default
+
+
+Prune = create_model(
+    "Prune",
+    __base__=_Target,
+    __module__=__name__,
+    __doc__="The target, and what recipes may ask of `pruning.Options`: the arguments of `podar.prune`.",
+    **{name: _field(name, option) for name, option in written().items()},
+)
+
+
+def _widths(record: RunRecord) -> str:
+    """The width of every layer, before and after."""
+    scale = 100 / max(1, max((layer.before for layer in record.layers), default=1))
+
+    def bars(layers: tuple[Layer, ...]) -> list[tuple[Layer, float, float]]:
+        """Each layer with the lengths of its two bars in percent, on one scale for all."""
+        return [(layer, scale * layer.before, scale * layer.after) for layer in layers]
+
+    return fill(
+        Path(__file__).with_name("prune.html.jinja"),
+        layers=bars(record.layers[:_SHOWN_LAYERS]),
+        more_layers=bars(record.layers[_SHOWN_LAYERS:]),
+        count=len(record.layers),
+        untouched=sum(layer.before == layer.after for layer in record.layers),
+    )
+
+
+@stage(
+    "prune",
+    options=Prune,
+    changes_model=True,
+    fact="target",
+    command="Prune a model, recover its accuracy, export it, measure it before and after, and report.",
+    then=("finetune", "export", "measure"),
+    sections=(Section(50, _widths),),
+)
+def prune(job: Job, options: _Target) -> Finding:
+    """Cut the model to the target."""
+    data, loss = job.workshop.samples(job.model, job.recipe.seed)
+    given = {name: options.asked(name) or option.default for name, option in written().items()}
+    importance = given["importance"] or job.workshop.importance
+    asked = Options(**{**given, "importance": importance}, data=data, loss=loss)
+    result = job.workshop.prune(
+        job.model, job.source.inputs(), options.target, asked, graph=None if asked.outputs else job.graph
+    )
+    facts: dict[str, Any] = {
+        "layers": _layers(result, {layer.name: layer.before for layer in job.found.layers}),
+        "target": str(options),
+        "importance": importance,
+        "multiple_of": asked.multiple_of,
+        "blocks": list(result.blocks),
+    }
+    if asked.outputs:  # the others held no widths
+        facts["frozen"] = [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in result.graph.frozen]
+    notes = [f"whole residual blocks went: {', '.join(result.blocks)}"] if result.blocks else []
+    if options.target is not None:
+        notes += _off_target(options.target, result)
+    return Finding(after=costs(result.after), notes=tuple(notes), facts=facts)
+
+
+def _layers(result: Result, first: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Each group's units before and after; `first`: those before an earlier cut of the same run."""
+    share = result.graph.share(result.graph.removed_units(result.plan))
+    return [
+        {
+            "name": group.name,
+            "kind": group.kind,
+            "before": first.get(group.name, group.size),
+            "after": round(group.size * float(share[list(group.families)].mean())),
+        }
+        for group in result.graph.groups
+    ]
+
+
+def _off_target(text: str, result: Result) -> list[str]:
+    """What is to be said where the nearest that widths allow is visibly another number than was asked for."""
+    from podar.pruning.target import parse_targets
+
+    targets = parse_targets(text)
+    target = targets[0]
+    if len(targets) > 1 or target.kind == "channels":
+        return []
+    kind = "memory_bytes" if target.kind == "memory" else target.kind
+    dense, reached = getattr(result.before, kind), getattr(result.after, kind)
+    if abs(reached / (target.value if target.absolute else target.value * dense) - 1) <= _VISIBLY:
+        return []
+    return [
+        f"target {target}: the nearest that this model's widths allow is {reached / dense:.3f} of dense ({reached:,})"
+    ]
