@@ -145,9 +145,10 @@ def _widths(record: RunRecord) -> str:
 def prune(job: Job, options: _Target) -> Finding:
     """Cut the model to the target."""
     data, loss = job.workshop.samples(job.model, job.recipe.seed)
-    given = {name: options.asked(name) or option.default for name, option in written().items()}
-    importance = given["importance"] or job.workshop.importance
-    asked = Options(**{**given, "importance": importance}, data=data, loss=loss)
+    chosen = {name: options.asked(name) for name in written()}
+    given = {name: value for name, value in chosen.items() if value not in (None, (), {})}
+    importance = given.setdefault("importance", job.workshop.importance)
+    asked = Options(**given, data=data, loss=loss)
     result = job.workshop.prune(
         job.model, job.source.inputs(), options.target, asked, graph=None if asked.outputs else job.graph
     )
