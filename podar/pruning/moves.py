@@ -43,7 +43,7 @@ class Moves:
         options: Options,
         multiple_of: int | str,
     ) -> None:
-        self.graph, self.multiple_of = graph, multiple_of
+        self.graph, self.multiple_of, self.liked = graph, multiple_of, options.widths
         families = graph.families
         inner, asked = asked_shares(graph, options.ratios or {})
         frozen = {**outside(graph, patterns(options.only)), **protected(graph, patterns(options.protect))}
@@ -106,7 +106,8 @@ class Moves:
             if (inner and multiple_of != AUTO) or multiple_of == 1:
                 continue
             dense = group.size if inner else group.size * group.widths
-            multiple = multiple_of if isinstance(multiple_of, int) else 8 if dense >= 16 else 4
+            liked = self.liked if dense >= 2 * self.liked else max(1, self.liked // 2)
+            multiple = multiple_of if isinstance(multiple_of, int) else liked
             good &= dense // steps * kept % multiple == 0
         good[steps] = True
         return good

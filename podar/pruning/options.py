@@ -90,6 +90,7 @@ class Options:
             "N",
         ),
     ] = AUTO
+    widths: Annotated[int, Option("What auto rounds to from twice as many units on, half of it below.")] = 8
     data: Annotated[Any, Option("Batches of (inputs, targets), for criteria that need them.")] = None
     loss: Annotated[Any, Option("`loss(outputs, targets)`, for criteria that need it.")] = None
     outputs: Annotated[
@@ -124,6 +125,10 @@ class Options:
             raise UsageError(f"no scope is named {self.scope!r}; {hint}known: {', '.join(SCOPES)}")
         if self.multiple_of != AUTO and (type(self.multiple_of) is not int or self.multiple_of < 1):
             raise UsageError(f"multiple_of is {self.multiple_of!r}; give a whole number of at least 1, or {AUTO!r}")
+        if type(self.widths) is not int or self.widths < 1:
+            raise UsageError(
+                f"widths is {self.widths!r}; give the multiple that runtimes like, a whole number from 1 up"
+            )
         for pattern, kept in (self.ratios or {}).items():
             if not isinstance(kept, (int, float)) or not 0 < kept <= 1:
                 raise UsageError(f"ratios[{pattern!r}] is {kept!r}; give the fraction kept, above 0 and at most 1")

@@ -122,6 +122,7 @@ def prune(
     protect: str | Iterable[str] = (),
     only: str | Iterable[str] = (),
     multiple_of: int | str = AUTO,
+    widths: int = 8,
     data: Any = None,
     loss: Any = None,
     outputs: Outputs = None,
@@ -154,6 +155,8 @@ def prune(
       memory) multiples of 8 where a layer has at least 16 units, of 4 below, which is what runtimes compute fastest;
       one layer after the other may have any width where the target cannot be met otherwise. Under "channels=…" and for
       `ratios` "auto" rounds nothing.
+    - `widths`: the multiple that "auto" aims at, half of it below twice as many units: what the runtime at hand likes
+      (`podar.formats.liked_widths(["onnx"])`).
     - `data`: inputs, as docs/data.md says: units then go by what their readers lose, and what stays is solved anew
       (docs/compensation.md). Batches of (inputs, targets) for criteria that need them.
     - `loss`: `loss(outputs, targets)` for those criteria.

@@ -18,11 +18,12 @@ import podar.formats
 from podar import cli
 from podar.cli import options
 from podar.errors import PodarError, UsageError
-from podar.formats import FORMATS, file_format
+from podar.formats import FORMATS, file_format, liked_widths
 from podar.formats import registry as format_registry
 from podar.formats.flat import Flat
 from podar.formats.registry import Attempt, Written
 from podar.measuring import side_by_side
+from podar.pruning.options import Options
 from podar.runtimes import RUNTIMES, Port, open_file, runtime
 from podar.runtimes import register as runtime_registry
 
@@ -102,6 +103,16 @@ def test_it_is_measured(file: Path) -> None:
     assert line.measured is not None
     with pytest.raises(UsageError, match="did you mean loom"):
         podar.measure(file, torch.randn(1, 4), runtime="lom")
+
+
+def test_cuts_for_it_have_the_widths_that_it_likes() -> None:
+    assert liked_widths(["loom"]) == 3 and liked_widths(["loom", "onnx"]) == 24 and liked_widths([]) == 8
+    first, second = nn.Linear(4, 30), nn.Linear(30, 30)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(30, 3))
+    podar.prune(model, torch.randn(2, 4), "macs=0.5", options=Options(widths=liked_widths(["loom"])))
+    assert first.out_features % 3 == second.out_features % 3 == 0 and first.out_features + second.out_features < 60
+    with pytest.raises(UsageError, match="widths is 0"):
+        Options(widths=0)
 
 
 def test_the_command_line_knows_it(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
