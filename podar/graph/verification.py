@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from podar.errors import PodarError
+from podar.errors import PodarError, first_line
 from podar.graph.graph import Graph
 from podar.graph.operators.register import OPERATORS, Compared
 from podar.graph.record import Step
@@ -68,7 +68,7 @@ def _run(steps: Callable[[], list[Step]], where: str = "") -> list[Step]:
     try:
         return steps()
     except Exception as error:
-        line = str(error).strip().split("\n")[0][:200]
+        line = first_line(error)[:200]
         raise PodarError(
             f"after this cut the model no longer runs{where} ({type(error).__name__}: {line}); it is left as it was"
         ) from error

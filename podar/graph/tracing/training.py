@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 
 from torch import Tensor
 
+from podar.errors import first_line
 from podar.graph.record import Record, Training
 from podar.graph.tracing.dispatch import Dispatch
 from podar.model.inputs import named_tensors
@@ -37,8 +38,8 @@ def with_training(record: Record, run: TrainingRun) -> Record:
     reasons: list[str] = []
 
     def stop(run: Dispatch, error: Exception) -> None:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120] if str(error).strip() else ''}"
-        reasons.append(reason.rstrip(": "))
+        kind = type(error).__name__
+        reasons.append(f"{kind}: {first_line(error)[:120]}" if str(error).strip() else kind)
         _freeze_open_ends(run, record, error, reasons[0])
 
     return _joined(record, run(start, True, stop), real=True, broken=next(iter(reasons), None))
