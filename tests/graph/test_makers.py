@@ -48,6 +48,8 @@ class OneHead(nn.Module):
             return q + self.place, torch.cat([k[:, :, :2], k[:, :, 2:] * 0.5], 2)
         if self.after == "tanh":
             return torch.tanh(q), torch.tanh(k)
+        if self.after == "a number":
+            return q + 1.0, k - 0.5
         if self.after == "tanh of q":
             return torch.tanh(q), k
         return q, k
@@ -60,14 +62,14 @@ class OneHead(nn.Module):
         return self.proj(y.transpose(1, 2).unflatten(2, (4, 4)))
 
 
-CASES = ["", "batch norm", "batch norm, depthwise", "gate", "position", "tanh of q", "tanh", "bias of q"]
+CASES = ["", "batch norm", "batch norm, depthwise", "gate", "position", "tanh of q", "tanh", "a number", "bias of q"]
 
 
 @pytest.mark.parametrize("after", CASES)
 def test_the_factor_goes_to_what_comes_last(after: str) -> None:
     worst, result = halved(lambda: OneHead(after).eval(), PICTURE)
     assert worst < 1e-9
-    assert result.model.q.out_channels == (16 if after == "tanh" else 8)
+    assert result.model.q.out_channels == (16 if after in ("tanh", "a number") else 8)
 
 
 def test_where_nothing_could_take_the_factor_the_width_stays() -> None:

@@ -1,4 +1,4 @@
-"""Rules for operators that join tensors or take them apart: cat, stack, slices, splits, padding."""
+"""Operators that join tensors or take them apart: cat, stack, slices, splits, padding."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 

@@ -1,4 +1,4 @@
-"""Rules for operators that give values another shape: views, permutations, expansions, shuffles; and new tensors."""
+"""Operators that give values another shape: views, permutations, expansions, shuffles; and new tensors."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 

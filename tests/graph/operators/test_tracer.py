@@ -31,4 +31,5 @@ def test_the_page_on_rules_runs() -> None:
         )
         assert worst < 1e-9
     finally:
-        forget("my_ops::bias_act") if "my_ops::bias_act" in OPERATORS else None
+        if "my_ops::bias_act" in OPERATORS:
+            forget("my_ops::bias_act")
