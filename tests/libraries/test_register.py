@@ -18,9 +18,9 @@ from podar.errors import PodarError, UsageError
 from podar.libraries import register
 from podar.model.inputs import call
 from podar.runs import consent
+from podar.runs import recipe as recipes
 from podar.sources.naming import complete_model
 from podar.sources.opening import open_source
-from podar.stages import recipes
 from podar.workshops import PodarWorkshop, Source
 
 FORM = "toy:NAME"
