@@ -271,9 +271,9 @@ def _disagree(class_of: Ids, occurrences: Occurrences) -> bool:
     rest = ~fine[place]
     if not rest.any():
         return False
-    code, inverse = np.unique(unit[rest] * places + place[rest], return_inverse=True)
-    total = np.bincount(inverse, weights=times[rest]).astype(np.int64)
-    of, at = code // places, code % places  # sorted by unit, then by place
+    most = places * (int(times.max()) + 1)
+    code = np.sort(unit[rest] * most + place[rest] * (most // places) + times[rest])
+    of, what = code // most, code % most  # sorted by unit; then by place, and how often the unit occurs there
     length = np.bincount(of, minlength=len(class_of))
     start = np.cumsum(length) - length
     first = np.zeros(classes, dtype=np.int64)
@@ -282,7 +282,7 @@ def _disagree(class_of: Ids, occurrences: Occurrences) -> bool:
     if (length != length[leader]).any():
         return True
     beside = start[leader[of]] + np.arange(len(of)) - start[of]
-    return bool((at != at[beside]).any() or (total != total[beside]).any())
+    return bool((what != what[beside]).any())
 
 
 def by_size(families: Sequence[Ids]) -> list[tuple[list[int], Ids]]:
