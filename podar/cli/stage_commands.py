@@ -70,6 +70,9 @@ class _Typed:
             least = next((m.ge for m in self.field.metadata if isinstance(m, annotated_types.Ge)), None)
             told["min"] = self.flag.least if self.flag.least is not None else least
         name = self.flag.name or f"--{self.option.replace('_', '-')}"
+        if kind is bool and default is None:  # neither is what happens where nothing is said
+            both = f"{name}/--no-{name.removeprefix('--')}"
+            return _parameter(self.option, Annotated[bool | None, typer.Option(both, **told)], None)
         if kind is bool:
             return _parameter(self.option, Annotated[bool, typer.Option(name, **told)], default != self.switches_off)
         return _parameter(

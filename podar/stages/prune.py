@@ -161,6 +161,11 @@ def prune(job: Job, options: _Target) -> Finding:
     }
     if asked.outputs:  # the others held no widths
         facts["frozen"] = [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in result.graph.frozen]
+    if result.compensation is not None:
+        facts["compensation"] = {
+            "solved": [vars(consumer) for consumer in result.compensation.solved],
+            "left": [vars(consumer) for consumer in result.compensation.left],
+        }
     notes = [f"whole residual blocks went: {', '.join(result.blocks)}"] if result.blocks else []
     if options.target is not None:
         notes += _off_target(options.target, result)

@@ -142,6 +142,14 @@ def test_a_part_is_cut(folder: Path, options: tuple[str, ...], kept: tuple[int, 
     assert tuple(layer["after"] for layer in summary["layers"] if layer["name"] in ("0", "3")) == kept
 
 
+def test_a_flag_that_is_not_typed_leaves_the_default(folder: Path) -> None:
+    for typed, told in (((), None), (("--no-compensate",), False)):
+        out = f"runs/{len(typed)}"
+        assert podar(*CUT, *typed, "--out", out, "--quiet") == 0
+        (asked,) = json.loads((folder / out / "summary.json").read_text())["recipe"]["stages"][:1]
+        assert asked["prune"]["compensate"] is told
+
+
 def test_a_pickle_that_can_run_programs_needs_trust(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Payload:
         def __reduce__(self) -> tuple[object, tuple[str]]:

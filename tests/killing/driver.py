@@ -145,7 +145,7 @@ def go_on(recipe: Any, out: Path) -> None:
         running.start(recipe, out, command="podar")
         return
     try:
-        running.resume(out)
+        running.resume(out, trust=True)
     except PodarError as error:
         if "finished: there is nothing to resume" in str(error):
             return
