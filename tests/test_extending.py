@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 RUN = """
 import re, sys
 from pathlib import Path
-names = {"folder": Path(sys.argv[2])}
+names = {"folder": Path(sys.argv[2]), "__name__": "extending"}
 page = Path(sys.argv[1]).read_text(encoding="utf-8")
 for number, block in enumerate(re.findall(r"```python\\n(.*?)```", page, re.DOTALL)):
     exec(compile(block, f"block {number} of the page", "exec"), names)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 from pydantic import create_model, field_validator, model_validator
 
 from podar.errors import UsageError
+from podar.pruning.metrics.register import examples
 from podar.pruning.options import Option, Options, Written, written
 from podar.reports.sections import Section, fill
 from podar.stages import Finding, Flag, Job, Recipe, StageOptions, known, stage
@@ -43,7 +44,7 @@ class _Target(StageOptions):
     target: Annotated[
         str | None,
         Flag(
-            "What must remain: macs=0.5, channels=0.5, params=2M, bytes=300k, memory=0.6. Needed unless --ratios.",
+            f"What must remain: {examples()}. Needed unless --ratios.",
             metavar="KIND=AMOUNT",
             rank=1,
         ),
@@ -167,8 +168,7 @@ def prune(job: Job, options: _Target) -> Finding:
             "left": [vars(consumer) for consumer in result.compensation.left],
         }
     notes = [f"whole residual blocks went: {', '.join(result.blocks)}"] if result.blocks else []
-    if options.target is not None:
-        notes += _off_target(options.target, result)
+    notes += result.missed(_VISIBLY)
     return Finding(after=costs(result.after), notes=tuple(notes), facts=facts)
 
 
@@ -183,21 +183,4 @@ def _layers(result: Result, first: Mapping[str, int]) -> list[dict[str, Any]]:
             "after": round(group.size * float(share[list(group.families)].mean())),
         }
         for group in result.graph.groups
-    ]
-
-
-def _off_target(text: str, result: Result) -> list[str]:
-    """What is to be said where the nearest that widths allow is visibly another number than was asked for."""
-    from podar.pruning.target import parse_targets
-
-    targets = parse_targets(text)
-    target = targets[0]
-    if len(targets) > 1 or target.kind == "channels":
-        return []
-    kind = "memory_bytes" if target.kind == "memory" else target.kind
-    dense, reached = getattr(result.before, kind), getattr(result.after, kind)
-    if abs(reached / (target.value if target.absolute else target.value * dense) - 1) <= _VISIBLY:
-        return []
-    return [
-        f"target {target}: the nearest that this model's widths allow is {reached / dense:.3f} of dense ({reached:,})"
     ]
