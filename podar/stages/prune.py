@@ -144,12 +144,15 @@ def _widths(record: RunRecord) -> str:
     sections=(Section(50, _widths),),
 )
 def prune(job: Job, options: _Target) -> Finding:
-    """Cut the model to the target."""
+    """Cut the model to the target, to widths that the runtimes like which are to serve it."""
+    from podar.formats import liked_widths  # reads torch, which the command line's help must not wait for
+
+    exported = [name for stage in job.recipe.stages for name in getattr(stage, "formats", ())]
     data, loss = job.workshop.samples(job.model, job.recipe.seed)
     chosen = {name: options.asked(name) for name in written()}
     given = {name: value for name, value in chosen.items() if value not in (None, (), {})}
     importance = given.setdefault("importance", job.workshop.importance)
-    asked = Options(**given, data=data, loss=loss)
+    asked = Options(**given, data=data, loss=loss, widths=liked_widths(exported))
     result = job.workshop.prune(
         job.model, job.source.inputs(), options.target, asked, graph=None if asked.outputs else job.graph
     )
