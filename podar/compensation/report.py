@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,23 @@ class Compensation:
     def headline(self) -> str:
         """How many maps were solved anew, in a few words."""
         return f"{len(self.solved)} of {len(self.consumers)} linear maps solved anew"
+
+    @property
+    def sentence(self) -> str:
+        """What was done, for those who did not ask for it."""
+        if self.failed is not None:
+            return f"nothing was compensated: {self.failed}"
+        plain = f"; {len(self.unmeasured)} groups were chosen by plain scores" if self.unmeasured else ""
+        return f"{self.headline}, from inputs without labels{plain}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for a run's summary."""
+        return {
+            "solved": [vars(consumer) for consumer in self.solved],
+            "left": [vars(consumer) for consumer in self.left],
+            "unmeasured": dict(self.unmeasured),
+            "failed": self.failed,
+        }
 
     def __str__(self) -> str:
         width = max([len(c.name) for c in self.consumers], default=0)

@@ -166,11 +166,9 @@ def prune(job: Job, options: _Target) -> Finding:
     if asked.outputs:  # the others held no widths
         facts["frozen"] = [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in result.graph.frozen]
     if result.compensation is not None:
-        facts["compensation"] = {
-            "solved": [vars(consumer) for consumer in result.compensation.solved],
-            "left": [vars(consumer) for consumer in result.compensation.left],
-        }
+        facts["compensation"] = result.compensation.to_json()
     notes = [f"whole residual blocks went: {', '.join(result.blocks)}"] if result.blocks else []
+    notes += [] if result.compensation is None else [result.compensation.sentence]
     notes += result.missed(_VISIBLY)
     return Finding(after=costs(result.after), notes=tuple(notes), facts=facts)
 

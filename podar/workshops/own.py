@@ -59,7 +59,7 @@ class PodarWorkshop:
             f"{'×'.join(map(str, dataset.shape))}, {len(dataset.classes)} classes"
         )
         return source.replaced(
-            workshop=replace(self, data=dataset),
+            workshop=replace(self, data=dataset, importance="reconstruction"),
             example_inputs=lambda _: image,
             task="classify",
             data=dataset,
