@@ -108,6 +108,8 @@ def rows(batch: Any, start: int, stop: int, count: int) -> Any:
                 f"a batch of {count} samples cannot be divided: its tensor{where} has the shape {tuple(tensor.shape)}, "
                 "and the first axis must be the batch"
             )
+    if isinstance(batch, Batch) and hasattr(batch.targets, "to") and not isinstance(batch.targets, Tensor):
+        return Batch(rows(batch.inputs, start, stop, count), batch.targets[start:stop])  # an object that cuts itself
     return map_tensors(lambda tensor: tensor[start:stop] if tensor.dim() else tensor, batch)
 
 
