@@ -44,6 +44,7 @@ class Graph:
     **Attributes:**
 
     - `record`: what the trace wrote down.
+    - `model`, `example_inputs`: what was traced, without wrappers, to be looked at once more.
     - `parameters`: the model's own, by name: what a unit is worth is read from them when somebody asks for it.
     - `shapes`: of every parameter and buffer, under each of its names.
     - `aliases`: first name → all names of each distinct tensor.
@@ -55,6 +56,8 @@ class Graph:
     """
 
     record: Record
+    model: nn.Module
+    example_inputs: ExampleInputs
     parameters: Mapping[str, nn.Parameter]
     shapes: Mapping[str, tuple[int, ...]]
     aliases: Mapping[str, list[str]]
@@ -325,10 +328,12 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
             f"the model does not run on the example inputs ({type(error).__name__}: {first_line(error)[:200]}); "
             "check their shapes and types by calling the model on them"
         ) from error
-    return _finished(members, record, outputs)
+    return _finished(model, example_inputs, members, record, outputs)
 
 
-def _finished(members: Members, record: Record, outputs: Outputs) -> Graph:
+def _finished(
+    model: nn.Module, example_inputs: ExampleInputs, members: Members, record: Record, outputs: Outputs
+) -> Graph:
     """The graph of what a trace wrote down: one step after the other, each needs those before it."""
     tensors = members.tensors
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -350,6 +355,8 @@ def _finished(members: Members, record: Record, outputs: Outputs) -> Graph:
     found = _with_parameters(ties.clusters(reason=reason), families, elements)
     return Graph(
         record=record,
+        model=model,
+        example_inputs=example_inputs,
         parameters=members.parameters,
         shapes=shapes,
         aliases=aliases,

@@ -15,7 +15,7 @@ from podar.errors import PodarError, first_line
 from podar.graph.graph import Graph
 from podar.graph.operators.register import OPERATORS, Compared
 from podar.graph.record import Step
-from podar.graph.tracing.running import replay, replay_training
+from podar.graph.tracing.running import Change, replay, replay_training
 from podar.model.inputs import ExampleInputs
 
 WITHOUT: tuple[frozenset[Compared], ...] = (
@@ -44,21 +44,29 @@ class Expectation:
     removed: NDArray[np.bool_]
 
 
-def verify_trace(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation, real: bool = False) -> None:
+def verify_trace(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    expected: Expectation,
+    real: bool = False,
+    change: Change | None = None,
+) -> None:
     """Run the pruned model (for `real` with values) and compare its operators with those of the dense one.
+
+    **Arguments:** `change`: cuts the twin that runs, where `model` is the dense model still.
 
     **Raises:** `PodarError`: the model no longer runs, runs other operators, or some shape or constant is not as
     planned.
     """
     graph = expected.graph
-    steps = _run(lambda: replay(model, example_inputs, graph.record, real))
+    steps = _run(lambda: replay(model, example_inputs, graph.record, real, change))
     pairs = _side_by_side(graph.record.steps, steps)
     if pairs is None:
         before, after = _first_difference(graph.record.steps, steps)
         raise PodarError(f"after this cut the model runs {after} where it ran {before}; it is left as it was")
     training = graph.record.training
     if training is not None and training.broken is None:
-        steps = _run(lambda: replay_training(model, example_inputs, graph.record, real), " in training")
+        steps = _run(lambda: replay_training(model, example_inputs, graph.record, real, change), " in training")
         # Another order of operators is no fault there: blocks may be skipped by numbers that Python draws.
         pairs += _side_by_side(training.steps, steps) or []
     _compare(graph, expected.removed, pairs)

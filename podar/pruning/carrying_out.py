@@ -14,6 +14,7 @@ from podar.graph.clusters import Cluster
 from podar.graph.slices import plan_for
 from podar.graph.verification import ChangedNumber, Expectation, verify_trace
 from podar.model.inputs import ExampleInputs
+from podar.model.members import Members
 from podar.plans.plan import Plan
 from podar.plans.surgery import Pending, Undo, fill, remember, reshape
 
@@ -39,17 +40,32 @@ def changing(
     return [c for part in parts for c in changing(model, example_inputs, graph, removed, part)] or clusters
 
 
+def changing_as_traced(graph: Graph, removed: NDArray[np.bool_], clusters: Sequence[Cluster]) -> Sequence[Cluster]:
+    """The same, of the model that was traced: none where it was cut in the meantime, and tells nothing any more."""
+    if {name: tuple(tensor.shape) for name, tensor in Members(graph.model).tensors.items()} != graph.shapes:
+        return []
+    return changing(graph.model, graph.example_inputs, graph, removed, clusters)
+
+
 def _changes(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, removed: NDArray[np.bool_]) -> bool:
-    undo = Undo(model)
-    try:
-        pending = reshape(model, plan_for(graph, removed), undo)
-        _verify(model, example_inputs, Expectation(graph, removed), pending)
-    except ChangedNumber:
-        return True
-    except PodarError:  # what fails for another reason tells nothing of numbers
-        return False
-    finally:
-        undo.restore()
+    """Tried on twins of the model, which itself is left alone."""
+    made = plan_for(graph, removed)
+    expected = Expectation(graph, removed)
+
+    def cut(twin: nn.Module) -> None:
+        reshape(twin, made, Undo(twin))
+
+    def cut_and_filled(twin: nn.Module) -> None:
+        fill(reshape(twin, made, Undo(twin)))
+
+    for real, change in ((False, cut), (True, cut_and_filled)):
+        try:
+            verify_trace(model, example_inputs, expected, real, change)
+            return False
+        except ChangedNumber:
+            return True
+        except PodarError:  # what fails for another reason tells nothing of numbers
+            continue
     return False
 
 

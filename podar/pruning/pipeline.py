@@ -18,6 +18,7 @@ from podar.criteria import Scorer, score
 from podar.criteria.unit_sums import scored_units, unit_scores
 from podar.errors import PodarError, UsageError
 from podar.graph import Graph, trace
+from podar.graph.clusters import Cluster
 from podar.graph.freezing import Outputs
 from podar.graph.residual_blocks import ResidualBlock
 from podar.graph.slices import plan_for
@@ -28,7 +29,7 @@ from podar.model.wrappers import prefix, reshaping
 from podar.plans.plan import Plan
 from podar.plans.surgery import Undo, fill, remember, reshape
 from podar.pruning.allocation import allocate
-from podar.pruning.carrying_out import carry_out, changing
+from podar.pruning.carrying_out import carry_out, changing, changing_as_traced
 from podar.pruning.depth import amounts_of, block_plan, choose_blocks, nothing_left
 from podar.pruning.moves import Allocation
 from podar.pruning.options import AUTO, RECONSTRUCTION, Options, takes_options
@@ -107,8 +108,13 @@ def plan(
     unknown = next((name for name in scores or () if name not in graph.shapes), None)
     if unknown is not None:
         raise PodarError(f"the scores name {unknown!r}, which the traced model does not have")
-    allocation = allocate(graph, targets, unit_scores(graph, scores), options)
-    return plan_for(graph, allocation.removed)
+    worths = unit_scores(graph, scores)
+    while True:  # with fewer groups each time
+        allocation = allocate(graph, targets, worths, options)
+        used = changing_as_traced(graph, allocation.removed, allocation.clusters)
+        if not used:
+            return plan_for(graph, allocation.removed)
+        graph = _whole(graph, used, "a size is used as a number where no trace can see it")
 
 
 @takes_options
@@ -310,7 +316,12 @@ def _cut(
             if not used:
                 raise
             why = f"a size is used as a number at {change.where}"
-        graph = graph.with_frozen({family: why for cluster in used for family in cluster.families})
+        graph = _whole(graph, used, why)
+
+
+def _whole(graph: Graph, clusters: Sequence[Cluster], why: str) -> Graph:
+    """The graph with some clusters kept whole."""
+    return graph.with_frozen({family: why for cluster in clusters for family in cluster.families})
 
 
 def _allocated(

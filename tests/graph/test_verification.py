@@ -113,7 +113,8 @@ def test_a_number_that_hangs_on_a_width_is_noticed(k: int) -> None:
     model = Hidden(HIDDEN[k]).double()
     x = INPUT.double()
     graph = podar.trace(model, x)
-    plan = podar.plan(graph, "channels=0.5", model=model, scope="local")
+    without = podar.trace(Hidden(lambda y, c: y).double(), x)
+    plan = podar.plan(without, "channels=0.5", model=model, scope="local")
     podar.apply(model, plan)
     with pytest.raises(ChangedNumber, match="depend on a width"):
         verify_trace(model, x, Expectation(graph, graph.removed_units(plan)))
@@ -125,3 +126,24 @@ def test_what_is_noticed_stays_and_the_rest_goes(k: int) -> None:
     result = podar.prune(model, INPUT.double(), "channels=0.5", scope="local")
     assert model.a.weight.shape == (4, 6) and model.b.weight.shape == (16, 4)
     assert any(name == "b.weight" and "used as a number at" in why for name, _, why in result.graph.frozen)
+
+
+@pytest.mark.parametrize("k", range(len(HIDDEN)))
+def test_a_plan_alone_leaves_it_whole_too(k: int) -> None:
+    model = Hidden(HIDDEN[k]).double()
+    x = INPUT.double() + 1
+    state = copy.deepcopy(model.state_dict())
+    plan = podar.plan(podar.trace(model, x), "channels=0.5", scope="local")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    small, masked = podar.apply(copy.deepcopy(model), plan), podar.mask(copy.deepcopy(model), plan)
+    assert isinstance(small, Hidden) and small.a.weight.shape == (4, 6) and small.b.weight.shape == (16, 4)
+    torch.testing.assert_close(small(x), masked(x))
+
+
+def test_a_plan_for_a_model_that_was_cut_since_is_made_from_its_trace() -> None:
+    model = Net().eval()
+    graph = podar.trace(model, INPUT)
+    first = podar.plan(graph, "channels=0.5", model=model, scope="local")
+    scores = {name: tensor.detach().abs() for name, tensor in model.named_parameters()}
+    podar.apply(model, first)
+    assert podar.plan(graph, "channels=0.5", scores=scores, scope="local").cuts.keys() == first.cuts.keys()

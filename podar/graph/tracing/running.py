@@ -30,6 +30,9 @@ Call = Callable[..., Any]
 Around = Callable[[str, nn.Module, Call], Call]
 """What is called instead of a module, given its name, the module and its own call."""
 
+Change = Callable[[nn.Module], None]
+"""What is done to the twin of a model before it runs."""
+
 T = TypeVar("T")
 
 
@@ -54,16 +57,27 @@ def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = N
     return record
 
 
-def replay(model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False) -> list[Step]:
-    """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`."""
-    return _run(Members(model), inputs, lambda: Record(decisions=like.decisions), real=real, labels=False).steps
+def replay(
+    model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False, change: Change | None = None
+) -> list[Step]:
+    """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`.
+
+    **Arguments:** `change`: what is done to the twin that runs, before it does.
+    """
+    told = like.decisions
+    return _run(Members(model), inputs, lambda: Record(decisions=told), real=real, labels=False, change=change).steps
 
 
-def replay_training(model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False) -> list[Step]:
+def replay_training(
+    model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False, change: Change | None = None
+) -> list[Step]:
     """The same of a pass in train mode, for a record that has one."""
     assert like.training is not None
     told = like.training.decisions
-    return _run(Members(model), inputs, lambda: Record(decisions=told), train=True, real=real, labels=False).steps
+    members = Members(model)
+    return _run(
+        members, inputs, lambda: Record(decisions=told), train=True, real=real, labels=False, change=change
+    ).steps
 
 
 def _run(
@@ -75,12 +89,13 @@ def _run(
     real: bool,
     labels: bool = True,
     broken: Callable[[Dispatch, Exception], None] | None = None,
+    change: Change | None = None,
 ) -> Record:
     """One run, written down in a record that `start` makes; `broken` is told of an exception while marks stand."""
 
     def once(own: Own) -> Record:
         record = start()
-        with alone(), twin(members, inputs, train=train, own=own) as double:
+        with alone(), twin(members, inputs, train=train, own=own, change=change) as double:
             run = Dispatch(double, record, real, labels)
             calls = Calls(run, train)
             with watching(run, None if train else shortcuts(calls)):
