@@ -13,19 +13,6 @@ from podar.libraries import Library, libraries
 from podar.sources.naming import complete_model
 
 
-def complete_importances(incomplete: str) -> list[str]:
-    from podar.criteria import CRITERIA
-    from podar.pruning.options import RECONSTRUCTION
-
-    return [name for name in (*CRITERIA, RECONSTRUCTION) if name.startswith(incomplete)]
-
-
-def complete_scopes(incomplete: str) -> list[str]:
-    from podar.pruning.options import SCOPES
-
-    return [name for name in SCOPES if name.startswith(incomplete)]
-
-
 def complete_formats(incomplete: str) -> list[str]:
     from podar.formats import FORMATS
 
@@ -37,10 +24,6 @@ def complete_runtimes(incomplete: str) -> list[str]:
     from podar.runtimes import RUNTIMES
 
     return [name for name in RUNTIMES if name.startswith(incomplete)]
-
-
-def complete_precisions(incomplete: str) -> list[str]:
-    return [name for name in ("auto", "bf16", "fp32") if name.startswith(incomplete)]
 
 
 def _listed(kinds: Iterable[Library] | Iterable[DataSource]) -> str:
@@ -97,33 +80,8 @@ ImageSize = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the measured runtime.")]
 Seconds = Annotated[float, typer.Option(min=0.01, metavar="S", help="Time spent measuring each model.")]
-
-
-Epochs = Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning afterwards; 0 trains nothing.")]
-Exports = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FORMAT", help="Write this format too; may be repeated.", autocompletion=complete_formats),
-]
-NoDistill = Annotated[bool, typer.Option("--no-distill", help="Do not learn from the model as it was.")]
 Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="The run's folder. Default: runs/NAME.")]
-Protect = Annotated[
-    list[str] | None, typer.Option(metavar="PATTERN", help="A layer that stays as it is; may be repeated.")
-]
-Rate = Annotated[float | None, typer.Option(help="Peak learning rate. Default: chosen for the model.")]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Train in fp32 or bf16. Default: auto, the fastest of a few timed steps.",
-        autocompletion=complete_precisions,
-    ),
-]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="Time nothing that decides: the same seed gives the same model.")
 ]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
-WeightImportance = Annotated[
-    str, typer.Option(help="What a weight's worth is judged by.", autocompletion=complete_importances)
-]
-WeightScope = Annotated[str, typer.Option(help="Who competes: global, local, uniform, er, erk or sensitivity.")]
-Stop = Annotated[float | None, typer.Option(metavar="S", help="Stop fine-tuning after this time.")]
