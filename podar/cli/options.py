@@ -13,10 +13,11 @@ from podar.libraries import Library, libraries
 from podar.sources.naming import complete_model
 
 
-def complete_formats(incomplete: str) -> list[str]:
+def complete_formats(incomplete: str) -> list[tuple[str, str]]:
+    """Names of formats, and what each is for."""
     from podar.formats import FORMATS
 
-    return [name for name in FORMATS if name.startswith(incomplete)]
+    return [(name, kind.help) for name, kind in FORMATS.items() if name.startswith(incomplete)]
 
 
 def complete_runtimes(incomplete: str) -> list[str]:

@@ -116,7 +116,7 @@ def test_cuts_for_it_have_the_widths_that_it_likes() -> None:
 
 
 def test_the_command_line_knows_it(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    assert "loom" in options.complete_runtimes("lo") and "loom" in options.complete_formats("lo")
+    assert "loom" in options.complete_runtimes("lo") and "loom" in dict(options.complete_formats("lo"))
     monkeypatch.setattr(sys, "argv", ["podar", "bench", str(file), "--input", "x=5x4", "--seconds", "0.05", "--json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
