@@ -44,7 +44,7 @@ def signalled(at: str, name: str, *args: str) -> subprocess.CompletedProcess[str
     [
         ("typer", "SIGINT"),
         ("rich.table", "SIGTERM"),
-        ("podar.cli.showing", "SIGINT"),
+        ("podar.cli.stage_commands", "SIGINT"),
         ("podar.sources.opening", "SIGTERM"),
         ("numpy", "SIGINT"),
         ("torch._C", "SIGTERM"),

@@ -43,19 +43,10 @@ class Loom:
         return [arrays[0] @ self.weight.T + self.bias]
 
 
-@runtime(
-    "loom",
-    package="numpy",
-    suffixes=(".loom",),
-    sidecars=(".thread",),
-    widths=3,
-    weights=lambda file: file.stat().st_size,
-)
 def open_(file: Path, threads: int) -> Loom:
     return Loom(file)
 
 
-@file_format("loom", suffix=".loom", runtime="loom", help="looms, of the last century")
 def write_loom(flat: Flat, path: Path, wanted: object) -> list[Attempt]:
     def write() -> Written:
         layer = next(module for module in flat.module.modules() if isinstance(module, nn.Linear))
@@ -68,7 +59,17 @@ def write_loom(flat: Flat, path: Path, wanted: object) -> list[Attempt]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def gone_afterwards() -> Iterator[None]:
+def declared() -> Iterator[None]:
+    """The runtime and its format, for as long as this file's tests last."""
+    runtime(
+        "loom",
+        package="numpy",
+        suffixes=(".loom",),
+        sidecars=(".thread",),
+        widths=3,
+        weights=lambda file: file.stat().st_size,
+    )(open_)
+    file_format("loom", suffix=".loom", runtime="loom", help="looms, of the last century")(write_loom)
     yield
     format_registry.unregister("loom")
     runtime_registry.unregister("loom")
