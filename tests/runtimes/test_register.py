@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -58,9 +59,7 @@ def write_loom(flat: Flat, path: Path, wanted: object) -> list[Attempt]:
     return [write]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def declared() -> Iterator[None]:
-    """The runtime and its format, for as long as this file's tests last."""
+def declare() -> None:
     runtime(
         "loom",
         package="numpy",
@@ -70,6 +69,16 @@ def declared() -> Iterator[None]:
         weights=lambda file: file.stat().st_size,
     )(open_)
     file_format("loom", suffix=".loom", runtime="loom", help="looms, of the last century")(write_loom)
+
+
+if "PYTEST_CURRENT_TEST" in os.environ:  # not while tests are collected: in the process that measures memory
+    declare()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def declared() -> Iterator[None]:
+    """The runtime and its format, for as long as this file's tests last."""
+    declare()
     yield
     format_registry.unregister("loom")
     runtime_registry.unregister("loom")
