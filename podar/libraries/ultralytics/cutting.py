@@ -121,13 +121,6 @@ def in_step(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return shared
 
 
-def uneven_heads(model: nn.Module) -> list[str]:
-    """Parameters of the one-to-one head whose shape is not that of their twin; none after `prune`."""
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    twins = {name: name.replace(ONE_TO_ONE, "") for name in shapes if ONE_TO_ONE in name}
-    return [name for name, twin in twins.items() if twin in shapes and shapes[twin] != shapes[name]]
-
-
 def fused_cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
     """Cost of what is deployed: batch norms folded away and, where there are two heads, one of them dropped."""
     fused: Any = copy.deepcopy(model).eval()

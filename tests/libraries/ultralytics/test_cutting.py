@@ -10,7 +10,7 @@ from torch import nn
 
 from podar.errors import UsageError
 from podar.libraries.ultralytics import fused_cost, open_model, prune
-from podar.libraries.ultralytics.cutting import uneven_heads
+from podar.libraries.ultralytics.cutting import ONE_TO_ONE
 from tests.graph.oracle import difference
 
 SMALL = ["yolo26n.yaml", "yolo11n-cls.yaml"]
@@ -34,6 +34,13 @@ def build(name: str) -> nn.Module:
     model = open_model(name, {}, False).make()
     model.register_forward_hook(lambda _, inputs, outputs: without_features(outputs))
     return model
+
+
+def uneven_heads(model: nn.Module) -> list[str]:
+    """Parameters of the one-to-one head whose shape is not that of their twin; none after `prune`."""
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    twins = {name: name.replace(ONE_TO_ONE, "") for name in shapes if ONE_TO_ONE in name}
+    return [name for name, twin in twins.items() if twin in shapes and shapes[twin] != shapes[name]]
 
 
 @pytest.mark.parametrize(
