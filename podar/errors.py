@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -60,6 +60,18 @@ def missing_package(package: str, extra: str) -> str:
     ```
     """
     return f'this needs the package {package}, which is not installed: run pip install "podar[{extra}]".'
+
+
+def absence(package: str, extra: str) -> str:
+    """The same sentence where the package is not installed; "" where it is, or none is named. Nothing is imported.
+
+    ```python
+    >>> absence("json", "none")
+    ''
+
+    ```
+    """
+    return "" if not package or importlib.util.find_spec(package) is not None else missing_package(package, extra)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

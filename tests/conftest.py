@@ -10,11 +10,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PODAR_STRICT"] = "1"  # a defect in the rule of an operator is raised, where users get a frozen axis
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", YOLO_OFFLINE="1", YOLO_AUTOINSTALL="false")
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Random weights are the same ones in every run and in every order of the tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the sparse engine remembers of earlier searches starts empty, and the user's own is left alone."""
+    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def sparse() -> nn.Module:
+    """A small network of which four weights in five are zero."""
+    import podar
+
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    podar.sparsify(model.eval(), 0.8)
+    return podar.bake(model)

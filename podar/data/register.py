@@ -8,14 +8,13 @@ nothing.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from podar.errors import PodarError, UsageError, missing_package, nearest
+from podar.errors import PodarError, UsageError, absence, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,9 +72,7 @@ class DataSource:
     @property
     def missing(self) -> str:
         """What is missing to read such data, and how to get it; "" where nothing is."""
-        if not self.package or importlib.util.find_spec(self.package) is not None:
-            return ""
-        return missing_package(self.package, self.extra)
+        return absence(self.package, self.extra)
 
 
 _sources: dict[str, DataSource] = {}

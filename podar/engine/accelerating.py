@@ -100,12 +100,11 @@ class Accelerated(nn.Module):
         model: nn.Module,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        rival: InOnnxRuntime | None = None,
     ) -> None:
         super().__init__()
         self.network = graph
         self.report = report
-        self._rival = rival
+        self._rival: InOnnxRuntime | None = None
         self._shapes = [tensor.shape for tensor in tensors_in((args, kwargs))]
         calls = [n for n in graph.graph.nodes if n.op == "call_function"]
         engine = [n for n in calls if n.target is torch.ops.podar.run_sparse.default]
@@ -127,6 +126,20 @@ class Accelerated(nn.Module):
             return self._rival(tensors)
         # Where one program is the model, the way through torch's dispatcher is saved.
         return self._direct(tensors) if self._direct is not None else self.network(*args, **kwargs)
+
+    def compare(self, program: torch.export.ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Measure the whole model, which `program` is, in ONNX Runtime too: it runs there where that is faster."""
+        tensors = tensors_in((args, kwargs))
+        with torch.no_grad():
+            try:
+                rival = in_onnxruntime(program, tensors, self(*args, **kwargs))
+            except PodarError as error:
+                self.report = replace(self.report, not_compared=str(error))
+                return
+            ours, theirs = fastest(lambda: self(*args, **kwargs), lambda: rival(tensors), times=_TIMES)
+        wins = theirs < ours
+        self.report = replace(self.report, engine_ms=ours, onnxruntime_ms=theirs, in_onnxruntime=wins)
+        self._rival = rival if wins else None
 
     def train(self, mode: bool = True) -> Accelerated:
         """The engine only infers: train the model it was made from.
@@ -197,7 +210,9 @@ def accelerate(
         program = exported(model, args, kwargs)
         graph, report = _with_programs(simplified(program), args, kwargs, type(model).__name__, measure, tune)
         fast = Accelerated(graph, report, model, args, kwargs)
-        return _against_onnxruntime(fast, program, model, args, kwargs) if measure else fast
+        if measure:
+            fast.compare(program, args, kwargs)
+        return fast
 
 
 def _with_programs(
@@ -233,27 +248,6 @@ def _with_programs(
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph, Acceleration(tuple(regions), by_kind((_kind(n), why) for n, why in reasons.items()), level)
-
-
-def _against_onnxruntime(
-    fast: Accelerated,
-    program: torch.export.ExportedProgram,
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Accelerated:
-    """The same, with what the whole model takes in ONNX Runtime; it runs there where that is faster."""
-    tensors = tensors_in((args, kwargs))
-    with torch.no_grad():
-        try:
-            rival = in_onnxruntime(program, tensors, fast(*args, **kwargs))
-        except PodarError as error:
-            report = replace(fast.report, not_compared=str(error))
-            return Accelerated(fast.network, report, model, args, kwargs)
-        ours, theirs = fastest(lambda: fast(*args, **kwargs), lambda: rival(tensors), times=_TIMES)
-    wins = theirs < ours
-    report = replace(fast.report, engine_ms=ours, onnxruntime_ms=theirs, in_onnxruntime=wins)
-    return Accelerated(fast.network, report, model, args, kwargs, rival if wins else None)
 
 
 @dataclass(frozen=True)

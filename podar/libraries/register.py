@@ -8,14 +8,13 @@ their functions, so that listing them costs nothing.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar.errors import PodarError, UsageError, missing_package
+from podar.errors import PodarError, UsageError, absence
 
 if TYPE_CHECKING:
     from podar.workshops import Source, Workshop
@@ -67,9 +66,7 @@ class Library:
     @property
     def missing(self) -> str:
         """What is missing to open such models, and how to get it; "" where nothing is."""
-        if not self.package or importlib.util.find_spec(self.package) is not None:
-            return ""
-        return missing_package(self.package, self.extra)
+        return absence(self.package, self.extra)
 
 
 _libraries: dict[str, Library] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,22 +50,21 @@ def changing_as_traced(graph: Graph, removed: NDArray[np.bool_], clusters: Seque
 def _changes(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, removed: NDArray[np.bool_]) -> bool:
     """Tried on twins of the model, which itself is left alone."""
     made = plan_for(graph, removed)
-    expected = Expectation(graph, removed)
 
-    def cut(twin: nn.Module) -> None:
-        reshape(twin, made, Undo(twin))
+    def check(real: bool) -> None:
+        def cut(twin: nn.Module) -> None:
+            pending = reshape(twin, made, Undo(twin))
+            if real:
+                fill(pending)
 
-    def cut_and_filled(twin: nn.Module) -> None:
-        fill(reshape(twin, made, Undo(twin)))
+        verify_trace(model, example_inputs, Expectation(graph, removed), real, cut)
 
-    for real, change in ((False, cut), (True, cut_and_filled)):
-        try:
-            verify_trace(model, example_inputs, expected, real, change)
-            return False
-        except ChangedNumber:
-            return True
-        except PodarError:  # what fails for another reason tells nothing of numbers
-            continue
+    try:
+        _hollow_then_real(check)
+    except ChangedNumber:
+        return True
+    except PodarError:  # what fails for another reason tells nothing of numbers
+        return False
     return False
 
 
@@ -86,13 +85,21 @@ def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, exampl
 
 
 def _verify(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation, pending: Pending) -> None:
+    def check(real: bool) -> None:
+        if real:
+            fill(pending)
+        verify_trace(model, example_inputs, expected, real)
+
+    _hollow_then_real(check)
+
+
+def _hollow_then_real(check: Callable[[bool], None]) -> None:
     """Without values where none are needed; what fails so is looked at again with them: memory may hold anything."""
     try:
-        verify_trace(model, example_inputs, expected)
+        check(False)
         return
     except ChangedNumber:
         raise  # whatever memory holds
     except PodarError:
         pass
-    fill(pending)
-    verify_trace(model, example_inputs, expected, real=True)
+    check(True)

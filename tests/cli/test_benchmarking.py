@@ -16,17 +16,7 @@ from podar.errors import PodarError, UsageError
 
 pytest.importorskip("onnxruntime")
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def sparse() -> nn.Module:
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    podar.sparsify(model.eval(), 0.8)
-    return podar.bake(model)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_dense_runtimes_and_the_engine_side_by_side_on_files(tmp_path: Path, sparse: nn.Module) -> None:

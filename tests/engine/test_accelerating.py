@@ -18,10 +18,7 @@ from podar.model.torchvision_operators import import_torchvision
 
 native = pytest.importorskip("podar_native", reason="podar-native is not built here")
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def thinned(model: nn.Module, amount: float = 0.8) -> nn.Module:

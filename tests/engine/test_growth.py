@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import linecache
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,17 +14,7 @@ import podar
 
 pytest.importorskip("podar_native", reason="podar-native is not built here")
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def sparse() -> nn.Module:
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    podar.sparsify(model.eval(), 0.8)
-    return podar.bake(model)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_no_source_of_a_graph_is_kept(sparse: nn.Module) -> None:

@@ -19,10 +19,7 @@ pytest.importorskip("podar_native", reason="podar-native is not built here")
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def written(tmp_path: Path, model: nn.Module, x: Tensor, amount: float = 0.8) -> Path:

@@ -19,10 +19,7 @@ pytest.importorskip("podar_native", reason="podar-native is not built here")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 class Small(nn.Module):

@@ -16,10 +16,7 @@ from podar.runtimes import RUNTIMES, open_in, readers
 
 pytest.importorskip("podar_native", reason="podar-native is not built here")
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def network(amount: float) -> nn.Module:

@@ -13,10 +13,7 @@ from tests.formats.networks import Branching, ConvNet
 
 native = pytest.importorskip("podar_native", reason="podar-native is not built here")
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PODAR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_the_file_computes_what_the_model_computes(tmp_path: Path) -> None:

@@ -40,8 +40,41 @@ def images(model: Any, side: int) -> Tensor:
     return random_images(int(channels or 3), side, side).sigmoid()
 
 
+class _OfUltralytics:
+    """What is done alike with every model of Ultralytics, whoever trains it."""
+
+    def read_weights(self, path: Path, trust: bool) -> dict[str, Tensor]:
+        """A state dict or safetensors as everywhere, or the weights of a best.pt that Ultralytics trained."""
+        if path.suffix == ".pt" and is_checkpoint(path):
+            return read_checkpoint(path, trust).state_dict()
+        return read_state(path, trust)
+
+    def trace(self, model: nn.Module, inputs: ExampleInputs) -> Graph:
+        return trace_model(model, inputs)
+
+    def prune(
+        self,
+        model: nn.Module,
+        inputs: ExampleInputs,
+        target: str | None,
+        options: Options,
+        graph: Graph | None = None,
+    ) -> Result:
+        return prune(model, inputs, target, options=options, graph=graph)
+
+    def blocks(self, model: Any) -> dict[str, str]:
+        """As in Ultralytics' own table of layers: `model.6` is `6 C3k2`."""
+        return {f"model.{k}": f"{k} {type(layer).__name__}" for k, layer in enumerate(model.model)}
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        settings: dict[str, Any] = getattr(model, "trained_with", {})
+        write = save_pruned if is_pruned(model) else write_checkpoint
+        recall_quantization(model, folder)
+        write(model, folder / NAME, settings)
+
+
 @dataclass(frozen=True)
-class YoloWorkshop:
+class YoloWorkshop(_OfUltralytics):
     """Ultralytics trains, validates and exports; `podar.workshops.Workshop` describes the methods.
 
     `data`: in Ultralytics' own form. Pictures of podar's own data sets go to `YoloOnPictures`.
@@ -73,9 +106,6 @@ class YoloWorkshop:
         if settings:
             check_settings(settings)
 
-    def read_weights(self, path: Path, trust: bool) -> dict[str, Tensor]:
-        return _read_weights(path, trust)
-
     def furnished(self, source: Source, data: str | None, image_size: int | None) -> Source:
         if data is None:
             return source if image_size is None else source.replaced(example_inputs=lambda m: images(m, image_size))
@@ -99,26 +129,10 @@ class YoloWorkshop:
             about_data=f"{data}: {len(opened.names)} classes, at {opened.side}×{opened.side}",
         )
 
-    def trace(self, model: nn.Module, inputs: ExampleInputs) -> Graph:
-        return trace_model(model, inputs)
-
-    def prune(
-        self,
-        model: nn.Module,
-        inputs: ExampleInputs,
-        target: str | None,
-        options: Options,
-        graph: Graph | None = None,
-    ) -> Result:
-        return prune(model, inputs, target, options=options, graph=graph)
-
     def figures(self, model: nn.Module, inputs: ExampleInputs) -> dict[str, int]:
         """What is deployed: batch norms folded away, and one of two heads dropped."""
         fused = fused_cost(model, inputs)
         return {"fused_params": fused.params, "fused_macs": fused.macs}
-
-    def blocks(self, model: nn.Module) -> dict[str, str]:
-        return _blocks(model)
 
     def samples(self, model: nn.Module, seed: int) -> tuple[Samples | None, Loss | None]:
         if self.data is None:
@@ -147,50 +161,6 @@ class YoloWorkshop:
             recall_quantization(model, folder)
         return exporting.export(model, folder, stem, inputs, format)
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        _save(model, folder)
 
-
-class YoloOnPictures(PodarWorkshop):
+class YoloOnPictures(_OfUltralytics, PodarWorkshop):
     """A classifier of Ultralytics on a data set of podar's own: podar trains, and what it saves is Ultralytics'."""
-
-    def read_weights(self, path: Path, trust: bool) -> dict[str, Tensor]:
-        return _read_weights(path, trust)
-
-    def trace(self, model: nn.Module, inputs: ExampleInputs) -> Graph:
-        return trace_model(model, inputs)
-
-    def prune(
-        self,
-        model: nn.Module,
-        inputs: ExampleInputs,
-        target: str | None,
-        options: Options,
-        graph: Graph | None = None,
-    ) -> Result:
-        return prune(model, inputs, target, options=options, graph=graph)
-
-    def blocks(self, model: nn.Module) -> dict[str, str]:
-        return _blocks(model)
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        _save(model, folder)
-
-
-def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
-    """A state dict or safetensors as everywhere, or the weights of a best.pt that Ultralytics trained."""
-    if path.suffix == ".pt" and is_checkpoint(path):
-        return read_checkpoint(path, trust).state_dict()
-    return read_state(path, trust)
-
-
-def _blocks(model: Any) -> dict[str, str]:
-    """As in Ultralytics' own table of layers: `model.6` is `6 C3k2`."""
-    return {f"model.{k}": f"{k} {type(layer).__name__}" for k, layer in enumerate(model.model)}
-
-
-def _save(model: nn.Module, folder: Path) -> None:
-    settings: dict[str, Any] = getattr(model, "trained_with", {})
-    write = save_pruned if is_pruned(model) else write_checkpoint
-    recall_quantization(model, folder)
-    write(model, folder / NAME, settings)
