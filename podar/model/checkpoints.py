@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import pathlib
 import pickle
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, nearest
+from podar.trust.plain import read_json
 
 # Training scripts wrap the state dict under one of these names; the averaged weights come first where there are any.
 _WRAPPERS = (
@@ -85,8 +85,8 @@ def read_state(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
 def _parts(index: Path) -> list[Path]:
     """The files of a checkpoint in several parts, which lie beside their index."""
     try:
-        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        names = sorted({str(name) for name in read_json(index)["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PodarError(f"{index} is no index of a checkpoint in several files: save the checkpoint again.") from error
     strange = next((n for n in names if Path(n).name != n or not n.endswith((".safetensors", ".bin"))), None)
     if strange is not None:

@@ -16,7 +16,7 @@ from pydantic_core import to_json  # a quarter of the time that json takes
 from podar.errors import PodarError
 from podar.files import write_atomic
 from podar.plans.checks import check
-from podar.trust.plain import Unreadable, loads_json
+from podar.trust.plain import JSON_BYTES, Unreadable, loads_json, read_bytes
 
 VERSION = 1
 
@@ -206,9 +206,11 @@ class Plan:
         - `PodarError`: the file is not a plan.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_bytes(Path(path), JSON_BYTES).decode()
         except UnicodeDecodeError as error:
             raise PodarError(f"{path} is not a podar plan: it is not text.") from error
+        except Unreadable as error:
+            raise PodarError(f"{path} is not a podar plan: {error}.") from error
         try:
             return Plan.from_json(text)
         except PodarError as error:

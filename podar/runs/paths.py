@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from podar.data import register
+from podar.errors import PodarError
 from podar.libraries import find
 from podar.runs.recipe import Recipe
 from podar.stages import StageOptions
+from podar.trust.plain import read_yaml
 
 if TYPE_CHECKING:
     from podar.workshops import Source
@@ -91,10 +91,10 @@ def _data_files(path: Path) -> list[Path]:
     if path.suffix not in (".yaml", ".yml"):
         return [path]
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         root = path.parent / str(content.get("path") or "")
         named = [content.get(split) for split in ("train", "val", "test")]
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+    except (PodarError, OSError, ValueError, AttributeError):
         return [path]
     places = [root / place for entry in named for place in (entry if isinstance(entry, list) else [entry]) if place]
     labels = [Path(str(place).replace("/images", "/labels")) for place in places]

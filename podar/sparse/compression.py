@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
-from podar.errors import PodarError
+from podar.errors import PodarError, sizes
 from podar.files import atomic_path
 from podar.sparse.layers import weights_of
+from podar.trust.plain import loads_json
 
 KEY = "podar.sparse"
 ESCAPE = 255  # in a list of gaps: that many zeros, and no value after them
@@ -67,12 +69,12 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise PodarError(f"there is no sparse checkpoint {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
-            notes = json.loads((file.metadata() or {})[KEY])
+            notes = loads_json((file.metadata() or {})[KEY])
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state: dict[str, Tensor] = {}
         for name, note in notes.items():
             state[name] = state[note["same_as"]] if "same_as" in note else decode(stored, name, note)
-    except (SafetensorError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, IndexError, RuntimeError, AttributeError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise PodarError(
             f"{path} is no sparse checkpoint of podar, or damaged ({type(error).__name__}: {reason}): save it again "
@@ -113,6 +115,8 @@ def decode(stored: dict[str, Tensor], name: str, note: dict[str, Any]) -> Tensor
         return stored[name]
     shape, values = note["shape"], stored[f"{name}:values"]
     count = math.prod(shape)
+    if count * (values.element_size() + 1) > psutil.virtual_memory().available or min(shape, default=0) < 0:
+        raise ValueError(f"{name} says that it is {sizes(shape)}, which is more than this machine's memory holds")
     if note["encoding"] == "bitmask":
         where = np.unpackbits(stored[f"{name}:bitmask"].numpy(), count=count).astype(bool)
     else:

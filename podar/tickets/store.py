@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from podar.errors import PodarError
+from podar.errors import PodarError, sizes
 from podar.files import atomic_path, write_atomic
 from podar.tickets.curve import TicketPoint
+from podar.trust.plain import loads_json, read_json
 
 STATE = "tickets.json"
 
@@ -35,7 +37,7 @@ class Store:
         state = self.folder / STATE
         if state.exists():
             try:
-                data = json.loads(state.read_text(encoding="utf-8"))
+                data = read_json(state, nan=True)
                 found, self.points = data["search"], [TicketPoint(**p) for p in data["points"]]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise PodarError(f"{state} is damaged ({error}): remove {self.folder} and search again") from error
@@ -87,15 +89,14 @@ class Store:
         path = self.folder / f"{name}.safetensors"
         try:
             with safe_open(str(path), framework="pt") as file:
-                shapes = json.loads((file.metadata() or {}).get("bits", "{}"))
+                shapes = loads_json((file.metadata() or {}).get("bits", "{}"))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError) as error:
+            for key, shape in shapes.items():
+                tensors[key] = _unpacked(tensors[key], shape)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise PodarError(
                 f"{path} is missing or damaged ({error}): remove {self.folder} and search again"
             ) from error
-        for key, shape in shapes.items():
-            bits = np.unpackbits(tensors[key].numpy(), count=int(np.prod(shape, dtype=np.int64)))
-            tensors[key] = torch.from_numpy(bits.astype(bool)).view(shape)
         return tensors
 
     def has(self, name: str) -> bool:
@@ -107,3 +108,11 @@ class Store:
     def checkpoint(self, name: str) -> Path | None:
         """A file for a training under way; None in memory."""
         return None if self.folder is None else self.folder / f"{name}.checkpoint"
+
+
+def _unpacked(packed: Tensor, shape: list[int]) -> Tensor:
+    """A mask from eight of its values a byte."""
+    count = math.prod(shape)
+    if packed.dtype != torch.uint8 or packed.dim() != 1 or -(-count // 8) != len(packed):
+        raise ValueError(f"a mask of {sizes(shape)} does not fit its {packed.numel()} bytes")
+    return torch.from_numpy(np.unpackbits(packed.numpy(), count=count).astype(bool)).view(shape)

@@ -56,7 +56,7 @@ def read_json(path: str | os.PathLike[str], nan: bool = False) -> Any:
 
     **Raises:** `FileNotFoundError`; `Unreadable` as `loads_json`, and for a file that is too large or cannot be read.
     """
-    return loads_json(_bytes(Path(path), JSON_BYTES), nan)
+    return loads_json(read_bytes(Path(path), JSON_BYTES), nan)
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
@@ -66,7 +66,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
     that unfold to too much, or nesting that is too deep.
     """
     try:
-        return loads_yaml(_bytes(Path(path), YAML_BYTES))
+        return loads_yaml(read_bytes(Path(path), YAML_BYTES))
     except FileNotFoundError:
         raise PodarError(f"there is no file {path}.") from None
     except Unreadable as error:
@@ -132,7 +132,11 @@ def _unfolded(node: Any, known: dict[int, int], depth: int) -> int:
     return total
 
 
-def _bytes(path: Path, most: int) -> bytes:
+def read_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a file.
+
+    **Raises:** `FileNotFoundError`; `Unreadable` for more than `most` bytes, and for what cannot be read.
+    """
     try:
         with path.open("rb") as file:
             found = file.read(most + 1)

@@ -27,6 +27,7 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, RANK, torch_utils
 
 from podar.errors import PodarError
+from podar.libraries.ultralytics.caches import check_unpickling
 from podar.libraries.ultralytics.sealing import is_pruned, is_sealed, seal
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class KeepsShape(_Base):
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: Any = None, _callbacks: Any = None) -> None:
         super().__init__(cfg, overrides, _callbacks)
+        # Whoever named these: the user, a file of arguments (cfg=), or the checkpoint that a training goes on from.
+        for named in (self.args.distill_model, self.args.pretrained):
+            if isinstance(named, (str, Path)) and Path(named).is_file():
+                check_unpickling(Path(named))
         if self.device.type == "cpu" and LOCAL_RANK != -1:  # under torchrun; Ultralytics counts no CPU as a device
             self.world_size = int(os.environ["WORLD_SIZE"])
 

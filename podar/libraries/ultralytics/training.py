@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +22,8 @@ from podar.libraries.ultralytics.quantizing import remember_quantization
 from podar.libraries.ultralytics.ready import make_ready, said
 from podar.recover import History
 from podar.sparse import follow_ultralytics
+from podar.trust.plain import Unreadable, read_yaml
+from podar.trust.tables import read_csv
 from podar.workshops import Training
 
 _OURS = {  # what podar's own options, or the run folder, say already
@@ -63,7 +65,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     teacher = settings.get("distill_model")
     if teacher and not Path(str(teacher)).expanduser().is_file():
         refuse_missing(str(teacher))
-    elif teacher and str(teacher).endswith(".pt"):
+    elif teacher:
         check_unpickling(Path(str(teacher)).expanduser())
     try:
         read = get_cfg(overrides={key: smart_value(v) if isinstance(v, str) else v for key, v in settings.items()})
@@ -111,6 +113,7 @@ def train(model: nn.Module, data: str, side: int, training: Training) -> History
     last = files / "weights" / "last.pt"
     start = training.checkpoint.with_suffix(".pt")
     if _unfinished(last):
+        _end_at_a_line(files / "results.csv")
         yolo, asked = YOLO(str(last)), {"resume": True, "data": data}
     else:
         (files / "results.csv").unlink(missing_ok=True)  # of a training that broke off before its first checkpoint
@@ -161,9 +164,16 @@ def history(path: Path) -> list[dict[str, float]]:
     """The epochs of a results.csv: `loss` is the sum of its training losses, `val_accuracy` what best.pt is chosen by.
 
     That is mAP50-95 (of masks or key points where there are some), or top-1 accuracy.
+
+    **Raises:** `PodarError` for a file that is missing, too large, or no such table.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{key.strip(): float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        rows = [{key: float(value) for key, value in row.items()} for row in read_csv(path)]
+        strange = any(not (math.isfinite(row["epoch"]) and math.isfinite(row["time"])) for row in rows)
+    except (Unreadable, OSError, ValueError, KeyError) as error:
+        raise PodarError(_no_table(path, error)) from error
+    if strange:
+        raise PodarError(_no_table(path, "an epoch or a time in it is no number"))
     found: list[dict[str, float]] = []
     for at, row in enumerate(rows):
         quality = [row[k] for k in row if k.startswith("metrics/mAP50-95")] or [
@@ -181,6 +191,24 @@ def history(path: Path) -> list[dict[str, float]]:
             del found[next(k for k, earlier in enumerate(found) if earlier["epoch"] >= entry["epoch"]) :]
         found.append(entry)
     return found
+
+
+def _no_table(path: Path, error: object) -> str:
+    said = f"it has no column {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+    return f"{path} is no table of a training by Ultralytics ({said}): remove it, and its last epochs are not told."
+
+
+def _end_at_a_line(path: Path) -> None:
+    """Cut off a line that a kill or a full disk broke off: Ultralytics would write the next one behind it.
+
+    **Raises:** `PodarError` for a table that Ultralytics should not be given to read.
+    """
+    if not path.is_file():
+        return
+    history(path)
+    whole, newline, broken = path.read_bytes().rpartition(b"\n")
+    if broken:
+        write_atomic(path, whole + newline)
 
 
 def _unfinished(last: Path) -> bool:
@@ -221,6 +249,6 @@ def _rename(files: Path, out: Path) -> None:
     path = files / "args.yaml"
     if not path.is_file():
         return
-    kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+    kept = read_yaml(path)
     kept |= {"model": NAME, "project": str(out.parent), "name": out.name, "save_dir": str(out)}
     write_atomic(path, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
