@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from podar.errors import PodarError
 
 Named = list[tuple[str, nn.Module]]
 
+T = TypeVar("T")
 
 EVERY = frozenset(nn.Module().__dict__)
 """Attributes that every module has: most of what a module holds."""
@@ -31,36 +32,27 @@ class Members:
 
     def __init__(self, model: nn.Module) -> None:
         self.all: Named = []
+        kinds = set[type]()
         waiting: Named = [("", model)]
         while waiting:
-            prefix, module = waiting.pop()
-            if isinstance(module, torch.jit.ScriptModule):
-                raise PodarError(
-                    f"{prefix or 'the model'} is a TorchScript program, with its sizes written into it: prune the "
-                    "module that it was made from, then script or trace that again"
-                )
-            self.all.append((prefix, module))
+            named = prefix, module = waiting.pop()
+            if type(module) not in kinds:
+                if isinstance(module, torch.jit.ScriptModule):
+                    raise PodarError(
+                        f"{prefix or 'the model'} is a TorchScript program, with its sizes written into it: prune the "
+                        "module that it was made from, then script or trace that again"
+                    )
+                kinds.add(type(module))
+            self.all.append(named)
             children = module.__dict__["_modules"]
             if children:
                 stem = prefix + "." if prefix else ""
                 waiting += [(stem + key, child) for key, child in reversed(children.items()) if child is not None]
 
-    def mapped(self, copies: dict[int, tuple[Any, Any]]) -> Members:
-        """The same of a copy of the model, given (original, copy) by the id of every module, parameter and buffer."""
-        other = Members.__new__(Members)
-        other.all = [(name, copies[id(m)][1]) for name, m in self.all]
-        other.once = [(name, copies[id(m)][1]) for name, m in self.once]
-        other.buffers = {name: copies[id(t)][1] for name, t in self.buffers.items()}
-        other.tensors = {name: copies[id(t)][1] for name, t in self.tensors.items()}
-        return other
-
     @cached_property
     def once(self) -> Named:
         """Each module under its first name alone, as `named_modules()` lists them."""
-        first: dict[int, tuple[str, nn.Module]] = {}
-        for name, module in self.all:
-            first.setdefault(id(module), (name, module))
-        return list(first.values())
+        return _first(self.all)
 
     @cached_property
     def owners(self) -> dict[str, tuple[nn.Module, str]]:
@@ -76,7 +68,7 @@ class Members:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """Parameters, then buffers, a shared one under each of its names."""
-        return {**self._inside("_parameters"), **self.buffers}
+        return {**self._all_parameters, **self.buffers}
 
     @cached_property
     def buffers(self) -> dict[str, Tensor]:
@@ -86,16 +78,28 @@ class Members:
     @cached_property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Each parameter under its first name alone, as `named_parameters()` lists them."""
-        first: dict[int, tuple[str, nn.Parameter]] = {}
-        for name, parameter in self._inside("_parameters").items():
-            first.setdefault(id(parameter), (name, parameter))
-        return dict(first.values())
+        return dict(_first(list(self._all_parameters.items())))
+
+    @cached_property
+    def _all_parameters(self) -> dict[str, nn.Parameter]:
+        return self._inside("_parameters")
 
     def _inside(self, kind: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for prefix, module in self.all:
-            tensors = module.__dict__[kind]
-            if tensors:
+            if held := module.__dict__[kind]:
                 stem = prefix + "." if prefix else ""
-                found.update([(stem + key, tensor) for key, tensor in tensors.items() if tensor is not None])
+                for key, tensor in held.items():
+                    if tensor is not None:
+                        found[stem + key] = tensor
         return found
+
+
+def _first(named: list[tuple[str, T]]) -> list[tuple[str, T]]:
+    """Each thing under the first of its names; the list itself where each has one name only."""
+    if len({id(thing) for _, thing in named}) == len(named):
+        return named
+    first: dict[int, tuple[str, T]] = {}
+    for name, thing in named:
+        first.setdefault(id(thing), (name, thing))
+    return list(first.values())

@@ -57,7 +57,7 @@ class Dispatch(TorchDispatchMode):
         super().__init__()
         self.twin, self.record, self.real = twin, record, real
         self.stack: list[str] = [""]
-        self.tensors = twin.members.tensors
+        self.tensors = twin.tensors
         self.marks = Marks(twin.is_original, lambda: self.stack[-1])
         self.tracer = Tracer(record, self.marks, self.stack) if rules else None
         self.told: Told | None = None if rules else Told(record.decisions)

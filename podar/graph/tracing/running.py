@@ -100,7 +100,7 @@ def _run(
             calls = Calls(run, train)
             with watching(run, None if train else shortcuts(calls)):
                 if labels:
-                    record.sizes.attach(double.members.once)
+                    record.sizes.attach(double.modules)
                 try:
                     with calls, run:
                         output = call(double.model, double.inputs)
@@ -176,7 +176,7 @@ def _follow(run: Dispatch, around: Around | None) -> None:
         with plainly():
             return run.whole(function, name, args, {})
 
-    for name, module in run.twin.members.once:
+    for name, module in run.twin.modules:
         call = module._call_impl  # pyright: ignore[reportPrivateUsage]
         if around is not None:
             call = around(name, module, call)

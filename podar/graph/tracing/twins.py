@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from podar.errors import PodarError
 from podar.graph.tracing.copies import Copies
 from podar.model.inputs import ExampleInputs, arguments
-from podar.model.members import EVERY, Members
+from podar.model.members import EVERY, Members, Named
 
 plain_dispatch = torch._C._disabled_torch_dispatch_impl  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 
@@ -72,7 +72,8 @@ class Twin(Copies):
     **Attributes:**
 
     - `model`: what to run.
-    - `members`: its modules, parameters and buffers, under the names of the model's own.
+    - `modules`: each of its modules once, under the first name that the original has in the model.
+    - `tensors`: its parameters and buffers, under all names of the originals.
     - `inputs`: what to run it on.
     """
 
@@ -84,22 +85,27 @@ class Twin(Copies):
         self.inside: list[Any] = []
         self.shared: list[Tensor] = []  # of kinds that allow no other tensor over the same memory
         self.ending: dict[type, bool] = {}  # whether modules of a type do something when they end
-        self.registered = set(map(id, members.tensors.values()))
-        modules = [module for _, module in members.once]
+        self.originals = members.tensors
+        self.bare = {**dict.fromkeys(HOOKS, NO_HOOKS), "training": train, "_compiled_call_impl": None}
         with torch.no_grad():
             self._parameters(members)
             self._buffers(members)
-            for module in modules:
-                self._empty(module)
-            for module in modules:
-                self._fill(module)
-            self.model: Any = self.memo[id(modules[0])][1]
+            self.modules: Named = [(name, self._empty(module)) for name, module in members.once]
+            for (_, module), (_, made) in zip(members.once, self.modules):
+                self._fill(module, made)
+            self.model: Any = self.modules[0][1]
             given = arguments(inputs)
             if given is None:
                 self.inputs: Any = self.rewired(inputs)
             else:
                 self.inputs = self.copy(given[1] if isinstance(inputs, Mapping) else given[0])
-        self.members = members.mapped(self.memo)
+        self.tensors: dict[str, Tensor] = {name: self.memo[id(t)][1] for name, t in self.originals.items()}
+
+    def change(self, how: Callable[[nn.Module], None]) -> None:
+        """Let a function change the modules and tensors that the twin has."""
+        how(self.model)
+        members = Members(self.model)
+        self.modules, self.tensors = members.once, members.tensors
 
     @cached_property
     def borrowed(self) -> set[int]:
@@ -109,7 +115,11 @@ class Twin(Copies):
     def is_original(self, tensor: Tensor) -> bool:
         """Whether a tensor is a parameter or buffer of the user's own model, of which the twin has another."""
         known = self.memo.get(id(tensor))
-        return known is not None and known[1] is not tensor and id(tensor) in self.registered
+        return known is not None and known[1] is not tensor and id(tensor) in self._registered
+
+    @cached_property
+    def _registered(self) -> set[int]:
+        return set(map(id, self.originals.values()))
 
     def close(self) -> None:
         """Let go of everything, whatever cycles the model has: the memory must not wait for a collection."""
@@ -117,10 +127,9 @@ class Twin(Copies):
             if self.ending[type(module)]:  # would end what the model goes on using
                 object.__setattr__(module, "__class__", nn.Module)
             module.__dict__.clear()
-        for held in (self.members.__dict__, self.memo, self.storages, self._ways, self._globals):
+        for held in (self.memo, self.storages, self._ways, self._globals, self.aliases, self.shared, self.inside):
             held.clear()
-        for held in (self.aliases, self.shared, self.inside):
-            held.clear()
+        self.modules, self.tensors, self.originals = [], {}, {}
         self.model = self.inputs = None
 
     # Modules
@@ -128,10 +137,11 @@ class Twin(Copies):
     def module(self, x: nn.Module) -> nn.Module:
         """A module that is not in the tree (one in a plain list, say): its state must be its own all the same."""
         made = self._empty(x)
-        self._fill(x)
+        self._fill(x, made)
         return made
 
     def _empty(self, module: nn.Module) -> Any:
+        """A module of the same type that holds nothing yet."""
         kind = type(module)
         try:
             made = object.__new__(kind)
@@ -143,41 +153,37 @@ class Twin(Copies):
         self.memo[id(module)] = (module, made)
         return made
 
-    def _fill(self, module: nn.Module) -> None:
-        memo, copied = self.memo, self.copy
+    def _fill(self, module: nn.Module, made: nn.Module) -> None:
+        """Give the twin of a module its attributes. There are hundreds of modules: nothing is asked for twice."""
+        memo = self.memo
         own = module.__dict__.copy()
         for key in own.keys() - EVERY:
             value = own[key]
             kind = type(value)
             if kind in CONSTANT:
                 continue
-            if kind is tuple or kind is list:  # sizes, mostly
-                for item in value:
-                    if type(item) not in CONSTANT:
-                        break
-                else:
-                    if kind is list:
-                        known = memo.get(id(value))
-                        own[key] = self.keep(value, value.copy()) if known is None else known[1]
-                    continue
+            if (kind is tuple or kind is list) and CONSTANT.issuperset(map(type, value)):  # sizes, mostly
+                if kind is list:
+                    known = memo.get(id(value))
+                    own[key] = self.keep(value, value.copy()) if known is None else known[1]
+                continue
             own[key] = self.within_limit(value)
         for key in TREE:
             if held := own[key]:
-                own[key] = made = {}
+                own[key] = tree = {}
                 for name, value in held.copy().items():
                     known = memo.get(id(value))
-                    made[name] = known[1] if known is not None else copied(value)
+                    tree[name] = known[1] if known is not None else self.copy(value)
             else:
                 own[key] = NOTHING
-        for key in HOOKS:
-            own[key] = copied(held) if (held := own.get(key)) else NO_HOOKS
+        hooks = {key: self.copy(held) for key in HOOKS if (held := own.get(key))}
+        own.update(self.bare)
+        own.update(hooks)
         if self.own.containers:
             for key, value in own.items():
                 if key in EVERY and isinstance(value, (dict, set)):
                     own[key] = {} if value is NOTHING else OrderedDict() if value is NO_HOOKS else value.copy()
-        own["training"] = self.train
-        own["_compiled_call_impl"] = None
-        object.__setattr__(memo[id(module)][1], "__dict__", own)
+        object.__setattr__(made, "__dict__", own)
 
     # Tensors
 
@@ -297,8 +303,7 @@ def twin(
     made = Twin(members, inputs, train, own)
     try:
         if change is not None:
-            change(made.model)
-            made.members = Members(made.model)
+            made.change(change)
         yield made
     finally:
         made.close()
