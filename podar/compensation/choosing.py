@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ def worth(
     with ready(model), running(), torch.no_grad():
         parameters = Parameters(model)
         flow, forms = follow(model, lambda m: run(m, batches[0]), parameters), _forms(model, batches[0], parameters)
-        readers, reasons = _readers(graph, forms, parameters)
+        readers, reasons = _readers(graph, forms, flow.computed)
         for family, why in _too_large(readers, forms, parameters, memory).items():
             reasons[family] = why
             readers.pop(family)
@@ -120,15 +120,14 @@ def _forms(model: nn.Module, batch: Any, parameters: Parameters) -> dict[str, Fo
 
 
 def _readers(
-    graph: Graph, forms: Mapping[str, Form], parameters: Parameters
+    graph: Graph, forms: Mapping[str, Form], computed: Container[str]
 ) -> tuple[dict[int, list[str]], dict[int, str]]:
     """Families by the linear maps that list their units as inputs, and those that something else reads too."""
     found: dict[int, list[str]] = {}
     reasons: dict[int, str] = {}
-    embeddings = {f"{n}.weight" for n, m in parameters.members.once if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
     for name, dims in graph.record.layouts.items():
-        if len(graph.shapes[name]) < 2 or name in embeddings:
-            continue
+        if len(graph.shapes[name]) < 2 or not (name in forms or name in computed):
+            continue  # what is only looked up, added or multiplied makes units, and reads none
         form = forms.get(name)
         axis = 1 if form is None else form.input_dim
         if axis not in dims:

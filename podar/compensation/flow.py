@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from podar.compensation.computed import Computed
 from podar.compensation.readings import ATEN, Key, Parameters, Reading, Watch
 from podar.model.tensors import tensors_in
 
@@ -87,10 +88,11 @@ class After:
 
 @dataclass
 class Flow:
-    """The readings of one model in order, and what follows each."""
+    """The readings of one model in order, what follows each, and which parameters are read through computed weights."""
 
     order: list[Key] = field(default_factory=list)
     after: dict[Key, After] = field(default_factory=dict)
+    computed: set[str] = field(default_factory=set)
 
     @property
     def awaited(self) -> set[int]:
@@ -137,12 +139,15 @@ class _Tracker:
         self.ends: dict[Key, int] = {}  # by reading: the operator whose result is rectified, or not
         self.rectified: set[int] = set()
         self.sums: list[_Sum] = []
+        self.computed = Computed(parameters)
 
     def met(self, reading: Reading) -> None:
         self.flow.order.append(reading.key)
 
     def done(self, func: Any, args: tuple[Any, ...], out: Any, reading: Reading | None) -> None:
         number, self.count = self.count, self.count + 1
+        if reading is None:
+            self.computed.done(func, args, out)
         self.kept.append((args, out))
         for t in tensors_in(args):
             made = self.maker.get(id(t))
@@ -210,6 +215,7 @@ class _Tracker:
                 self.sums.append(_Sum(branch, own, other, number))
 
     def finish(self) -> Flow:
+        self.flow.computed = self.computed.found
         for met in self.sums:
             if self.readers.get(met.own) == 1:  # nobody else reads the branch, so it may hold what the other one lost
                 after = self.flow.after[met.branch.key]

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from podar.compensation.forms import Convolution, Form, Product
+from podar.compensation.recurrence import Recurrence
 from podar.model.members import Members
+from podar.model.tensors import tensors_in
 
 ATEN = torch.ops.aten
 
@@ -30,6 +32,7 @@ class Reading:
     - `x`: the input: (positions, inputs) for a product, (batch, channels, …) for a convolution.
     - `weight`: the parameter itself.
     - `bias`: the name of the parameter that the same operator adds, or None.
+    - `beside`: what else is added to the output, position by position; None: nothing that is known here.
     """
 
     key: Key
@@ -37,6 +40,7 @@ class Reading:
     x: Tensor
     weight: Tensor
     bias: str | None
+    beside: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -81,12 +85,25 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.parameters, self.met, self.done = parameters, met, done
         self.counts: dict[str, int] = {}
+        self._recurrence = Recurrence(self._shown, self._whole)
+        self._silent = False
+
+    def __enter__(self) -> Watch:
+        super().__enter__()
+        self._recurrence.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._recurrence.__exit__(*error)
+        super().__exit__(*error)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self._silent:
+            return func(*args, **(kwargs or {}))
         found = READERS.get(func)
         reading = found(self, args) if found is not None else None
         if reading is not None:
@@ -94,6 +111,27 @@ class Watch(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if self.done is not None:
             self.done(func, args, out, reading)
+        return out
+
+    def _shown(self, weight: Tensor, rows: Tensor, bias: Tensor | None, beside: Tensor | None) -> None:
+        """A recurrent layer is about to read one of its weights."""
+        found = self.parameters.named(weight)
+        if found is None or found[1].shape != weight.shape:
+            return
+        reading = Reading(self.key(found[0]), Product(), rows, found[1], _name(self, bias), beside)
+        self.met(reading)
+        if self.done is not None:
+            self.done(None, (), rows.new_empty(0), reading)
+
+    def _whole(self, call: Callable[[], Any], func: Any, args: Any) -> Any:
+        """A recurrent layer counts as one operator, whatever computes it."""
+        self._silent = True
+        try:
+            out = call()
+        finally:
+            self._silent = False
+        if self.done is not None:
+            self.done(func, tuple(t for t in tensors_in(args) if self.parameters.named(t) is None), out, None)
         return out
 
     def key(self, name: str) -> Key:

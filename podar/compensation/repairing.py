@@ -37,6 +37,9 @@ HELD = 10
 SPARSE = 0.1
 """A weight with this share of zeros was sparsified: solving it would fill them."""
 
+NOT_WHOLE = "no convolution or product reads it as a whole"
+"""Why a parameter is left that weights are computed from, or of which a part is read."""
+
 Run = Callable[[nn.Module], Any]
 
 
@@ -164,44 +167,37 @@ class _Repair:
         finally:
             for walk in (*walks, *dense_walks):
                 walk.close()
-        read = {name for name, _ in self.flow.order}
-        tensors = pair.of_pruned.members.tensors
-        for name in sorted(pair.cut - read):
-            if name in tensors and tensors[name].dim() > 1 and name in pair.of_pruned.members.parameters:
-                self.found[name] = Consumer(name, None, None, "no convolution or product reads it as a whole")
+        for name in sorted(self.flow.computed & pair.cut - {name for name, _ in self.flow.order}):
+            self.found[name] = Consumer(name, None, None, NOT_WHOLE)
         return Compensation(tuple(self.found.values()))
 
     def _at(self, key: Key, walks: list[tuple[Walk, Walk]]) -> None:
-        """All batches stand before one map: solve it, with the rows of earlier readings where it is read again."""
+        """All batches stand before one map: solve it, with the rows of earlier readings where it is read again.
+
+        A cell reads its weights once a step: they are solved at its readings 1, 2, 4, 8, …, and at the last.
+        """
         name, number = key
         if not walks:
             self.found.setdefault(name, Consumer(name, None, None, "the dense model does not read it at this place"))
             return
         reading = walks[0][0].at
         assert reading is not None
-        reason = self._unsolvable(reading, walks[0][1].at)
+        reason = unsolvable(reading, walks[0][1].at)
         if reason is None:
             samples = [*self.earlier.pop(name, ()), *self._samples(key, walks)]
-            if number + 1 < self.calls[name]:
+            last = number + 1 == self.calls[name]
+            if not last:
                 self.earlier[name] = samples
-            self.found[name] = self._solved(reading, self.flow.after[key], samples)
+            if last or number & (number + 1) == 0:
+                self.found[name] = self._solved(reading, self.flow.after[key], samples)
         else:
             self.found.setdefault(name, Consumer(name, None, None, reason))
 
-    def _unsolvable(self, reading: Reading, dense: Reading | None) -> str | None:
-        weight, other = reading.weight, None if dense is None else dense.weight
-        if other is None or other.dim() != weight.dim():
-            return "the dense model reads it in another way"
-        if _sparse(weight):
-            return "its zeros would be filled"
-        if isinstance(reading.form, Convolution) and reading.form.transposed and reading.form.groups > 1:
-            return "a transposed convolution in groups"
-        return None
-
     def _samples(self, key: Key, walks: list[tuple[Walk, Walk]]) -> list[_Sample]:
+        """Rows of every batch at one reading; fewer each time, where a parameter is read again and again."""
         sizes = [w.at.form.positions(w.at.x, w.at.weight) for w, _ in walks if w.at is not None]
         columns = 1 if walks[0][0].at is None else walks[0][0].at.form.matrix(walks[0][0].at.weight).shape[-1]
-        share = max(FEWEST_ROWS, ROWS_PER_COLUMN * columns) / sum(sizes)
+        share = max(FEWEST_ROWS, ROWS_PER_COLUMN * columns) / sum(sizes) / (key[1] + 1)
         return [self._sample(key, a, b, max(2, round(n * share))) for n, (a, b) in zip(sizes, walks)]
 
     def _sample(self, key: Key, walk: Walk, dense_walk: Walk, take: int) -> _Sample:
@@ -217,12 +213,14 @@ class _Repair:
         bias = _value(self.pair.of_dense, dense_after.bias)
         if bias is not None:
             wanted = wanted + bias
-        lost: Tensor | float = 0.0
+        if there.beside is not None:
+            wanted = wanted + form.outputs(there.beside, drawn).float()
+        lost: Tensor | float = 0.0 if here.beside is None else form.outputs(here.beside, drawn).float()
         if after.other is not None and dense_after.other is not None:
             dense_other, other = dense_walk.taken(dense_after.other), walk.taken(after.other)
             if dense_other is not None and other is not None:
                 wanted = wanted + there.form.outputs(dense_after.back(dense_other), drawn).float()
-                lost = form.outputs(after.back(other), drawn).float()
+                lost = lost + form.outputs(after.back(other), drawn).float()
         kept = self.pair.kept(here.name, 1 - form.input_dim if form.groups == 1 else 0)
         wanted = (wanted if kept is None else wanted[:, kept]) - lost
         zero = None
@@ -274,6 +272,18 @@ class _Repair:
     def _replace(self, tensor: Tensor, value: Tensor) -> None:
         self.replaced.append((tensor, tensor.detach().clone()))
         tensor.data.copy_(value)
+
+
+def unsolvable(reading: Reading, dense: Reading | None) -> str | None:
+    """Why a map is left as it is; None where it is solved. `dense`: the same map of the dense model."""
+    weight, other = reading.weight, None if dense is None else dense.weight
+    if other is None or other.dim() != weight.dim():
+        return "the dense model reads it in another way"
+    if _sparse(weight):
+        return "its zeros would be filled"
+    if isinstance(reading.form, Convolution) and reading.form.transposed and reading.form.groups > 1:
+        return "a transposed convolution in groups"
+    return None
 
 
 def _sparse(weight: Tensor) -> bool:

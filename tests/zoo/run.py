@@ -12,6 +12,7 @@ import os
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,20 +63,20 @@ def examine(source: str, name: str, target: str, scope: str, oracle: bool) -> di
     return found
 
 
-def _child(pipe: Any, *arguments: Any) -> None:
+def _child(pipe: Any, work: Callable[..., dict[str, Any]], *arguments: Any) -> None:
     try:
-        pipe.send(examine(*arguments))
+        pipe.send(work(*arguments))
     except BaseException as error:
         pipe.send({"error": f"{type(error).__name__}: {str(error)[:300]}", "trace": traceback.format_exc()})
     pipe.close()
     os._exit(0)
 
 
-def one(source: str, name: str, target: str, scope: str, oracle: bool) -> dict[str, Any]:
-    """`examine` in a forked process, so that a crash or a leak of one model touches no other."""
+def one(source: str, name: str, *arguments: Any, work: Callable[..., dict[str, Any]] = examine) -> dict[str, Any]:
+    """`work` on one model in a forked process, so that a crash or a leak of one model touches no other."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, source, name, target, scope, oracle))
+    process = context.Process(target=_child, args=(sender, work, source, name, *arguments))
     process.start()
     sender.close()
     try:

@@ -1,0 +1,39 @@
+"""Sees which parameters a model multiplies activations with through weights that it computes from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from podar.compensation.readings import Parameters
+from podar.model.tensors import tensors_in
+
+CONTRACTIONS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+class Computed:
+    """Is shown every operator of one forward pass.
+
+    **Attributes:**
+
+    - `found`: names of the parameters that an operator contracted with activations, changed or in part.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        self.found: set[str] = set()
+        self._made_of = WeakTensorKeyDictionary()  # of tensors without activations: the parameters in them
+        for name, tensor in parameters.members.tensors.items():
+            if tensor not in self._made_of:
+                self._made_of[tensor] = {name} if tensor.dim() > 1 and name in parameters.members.parameters else set()
+
+    def done(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        """An operator gave `out`."""
+        known = [self._made_of.get(tensor) for tensor in tensors_in(args)]
+        names = set[str]().union(*(own for own in known if own is not None))
+        if None not in known:
+            for tensor in tensors_in(out):
+                self._made_of[tensor] = names
+        elif names and getattr(func, "__name__", "").partition(".")[0] in CONTRACTIONS:
+            self.found |= names
