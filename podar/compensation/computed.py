@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from podar.compensation.readings import Parameters

@@ -6,6 +6,7 @@ weights the states of the step before, which the layer gave with the weights as 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +60,8 @@ class _Sequence:
             return torch.cat(ends, time)
         parts = y.split(self.counts.tolist())
         if not backwards:
-            return torch.cat([start[: len(parts[0])], *(a[: len(b)] for a, b in zip(parts, parts[1:]))])
-        later = [torch.cat([b, start[len(b) : len(a)]]) for a, b in zip(parts, parts[1:])]
+            return torch.cat([start[: len(parts[0])], *(a[: len(b)] for a, b in itertools.pairwise(parts))])
+        later = [torch.cat([b, start[len(b) : len(a)]]) for a, b in itertools.pairwise(parts)]
         return torch.cat([*later, start[: len(parts[-1])]])
 
 

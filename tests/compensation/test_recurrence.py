@@ -1,4 +1,4 @@
-"""Recurrent layers: every weight is read by all steps at once, the layer gives what torch gives, and both are solved."""
+"""Recurrent layers: all steps read a weight at once, a layer gives what torch gives, and it is solved."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import podar
 from podar.compensation import worth
 from podar.compensation.readings import Parameters, Reading, Watch
 from podar.criteria.unit_sums import unit_scores
+from podar.model.tensors import tensors_in
 
 
 def inputs(*shape: int) -> Tensor:
@@ -33,15 +34,14 @@ def layer(kind: str, **options: object) -> nn.RNNBase:
 def test_a_layer_gives_what_torch_gives_and_each_weight_is_read_once(kind: str, options: dict, form: str) -> None:
     model = layer(kind, **options)
     x = inputs(5, 4) if form == "one sequence" else inputs(5, 5, 4)
-    given = x
+    given, lengths = x, torch.tensor([2, 5, 3, 3, 1])
     if form == "packed":
-        lengths = torch.tensor([2, 5, 3, 3, 1])
         given = nn.utils.rnn.pack_padded_sequence(x, lengths, model.batch_first, enforce_sorted=False)
     with torch.no_grad():
         wanted, met = model(given), list[Reading]()
         with Watch(Parameters(model), met.append):
             got = model(given)
-    for a, b in zip(torch.utils._pytree.tree_leaves(got), torch.utils._pytree.tree_leaves(wanted)):
+    for a, b in zip(tensors_in(got), tensors_in(wanted)):
         torch.testing.assert_close(a, b)
     weights = sorted(name for name, p in model.named_parameters() if p.dim() == 2)
     assert sorted(reading.name for reading in met) == weights

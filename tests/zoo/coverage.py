@@ -75,7 +75,7 @@ def covered(source: str, name: str, target: str) -> dict[str, Any]:
 
 
 def solvable(pruned: nn.Module, dense: nn.Module, inputs: Any) -> dict[str, str | None]:
-    """The parameters that read something in a model, and why `podar.compensate` leaves one as it is; None: it solves it."""
+    """Each parameter that reads something, and why `podar.compensate` leaves it as it is; None where it is solved."""
     (own, computed), (other, _) = _readings(pruned, inputs), _readings(dense, inputs)
     return dict.fromkeys(computed, NOT_WHOLE) | {n: unsolvable(reading, other.get(n)) for n, reading in own.items()}
 
