@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
 from podar.data.register import Found, Part, data_source
 from podar.errors import PodarError, sizes
+from podar.trust.memory import free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,7 @@ def _check_sizes(path: Path) -> None:
                     f"{path}: {member.filename[:80]} says that it is {sizes(shape)} {dtype}, which it does not hold: "
                     "the file is damaged or something else."
                 )
-        needed, free = sum(member.file_size for member in members), psutil.virtual_memory().available
+        needed, free = sum(member.file_size for member in members), free_memory()
         if needed > free:
             raise PodarError(
                 f"the arrays of {path} take {needed >> 20:,} MB, and {free >> 20:,} MB of memory are free: give fewer "

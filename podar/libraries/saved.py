@@ -13,10 +13,13 @@ from podar.trust import user_code
 from podar.trust.plain import Unreadable, read_json
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from podar.workshops import Source, Workshop
 
 FORM = "FOLDER"
 SOURCE = "source.json"
+_SLACK, _SHARE = 1 << 30, 100  # bytes that a dense model may take: so many, and so many for each of the file
 _FETCHING = ("pretrained", "weights", "weights_backbone", "checkpoint_path")  # the weights lie in the folder
 
 
@@ -79,9 +82,16 @@ def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     given = {key: value for key, value in spec.model_args.items() if key not in _FETCHING}
     unpruned = found.opened(spec.model, given, trust)
 
+    from podar.model.bounds import within_memory
     from podar.plans.saving import load
 
-    dense = unpruned.dense
+    # What the folder names may be anything: a pruned model is no hundredth of its dense one.
+    most = _SLACK + _SHARE * (folder / "model.safetensors").stat().st_size
+
+    def dense() -> nn.Module:
+        with within_memory(model, most):
+            return unpruned.dense()
+
     return unpruned.replaced(called=model, make=lambda: load(folder, dense).eval(), notes=())
 
 

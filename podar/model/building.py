@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from podar.errors import PodarError, nearest
+from podar.model.bounds import within_memory
 
 
 def call_builder(builder: Callable[..., Any], model_args: dict[str, Any], of: str) -> nn.Module:
@@ -21,13 +22,15 @@ def call_builder(builder: Callable[..., Any], model_args: dict[str, Any], of: st
 
     **Returns:** the model, in eval mode.
 
-    **Raises:** `PodarError` when the arguments do not fit, the builder fails, or what it returns is no model.
+    **Raises:** `PodarError` when the arguments do not fit, the builder fails, what it returns is no model, or the
+    model would be larger than this machine's memory.
     """
     given = ", ".join(f"{key}={value!r}" for key, value in model_args.items())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            model = builder(**model_args)
+            with within_memory(of):
+                model = builder(**model_args)
         except PodarError:
             raise
         except Exception as error:

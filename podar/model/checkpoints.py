@@ -6,6 +6,7 @@ import argparse
 import collections
 import pathlib
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,17 @@ def read_state(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
             f"there is no weights file {path}" + (f"; did you mean {path.with_name(near)}?" if near else ".")
         )
     if path.name.endswith(".index.json"):
-        return {name: t for part in _parts(path) for name, t in read_state(part, trust).items()}
+        return {name: t for part in parts_of_index(path) for name, t in read_state(part, trust).items()}
     if is_pickle(path):
         return _tensors(_unpickle(path, trust), path)
     return read_safetensors(path)
 
 
-def _parts(index: Path) -> list[Path]:
-    """The files of a checkpoint in several parts, which lie beside their index."""
+def parts_of_index(index: Path) -> list[Path]:
+    """The files of a checkpoint in several parts, which lie beside their index.
+
+    **Raises:** `PodarError` for an index that is damaged, or names anything else.
+    """
     try:
         names = sorted({str(name) for name in read_json(index)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,7 +127,7 @@ def _unpickle(path: Path, trust: bool) -> Any:
         with path.open("rb") as file, torch.serialization.safe_globals([*_HARMLESS, *_numpy_scalars()]):
             return torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        needs = _what_it_needs(path, error)
+        needs = what_it_needs(path, error)
         raise PodarError(
             f"{path} is a pickle that holds more than tensors ({needs}), and loading such a file can "
             "run any program: save a state dict or safetensors instead, or add --trust if you know where it comes from."
@@ -140,13 +144,16 @@ def _unpickle(path: Path, trust: bool) -> Any:
         raise PodarError(f"{path} cannot be read ({reason}): the file is damaged or no checkpoint.") from error
 
 
-def _what_it_needs(path: Path, error: Exception) -> str:
+def what_it_needs(path: Path, error: Exception) -> str:
+    """The first thing besides tensors that a pickle holds, after torch refused it with `error`."""
     try:
         unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not a zip archive, or not a pickle at all: the unpickler's own words must do
         unsafe = []
     if unsafe:
         return unsafe[0]
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):  # a file of torch before 1.6
+        return named[1]
     first = str(error).splitlines()[0]
     return "torch cannot tell which" if "weights_only" in first else first  # torch goes on about its arguments
 

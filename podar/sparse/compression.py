@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, sizes
 from podar.files import atomic_path
 from podar.sparse.layers import weights_of
+from podar.trust.memory import free_memory
 from podar.trust.plain import loads_json
 
 KEY = "podar.sparse"
@@ -115,7 +115,7 @@ def decode(stored: dict[str, Tensor], name: str, note: dict[str, Any]) -> Tensor
         return stored[name]
     shape, values = note["shape"], stored[f"{name}:values"]
     count = math.prod(shape)
-    if count * (values.element_size() + 1) > psutil.virtual_memory().available or min(shape, default=0) < 0:
+    if count * (values.element_size() + 1) > free_memory() or min(shape, default=0) < 0:
         raise ValueError(f"{name} says that it is {sizes(shape)}, which is more than this machine's memory holds")
     if note["encoding"] == "bitmask":
         where = np.unpackbits(stored[f"{name}:bitmask"].numpy(), count=count).astype(bool)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,9 @@ from podar.errors import PodarError
 from podar.libraries import find
 from podar.libraries.transformers import open_model
 from podar.model.inputs import call
+from podar.model.torchvision_operators import import_torchvision
+
+import_torchvision()  # these tests ask transformers for models before podar does
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
@@ -98,3 +104,58 @@ def test_completion_finds_folders_with_a_configuration(tmp_path: Path) -> None:
     kind = find("transformers:x")
     assert kind is not None
     assert list(kind.complete(f"transformers:{tmp_path}/")) == [f"transformers:{tmp_path}/bert"]
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, ("__import__('os').environ.__setitem__('PODAR_HOSTILE_RAN', '1')",)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "elsewhere", "part"])
+def test_weights_that_would_run_a_program_are_one_sentence(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PODAR_HOSTILE_RAN", raising=False)
+    model = save(tmp_path / "t", "BertForSequenceClassification", weights=False, vocab_size=50)
+    place = {"elsewhere": "../evil.bin", "part": "evil.bin"}.get(name, name)
+    torch.save({"w": Bomb()}, tmp_path / "t" / place)
+    if name != place:
+        index = {"metadata": {}, "weight_map": {"bert.pooler.dense.weight": place}}
+        (tmp_path / "t" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(
+        PodarError, match="is no file beside it" if name == "elsewhere" else r"more than tensors"
+    ) as said:
+        open_model(model, {}, False).make()
+    assert "\n" not in str(said.value) and "PODAR_HOSTILE_RAN" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"auto_map": {"AutoModel": "m.M"}}, "its own Python code"),
+        ({"text_config": {"auto_map": {"AutoModel": "m.M"}}}, "its own Python code"),
+        ({"attn_implementation": "evil/kernel"}, "kernel of the Hugging Face hub"),
+        ({"_attn_implementation": {"text_config": "evil/kernel:f"}}, "kernel of the Hugging Face hub"),
+        ({"layers": [{"experts_implementation": "evil/kernel@main"}]}, "kernel of the Hugging Face hub"),
+    ],
+)
+def test_a_configuration_that_names_code_needs_trust(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    model = save(tmp_path, "BertForSequenceClassification", weights=False, vocab_size=50)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **settings}))
+    with pytest.raises(PodarError, match=said):
+        open_model(model, {}, False)
+
+
+def test_weights_of_another_format_are_named(tmp_path: Path) -> None:
+    model = save(tmp_path, "BertForSequenceClassification", weights=False, vocab_size=50)
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
+    assert "the folder holds x.gguf" in open_model(model, {}, False).notes[0]
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_that_imported_nothing_else_opens_one(tmp_path: Path) -> None:
+    """transformers imports torchvision, whose wheel for another build of torch would break it."""
+    model = save(tmp_path, "BertForSequenceClassification", weights=False, vocab_size=50)
+    code = f"from podar.libraries.transformers import open_model; open_model({model!r}, {{}}, False).make()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, capture_output=True)

@@ -284,3 +284,13 @@ def test_an_attention_mask_may_be_infinite() -> None:
     model = network()
     model.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
     check_finite(model, of="x")
+
+
+def test_a_pickle_of_an_old_torch_is_told_by_what_it_needs(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return eval, ("1/0",)
+
+    torch.save({"w": Bomb()}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(PodarError, match=r"more than tensors \((\w+\.)?eval\)"):
+        read_state(tmp_path / "old.pt")
