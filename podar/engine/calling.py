@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, UsageError, first_line, sizes
+from podar.model.containers import Place, leaves
 from podar.model.inputs import arguments
 from podar.model.tensors import tensors_in
 
@@ -30,7 +31,7 @@ class Calling:
     signature: inspect.Signature
     positional: int
     keywords: tuple[str, ...]
-    places: tuple[tuple[Any, ...], ...]
+    places: tuple[Place, ...]
     values: tuple[Any, ...]
     open_batch: bool
 
@@ -41,7 +42,7 @@ class Calling:
         """
         if len(args) != self.positional or tuple(kwargs) != self.keywords:
             args, kwargs = self._in_the_examples_form(args, kwargs)
-        given = list(_leaves((args, dict(kwargs)), ()))
+        given = _leaves(args, kwargs)
         tensors = [value for _, value in given if isinstance(value, Tensor)]
         for (_, value), expected in zip(given, self.values):
             if isinstance(expected, _Kind) and not isinstance(value, Tensor):
@@ -92,7 +93,7 @@ class Calling:
         values = defaults | bound
         return tuple(values[name] for name in first), {name: values[name] for name in self.keywords}
 
-    def _name(self, place: tuple[Any, ...]) -> str:
+    def _name(self, place: Place) -> str:
         names = list(self.signature.parameters)
         first = names[place[0]] if isinstance(place[0], int) and place[0] < len(names) else place[0]
         return ".".join(map(str, (first, *place[1:])))
@@ -110,7 +111,7 @@ def calling(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
         inspect.Parameter(p.name, p.kind, default=p.default)
         for p in inspect.signature(model.forward).parameters.values()
     ]
-    given = list(_leaves((args, kwargs), ()))
+    given = _leaves(args, kwargs)
     values = [_Kind(tuple(v.shape), v.dtype) if isinstance(v, Tensor) else v for _, v in given]
     return Calling(
         inspect.Signature(bare), len(args), tuple(kwargs), tuple(place for place, _ in given), tuple(values), open_batch
@@ -140,19 +141,9 @@ def check_on_cpu(model: nn.Module) -> None:
         _check_device(tensor, name)
 
 
-def _leaves(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    if not place:  # arguments: positions and names side by side
-        args, kwargs = value
-        for key, item in (*enumerate(args), *kwargs.items()):
-            yield from _leaves(item, (key,))
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, (*place, key))
-    elif isinstance(value, (tuple, list)):
-        for key, item in enumerate(value):
-            yield from _leaves(item, (*place, key))
-    else:
-        yield place, value
+def _leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Place, Any]]:
+    """Every value of a call; the place of each begins with the argument's position or name."""
+    return leaves({**dict(enumerate(args)), **kwargs})
 
 
 def _check_type(tensor: Tensor, dtype: torch.dtype) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from podar.errors import PodarError, first_line
-from podar.model.inputs import ExampleInputs, arguments
+from podar.model.containers import Place, leaves, name_of, replaced
+from podar.model.inputs import ExampleInputs, argument_names, arguments
 from podar.model.tensors import map_tensors, named_tensors
 
 
@@ -39,8 +40,8 @@ class Flat:
 
         **Raises:** `PodarError` when their number, types or sizes (but for the batch) are not the example's.
         """
-        args, kwargs = _arguments(self.module.model, inputs)  # type: ignore[arg-type]
-        found = _leaves(_bind(self.module.model, args, kwargs))  # type: ignore[arg-type]
+        model: Any = self.module.model
+        found = _tensors(_given(model, *_arguments(model, inputs)))
         for name, want in zip(self.input_names, self.inputs):
             got = found.get(name)
             if got is None or got.dtype != want.dtype or got.shape[1:] != want.shape[1:] or got.ndim != want.ndim:
@@ -72,12 +73,12 @@ def flatten(model: nn.Module, example_inputs: ExampleInputs) -> Flat:
     """
     serving = copy_for_serving(model)
     args, kwargs = _arguments(serving, example_inputs)
-    bound = _bind(serving, args, kwargs)
-    inputs = _leaves(bound)
+    given = _given(serving, args, kwargs)
+    inputs = _tensors(given)
     if not inputs:
         raise PodarError("the example inputs hold no tensor: an exported file needs at least one input.")
     # In eval mode itself: an exporter that puts modes back would set all that it holds to its own.
-    module = _Flattened(serving, bound, tuple(inputs)).eval()
+    module = _Flattened(serving, given, tuple(inputs)).eval()
     try:
         with torch.no_grad():
             # Also what Ultralytics' heads need: their anchors are built in one eager forward at this size.
@@ -143,20 +144,44 @@ def _carry_out_parametrizations(module: nn.Module) -> None:
         module.register_parameter(name, nn.Parameter(value.detach(), requires_grad=False))
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A call of the model: its arguments in the order of forward's parameters, and what each is called.
+
+    The first `positional` arguments come by position, the others by their names.
+    """
+
+    names: list[str]
+    values: list[Any]
+    positional: int
+
+    def filled(self, tensors: Mapping[str, Tensor]) -> _Given:
+        """The same call with other tensors, by the names that `_tensors` gives them."""
+
+        def other(place: Place, leaf: Any) -> Any:
+            return tensors[name_of(place)] if isinstance(leaf, Tensor) else leaf
+
+        values = [replaced(other, value, (name,)) for name, value in zip(self.names, self.values)]
+        return _Given(self.names, values, self.positional)
+
+    def call(self, model: nn.Module) -> Any:
+        """What the model returns."""
+        by_name = dict(zip(self.names[self.positional :], self.values[self.positional :]))
+        return model(*self.values[: self.positional], **by_name)
+
+
 class _Flattened(nn.Module):
     """Rebuilds the model's arguments from flat tensors, and flattens what it returns."""
 
-    def __init__(self, model: nn.Module, bound: inspect.BoundArguments, names: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, given: _Given, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
-        self._bound = bound
+        self._given = given
         self._names = names
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(self._names, tensors))
-        arguments = {name: _fill(value, name, given) for name, value in self._bound.arguments.items()}
-        call = inspect.BoundArguments(self._bound.signature, arguments)  # type: ignore[arg-type]
-        return tuple(t for _, t in named_tensors(self.model(*call.args, **call.kwargs)))
+        outputs = self._given.filled(dict(zip(self._names, tensors))).call(self.model)
+        return tuple(t for _, t in named_tensors(outputs))
 
 
 def _arguments(model: nn.Module, inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -183,39 +208,35 @@ def _arguments(model: nn.Module, inputs: ExampleInputs) -> tuple[tuple[Any, ...]
     return args, kwargs
 
 
-def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+def _given(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Given:
     try:
-        return inspect.signature(model.forward).bind(*args, **kwargs)
+        bound = inspect.signature(model.forward).bind(*args, **kwargs)
     except TypeError as error:
         raise PodarError(
             f"the example inputs do not fit {type(model).__name__}.forward: {first_line(error)}."
         ) from error
+    names = argument_names(model, bound.args, bound.kwargs)
+    return _Given(names, [*bound.args, *bound.kwargs.values()], len(bound.args))
 
 
-def _leaves(bound: inspect.BoundArguments) -> dict[str, Tensor]:
-    """Tensors among the arguments by name: the parameter's, and what leads into it ("image", "boxes_0")."""
+def _tensors(given: _Given) -> dict[str, Tensor]:
+    """The tensors of a call by the names that they have in the file: the argument's, and what leads to the tensor in it
+    ("image", "boxes_0").
+
+    **Raises:** `PodarError` where two would have the same name.
+    """
     found: dict[str, Tensor] = {}
-    for name, value in bound.arguments.items():
-        found.update(_named(value, name))
+    for argument, value in zip(given.names, given.values):
+        for place, leaf in leaves(value, (argument,)):
+            if not isinstance(leaf, Tensor):
+                continue
+            name = name_of(place)
+            if name in found:
+                raise PodarError(
+                    f"two of the model's inputs would be called {name} in the exported file: rename one of them."
+                )
+            found[name] = leaf
     return found
-
-
-def _named(value: Any, name: str) -> dict[str, Tensor]:
-    if isinstance(value, Tensor):
-        return {name: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (tuple, list)) else ()
-    return {leaf: t for key, item in items for leaf, t in _named(item, f"{name}_{key}").items()}
-
-
-def _fill(value: Any, name: str, given: dict[str, Tensor]) -> Any:
-    """The argument with its tensors replaced by the given ones, found by the names that `_named` gave them."""
-    if isinstance(value, Tensor):
-        return given[name]
-    if isinstance(value, dict):
-        return {key: _fill(item, f"{name}_{key}", given) for key, item in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_fill(item, f"{name}_{index}", given) for index, item in enumerate(value))
-    return value
 
 
 def _output_names(outputs: Mapping[str, Tensor], taken: set[str]) -> tuple[str, ...]:

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,18 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else None
+
+
+def argument_names(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+    """What each argument of a call is called: first `args`, by the parameters of forward, then `kwargs`, by their own.
+
+    What goes into `*images` is called `images_0`, `images_1` and so on.
+    """
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    rest = next((f"{p.name}_" for p in parameters if p.kind is p.VAR_POSITIONAL), "")
+    names += [f"{rest}{number}" for number in range(len(args) - len(names))]
+    return [*names[: len(args)], *kwargs]
 
 
 def call(model: nn.Module, inputs: ExampleInputs) -> Any:

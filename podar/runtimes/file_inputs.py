@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from podar.errors import PodarError, UsageError, sizes
+from podar.model.containers import leaves, name_of
 from podar.runtimes.session import Port
 
 
@@ -19,26 +20,24 @@ def arrays(inputs: Any, *, widened: bool = False) -> dict[str, np.ndarray]:
 
     **Raises:** `UsageError` for a callable; `PodarError` for a tensor of a type that numpy does not have.
     """
-    return dict(_walk(inputs, "", widened))
+    found = {}
+    for place, leaf in leaves(inputs):
+        path = ".".join(map(str, place))
+        if isinstance(leaf, np.ndarray):
+            found[path] = leaf
+        elif hasattr(leaf, "detach"):  # a tensor of torch, which is not imported here
+            found[path] = _array(leaf, path, widened)
+        elif callable(leaf):
+            raise UsageError("a model file takes tensors: give a tensor, a tuple or a dict instead of a callable.")
+    return found
 
 
-def _walk(value: Any, path: str, widened: bool) -> Iterator[tuple[str, np.ndarray]]:
-    if isinstance(value, np.ndarray):
-        yield path, value
-    elif hasattr(value, "detach"):  # a torch tensor
-        try:
-            tensor = value.detach().cpu()
-            yield path, (tensor.float() if widened and str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-        except (TypeError, NotImplementedError) as error:  # bfloat16; a tensor without data
-            raise PodarError(f"the input {path or 'tensor'} cannot be given to a runtime: {error}.") from error
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _walk(item, f"{path}.{key}" if path else str(key), widened)
-    elif isinstance(value, (tuple, list)):
-        for index, item in enumerate(value):
-            yield from _walk(item, f"{path}.{index}" if path else str(index), widened)
-    elif callable(value):
-        raise UsageError("a model file takes tensors: give a tensor, a tuple or a dict instead of a callable.")
+def _array(tensor: Any, path: str, widened: bool) -> np.ndarray:
+    try:
+        held = tensor.detach().cpu()
+        return (held.float() if widened and str(held.dtype) == "torch.bfloat16" else held).numpy()
+    except (TypeError, NotImplementedError) as error:  # bfloat16; a tensor without data
+        raise PodarError(f"the input {path or 'tensor'} cannot be given to a runtime: {error}.") from error
 
 
 def matched(file: str | Path, wanted: Sequence[Port], inputs: Any, *, advice: str = "") -> dict[str, np.ndarray]:
@@ -52,7 +51,7 @@ def matched(file: str | Path, wanted: Sequence[Port], inputs: Any, *, advice: st
     `arrays` raises.
     """
     given = arrays(inputs, widened=any(port.dtype == "bfloat16" for port in wanted))
-    by_name = {path.replace(".", "_"): value for path, value in given.items()}
+    by_name = {name_of((path,)): value for path, value in given.items()}
     names = [entry.name for entry in wanted]
     if not set(names) <= set(by_name):
         if len(given) != len(names):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from podar.errors import PodarError, first_line, sizes
+from podar.model.containers import leaves, name_of
 from podar.model.modes import modes_put_back
 from podar.runtimes.file_inputs import arrays
 from podar.runtimes.register import runtime
@@ -33,7 +34,9 @@ class ProgramSession:
         self._form = program.call_spec.in_spec
         self._module, self._threads = program.module(), threads
         self._values = list(signature.user_inputs)  # names of tensors; whatever else stands there is a constant
-        places = dict(_names(pytree.tree_unflatten(list(range(len(self._values))), self._form)))
+        args, kwargs = pytree.tree_unflatten(list(range(len(self._values))), self._form)
+        numbers = leaves({**dict(enumerate(args)), **kwargs})  # keyword arguments by their names, others by position
+        places = {number: name_of(place) for place, number in numbers}
         meant = [(i, nodes.get(v)) for i, v in enumerate(self._values) if isinstance(v, str)]
         self._tensors = [i for i, node in meant if node is not None and isinstance(node.meta.get("val"), torch.Tensor)]
         self.inputs = tuple(_port(places.get(i, str(i)), nodes[self._values[i]].meta["val"]) for i in self._tensors)
@@ -55,26 +58,6 @@ class ProgramSession:
             found = pytree.tree_leaves(self._module(*args, **kwargs))
         tensors = [value for value in found if isinstance(value, torch.Tensor)]
         return [(t.float() if t.dtype == torch.bfloat16 else t).numpy() for t in tensors]
-
-
-def _names(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Iterator[tuple[int, str]]:
-    """The name of each leaf's number: of keyword arguments their names, of others their places."""
-
-    def walk(value: Any, name: str) -> Iterator[tuple[int, str]]:
-        if isinstance(value, int):
-            yield value, name
-        elif isinstance(value, Mapping):
-            for key, item in value.items():
-                yield from walk(item, f"{name}_{key}")
-        elif isinstance(value, (tuple, list)):
-            for index, item in enumerate(value):
-                yield from walk(item, f"{name}_{index}")
-
-    args, kwargs = arguments
-    for index, item in enumerate(args):
-        yield from walk(item, str(index))
-    for key, item in kwargs.items():
-        yield from walk(item, str(key))
 
 
 def _port(name: str, value: torch.Tensor) -> Port:
