@@ -7,6 +7,9 @@ import importlib.util
 from collections.abc import Iterable
 from types import ModuleType
 
+QUOTED = "'{}'"
+"""How `did_you_mean` writes a name that stands in quotes, as in Python."""
+
 
 class PodarError(ValueError):
     """Something could not be done. The message is one sentence: what was wrong, where, and what to do."""
@@ -86,6 +89,39 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     by_lowercase = {choice.lower(): choice for choice in choices}
     matches = difflib.get_close_matches(word.lower(), by_lowercase, n=1, cutoff=0.6)
     return by_lowercase[matches[0]] if matches else None
+
+
+def did_you_mean(word: str, choices: Iterable[str], form: str = "{}", *, list_all: bool = False) -> str:
+    """How a sentence about an unknown word ends: with the choice most like it, where one comes near.
+
+    **Arguments:**
+
+    - `form`: what is written around the choice, such as `"timm:{}"`, or `QUOTED`.
+    - `list_all`: where no choice comes near, all of them are listed.
+
+    ```python
+    >>> "there is no scope 'globl'" + did_you_mean("globl", ["global", "local"])
+    "there is no scope 'globl'; did you mean global?"
+
+    ```
+    """
+    choices = list(choices)
+    near = nearest(word, choices)
+    if near is not None:
+        return f"; did you mean {form.replace('{}', near)}?"
+    return f"; known: {', '.join(choices)}." if list_all and choices else "."
+
+
+def check_known(what: str, name: str, choices: Iterable[str], form: str = "{}") -> None:
+    """Refuse a name that is none of `choices`.
+
+    **Arguments:** `what`: what is named so, for the message. `form`: as of `did_you_mean`.
+
+    **Raises:** `UsageError` with the nearest of the choices, or with all of them.
+    """
+    choices = list(choices)
+    if name not in choices:
+        raise UsageError(f"there is no {what} {name!r}{did_you_mean(name, choices, form, list_all=True)}")
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from podar.errors import PodarError
+from podar.errors import PodarError, did_you_mean
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _PART = ".part"  # how the name of an unfinished file's folder ends
@@ -187,6 +187,15 @@ def lock(folder: Path) -> int | None:
             raise
         return None
     return descriptor
+
+
+def no_file(path: Path, what: str = "file", pattern: str = "*") -> str:
+    """The sentence for a file that is not there, with the file beside it whose name is most like its own.
+
+    **Arguments:** `what`: what it was to be, for the sentence. `pattern`: what such files are called.
+    """
+    beside = [found.name for found in path.parent.glob(pattern)] if path.parent.is_dir() else []
+    return f"there is no {what} {path}{did_you_mean(path.name, beside)}"
 
 
 def disk_full(error: BaseException, folder: Path) -> str | None:

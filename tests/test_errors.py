@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from podar.errors import PodarError, UsageError, nearest, require
+from podar.errors import QUOTED, PodarError, UsageError, check_known, did_you_mean, nearest, require
 
 
 def test_exit_codes_tell_failure_from_wrong_usage() -> None:
@@ -44,3 +44,17 @@ def test_nearest(word: str, expected: str | None) -> None:
 
 def test_nearest_of_nothing() -> None:
     assert nearest("x", []) is None
+
+
+def test_an_unknown_name_gets_the_nearest_choice_or_all_of_them() -> None:
+    names = ["global", "local"]
+    assert did_you_mean("globl", names) == "; did you mean global?"
+    assert did_you_mean("globl", names, QUOTED) == "; did you mean 'global'?"
+    assert did_you_mean("globl", names, "{x}{}{y}") == "; did you mean {x}global{y}?"
+    assert did_you_mean("xyz", names) == "." and did_you_mean("xyz", names, list_all=True) == "; known: global, local."
+    assert did_you_mean("xyz", [], list_all=True) == "."
+    check_known("scope", "local", iter(names))
+    with pytest.raises(UsageError, match=r"^there is no scope 'loca'; did you mean local\?$"):
+        check_known("scope", "loca", iter(names))
+    with pytest.raises(UsageError, match=r"^there is no scope 'xyz'; known: global, local\.$"):
+        check_known("scope", "xyz", names)

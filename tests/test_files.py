@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from podar.errors import PodarError
-from podar.files import atomic_path, put_in_place, staged, write_atomic
+from podar.files import atomic_path, no_file, put_in_place, staged, write_atomic
 
 
 def test_text_and_bytes_and_new_folders(tmp_path) -> None:
@@ -165,3 +165,13 @@ def test_the_same_tensors_make_the_same_safetensors_file(tmp_path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
         assert file.metadata() == notes and torch.equal(file.get_tensor("w"), torch.arange(5))
+
+
+def test_a_missing_file_is_said_with_the_one_that_is_called_most_like_it(tmp_path: Path) -> None:
+    (tmp_path / "{}").mkdir()
+    for name in ("net.py", "notes.txt"):
+        (tmp_path / "{}" / name).touch()
+    file = tmp_path / "{}" / "nets.py"
+    assert no_file(file, "script") == f"there is no script {file}; did you mean net.py?"
+    assert no_file(file.with_name("nots.txt"), pattern="*.py").endswith("nots.txt.")
+    assert no_file(tmp_path / "away" / "net.py") == f"there is no file {tmp_path / 'away' / 'net.py'}."

@@ -42,7 +42,8 @@ def bench(
 ) -> None:
     """Measure latency and memory on every runtime at hand; models and files are run in turn."""
     from podar.cli import console
-    from podar.cli.benchmarking import bench_models, parse_shapes
+    from podar.measuring.shaping import parse_shapes
+    from podar.sources.benching import bench_models
     from podar.sources.naming import parse_model_args
 
     with working("measure"):

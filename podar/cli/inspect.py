@@ -28,8 +28,8 @@ def inspect(
 ) -> None:
     """Show what can be pruned, what it costs, and what is frozen and why."""
     from podar.cli import console
-    from podar.cli.inspection import anatomy
     from podar.files import write_atomic
+    from podar.reports.anatomy import anatomy
     from podar.sources.naming import parse_model_args
     from podar.sources.opening import open_source
 
@@ -37,7 +37,10 @@ def inspect(
         source = open_source(
             model, weights=weights, model_args=parse_model_args(model_arg or ()), modules=module or (), trust=trust
         )
-        found, graph = anatomy(source, model)
+        built, inputs = source.model, source.inputs()
+        graph = source.workshop.trace(built, inputs)
+        numbered = source.workshop.blocks(built)
+        found = anatomy(graph, model=model, inputs=inputs, numbered=numbered, notes=source.notes)
     if picture is not None:
         from podar.reports.picture import draw
 

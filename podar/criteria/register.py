@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import QUOTED, PodarError, UsageError, did_you_mean
 from podar.model.members import Members
 from podar.model.wrappers import unwrapped
 
@@ -94,9 +94,8 @@ def named(importance: str | Scorer | Criterion) -> Criterion:
     if not isinstance(importance, str):
         return Criterion(getattr(importance, "__name__", "a callable"), importance)
     if importance not in CRITERIA:
-        close = nearest(importance, CRITERIA)
-        hint = f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(CRITERIA))}"
-        raise UsageError(f"no importance criterion is named {importance!r}; {hint}")
+        hint = did_you_mean(importance, sorted(CRITERIA), QUOTED, list_all=True)
+        raise UsageError(f"no importance criterion is named {importance!r}{hint}")
     return CRITERIA[importance]
 
 

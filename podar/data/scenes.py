@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from podar.data import fashion
-from podar.errors import UsageError, nearest
+from podar.errors import UsageError, did_you_mean
 from podar.files import write_atomic
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
@@ -78,10 +78,7 @@ def compose(
     for what, names, known in (("task", [task], TASKS), ("class", classes, fashion.CLASSES)):
         for name in names:
             if name not in known:
-                near = nearest(name, known)
-                raise UsageError(
-                    f"there is no {what} {name!r} of scenes" + (f"; did you mean {near}?" if near else ".")
-                )
+                raise UsageError(f"there is no {what} {name!r} of scenes{did_you_mean(name, known)}")
     root = Path(folder)
     read = fashion.read_demo if photographs.endswith("-demo") else fashion.read
     found = read(photographs, None, None)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from podar.errors import UsageError, nearest, require
+from podar.errors import UsageError, did_you_mean, require
 from podar.formats.flat import Flat
 from podar.runtimes import RUNTIMES
 
@@ -116,10 +116,7 @@ def format_for(path: Path, name: str | None) -> Format:
     """
     if name is not None:
         if name not in FORMATS:
-            near = nearest(name, FORMATS)
-            raise UsageError(
-                f"unknown export format {name!r}: {f'did you mean {near}? ' if near else ''}there are {_list()}."
-            )
+            raise UsageError(f"unknown export format {name!r}{did_you_mean(name, FORMATS, list_all=True)}")
         return FORMATS[name]
     for candidate in FORMATS.values():
         if path.suffix.lower() == candidate.suffix:

@@ -6,7 +6,8 @@ import ast
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import PodarError, UsageError, did_you_mean
+from podar.files import no_file
 from podar.libraries.register import library
 
 if TYPE_CHECKING:
@@ -67,13 +68,12 @@ def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     file, _, function = model.rpartition(":")
     path = Path(file).expanduser().resolve()
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else None
-        raise PodarError(f"there is no file {file}" + (f"; did you mean {near}?" if near else "."))
+        raise PodarError(no_file(Path(file).expanduser(), pattern="*.py"))
     module = run_file(path, f"podar_user_{path.stem}_{abs(hash(path)):x}")
     builder = getattr(module, function, None)
     if not callable(builder):
-        near = nearest(function, [name for name in vars(module) if callable(getattr(module, name))])
-        raise PodarError(f"{file} has no function {function!r}" + (f"; did you mean {file}:{near}?" if near else "."))
+        names = [name for name in vars(module) if callable(getattr(module, name))]
+        raise PodarError(f"{file} has no function {function!r}{did_you_mean(function, names, file + ':{}')}")
 
     def inputs(built: nn.Module) -> Any:
         given = getattr(module, "example_inputs", None)

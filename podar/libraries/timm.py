@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from podar.errors import PodarError, nearest, require
+from podar.errors import PodarError, did_you_mean, require
 from podar.libraries.register import library
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     timm = _timm()
     name = model.removeprefix(PREFIX)
     if not timm.is_model(name.partition(".")[0]):
-        near = nearest(name, timm.list_models())
-        raise PodarError(f"timm has no model {name!r}" + (f"; did you mean {PREFIX}{near}?" if near else "."))
+        raise PodarError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models(), PREFIX + '{}')}")
     pretrained = bool(model_args.get("pretrained", False))
     kept = {key: value for key, value in model_args.items() if key != "pretrained"}
 

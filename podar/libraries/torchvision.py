@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from podar.errors import PodarError, nearest
+from podar.errors import PodarError, did_you_mean
 from podar.libraries.register import library
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     models = _models()
     name = model.removeprefix(PREFIX)
     if name not in models.list_models():
-        near = nearest(name, models.list_models())
-        raise PodarError(f"torchvision has no model {name!r}" + (f"; did you mean {PREFIX}{near}?" if near else "."))
+        raise PodarError(f"torchvision has no model {name!r}{did_you_mean(name, models.list_models(), PREFIX + '{}')}")
     builder = models.get_model_builder(name)
     weights = model_args.get("weights")
     kept = {key: value for key, value in model_args.items() if key != "weights"}

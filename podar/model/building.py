@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from podar.errors import PodarError, nearest
+from podar.errors import PodarError, did_you_mean
 from podar.model.bounds import within_memory
 
 
@@ -50,5 +50,5 @@ def _reason(builder: Callable[..., Any], error: Exception) -> str:
     if not isinstance(error, TypeError) or not unknown:
         return f"{message}."
     names = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    near = nearest(unknown[0], [*names, "num_classes"])  # the one that most builders take among their **kwargs
-    return f"it knows no argument {unknown[0]!r}" + (f"; did you mean {near}?" if near else ".")
+    names.append("num_classes")  # which most builders take among their **kwargs
+    return f"it knows no argument {unknown[0]!r}{did_you_mean(unknown[0], names)}"

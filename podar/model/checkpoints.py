@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.errors import PodarError, nearest
+from podar.files import no_file
 from podar.trust.plain import read_json
 
 # Training scripts wrap the state dict under one of these names; the averaged weights come first where there are any.
@@ -72,10 +73,7 @@ def read_state(path: str | Path, trust: bool = False) -> dict[str, Tensor]:
             )
         path = inside
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
-        raise PodarError(
-            f"there is no weights file {path}" + (f"; did you mean {path.with_name(near)}?" if near else ".")
-        )
+        raise PodarError(no_file(path, "weights file"))
     if path.name.endswith(".index.json"):
         return {name: t for part in parts_of_index(path) for name, t in read_state(part, trust).items()}
     if is_pickle(path):

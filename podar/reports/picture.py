@@ -15,7 +15,7 @@ ROW, LANE, TEXT = 16, 14, 330
 
 
 def draw(found: dict[str, Any]) -> str:
-    """The SVG of what `podar.cli.inspection.anatomy` found.
+    """The SVG of what `podar.reports.anatomy.anatomy` found.
 
     A filled dot: the layer makes the units of the group; an open one: it reads them, or they go along (norms, buffers).
     Hovering over a dot names the group, over a grey layer the reason why it is frozen.

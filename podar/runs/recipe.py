@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import PodarError, UsageError, did_you_mean
+from podar.files import no_file
 from podar.stages import StageOptions, recipe_stages, stage_of
 from podar.trust.plain import read_yaml
 
@@ -145,10 +146,7 @@ def read(path: str | os.PathLike[str]) -> Recipe:
     except PodarError as error:
         if Path(path).exists():
             raise PodarError(f"the recipe {error}") from error
-        folder = Path(path).parent
-        near = nearest(Path(path).name, [p.name for p in folder.iterdir()]) if folder.is_dir() else None
-        hint = f"; did you mean {folder / near}?" if near else "."
-        raise PodarError(f"there is no recipe {path}{hint}") from error
+        raise PodarError(no_file(Path(path), "recipe")) from error
     if not isinstance(data, dict):
         raise UsageError(f"the recipe {path} is no mapping: begin with model: and stages:.")
     return make(data, of=str(path))
@@ -170,10 +168,8 @@ def _stage(value: Any) -> StageOptions:
     name, options = next(iter(value.items()))
     known = recipe_stages()
     if name not in known:
-        near = nearest(str(name), known)
-        raise ValueError(
-            f"there is no stage {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(known)}")
-        )
+        hint = did_you_mean(str(name), known, list_all=True)
+        raise ValueError(f"there is no stage {name!r}{hint.rstrip('.')}")
     try:
         return known[name].options.model_validate(options or {})
     except ValidationError as error:
@@ -188,8 +184,7 @@ def _first(error: ValidationError) -> str:
         return f"{place} is missing"
     if problem["type"] == "extra_forbidden":
         options = [name for stage in recipe_stages().values() for name in stage.options.model_fields]
-        near = nearest(place, [*Recipe.model_fields, *options])
-        return f"{place} is no option" + (f"; did you mean {near}?" if near else "")
+        return f"{place} is no option{did_you_mean(place, [*Recipe.model_fields, *options]).rstrip('.')}"
     text = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return text

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from podar.errors import UsageError, nearest, require
+from podar.errors import UsageError, did_you_mean, require
 from podar.runtimes.session import Ready, Session
 
 Open = Callable[[Path, int], Session]
@@ -94,7 +94,5 @@ def known(name: str) -> Runtime:
     **Raises:** `UsageError` where there is none.
     """
     if name not in RUNTIMES:
-        near = nearest(name, RUNTIMES)
-        hint = f"did you mean {near}? " if near else ""
-        raise UsageError(f"unknown runtime {name!r}: {hint}there are {', '.join(RUNTIMES)}.")
+        raise UsageError(f"unknown runtime {name!r}{did_you_mean(name, RUNTIMES, list_all=True)}")
     return RUNTIMES[name]

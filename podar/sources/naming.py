@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import PodarError, UsageError, check_known, did_you_mean, nearest
 from podar.libraries import libraries, workshop_of
 from podar.trust import user_code
 
@@ -72,8 +72,7 @@ def unknown(model: str) -> str:
     forms = [library.form for library in libraries()]
     prefixes = [form.partition(":")[0] for form in forms if ":" in form and "." not in form]
     if colon:
-        near = nearest(prefix, prefixes)
-        return f"there is no kind of model {prefix!r}" + (f"; did you mean {near}:{rest}?" if near else ".")
+        return f"there is no kind of model {prefix!r}{did_you_mean(prefix, prefixes, '{}:' + rest)}"
     begun = (*(f"{known}:" for known in prefixes), model[:1])  # what a prefix stands before, and what has none
     names = {name.rpartition(":")[2]: name for beginning in begun for name in complete_model(beginning)}
     near = nearest(model, names)
@@ -88,9 +87,6 @@ def check_format(name: str, model: str) -> None:
     **Raises:** `UsageError`.
     """
     formats = workshop_of(model).formats()
-    if name not in formats:
-        near = nearest(name, formats)
-        hint = f"did you mean {near}?" if near else f"known: {', '.join(formats)}."
-        raise UsageError(f"there is no export format {name!r}; {hint}")
+    check_known("export format", name, formats)
     if formats[name]:
         raise UsageError(f"{name} cannot be written here: {formats[name]}.")

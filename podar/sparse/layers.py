@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.prune import BasePruningMethod
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import QUOTED, PodarError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ def leave_dense(layer: str, *others: str) -> str:
 def _expect_match(pattern: str, weights: list[Weight], option: str) -> None:
     if any(matches(pattern, w.name, *w.others) for w in weights):
         return
-    near = nearest(pattern, [n for w in weights for n in (w.name, *w.others, w.layer)])
-    raise UsageError(f"{option}: no weight fits {pattern!r}" + (f"; did you mean {near!r}?" if near else ""))
+    names = [name for weight in weights for name in (weight.name, *weight.others, weight.layer)]
+    raise UsageError(f"{option}: no weight fits {pattern!r}{did_you_mean(pattern, names, QUOTED)}")
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[int, int]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from podar.errors import PodarError, nearest
+from podar.errors import QUOTED, PodarError, did_you_mean
 from podar.sparse.layers import Weight, weights_of
 
 
@@ -177,10 +177,7 @@ def mask_weights(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     chosen: dict[str, Tensor] = {}
     for name, mask in masks.items():
         if name not in weights:
-            near = nearest(name, weights)
-            raise PodarError(
-                f"the model has no weight {name!r} to mask" + (f"; did you mean {near!r}?" if near else "")
-            )
+            raise PodarError(f"the model has no weight {name!r} to mask{did_you_mean(name, weights, QUOTED)}")
         shape = weights[name].parameter.shape
         if mask.shape != shape:
             raise PodarError(f"the mask for {name} has shape {tuple(mask.shape)}, the weight {tuple(shape)}")

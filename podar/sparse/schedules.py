@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from podar.errors import UsageError, nearest
+from podar.errors import QUOTED, UsageError, did_you_mean
 
 Schedule = Callable[[float], float]
 """share of the training that is done, 0 to 1 → share of the final amount, 0 to 1, never falling."""
@@ -62,9 +62,8 @@ def parse_schedule(schedule: str | Schedule) -> Schedule:
     if not isinstance(schedule, str):
         return schedule
     if schedule not in SCHEDULES:
-        near = nearest(schedule, SCHEDULES)
-        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(SCHEDULES)}, and podar.sparse.rigl"
-        raise UsageError(f"there is no schedule {schedule!r}; {hint}")
+        hint = did_you_mean(schedule, [*SCHEDULES, "podar.sparse.rigl"], QUOTED, list_all=True)
+        raise UsageError(f"there is no schedule {schedule!r}{hint}")
     return SCHEDULES[schedule]()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import QUOTED, PodarError, UsageError, did_you_mean
 from podar.sparse.layers import Weight, leave_dense
 from podar.sparse.patterns import BlockPattern, Pattern
 
@@ -33,9 +33,7 @@ def parse_scope(scope: str) -> str:
         scope.strip().lower().replace("_", "-").replace(" ", "-").replace("ő", "o").replace("é", "e").replace("–", "-")
     )
     if text not in SCOPES:
-        near = nearest(text, SCOPES)
-        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(SCOPES)}"
-        raise UsageError(f"there is no scope {scope!r}; {hint}")
+        raise UsageError(f"there is no scope {scope!r}{did_you_mean(text, SCOPES, QUOTED, list_all=True)}")
     return SCOPES[text]
 
 

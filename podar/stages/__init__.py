@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from podar.errors import UsageError, nearest
 from podar.files import atomic_path
 
 if TYPE_CHECKING:
@@ -315,16 +314,3 @@ def following(options: StageOptions, recipe: Recipe) -> list[str]:
 def sections() -> tuple[Section, ...]:
     """What the report shows of the stages."""
     return tuple(section for found in stages().values() for section in found.sections)
-
-
-def known(what: str, name: str, choices: Iterable[str]) -> None:
-    """Refuse a name that is none of `choices`.
-
-    **Raises:** `UsageError` with the nearest of them.
-    """
-    choices = list(choices)
-    if name not in choices:
-        near = nearest(name, choices)
-        raise UsageError(
-            f"there is no {what} {name!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(choices)}.")
-        )

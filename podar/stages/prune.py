@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_origin
 
 from pydantic import create_model, field_validator, model_validator
 
-from podar.errors import UsageError
+from podar.errors import UsageError, check_known
 from podar.pruning.metrics.register import examples
 from podar.pruning.options import Option, Options, Written, written
 from podar.reports.sections import Section, fill
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, known, stage
+from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage
 from podar.stages._figures import costs
 from podar.stages._flags import fractions
 
@@ -89,7 +89,7 @@ class _Target(StageOptions):
             parse_targets(self.target)
         for name, option in written().items():
             if option.told.names is not None and (value := self.asked(name)) is not None:
-                known(name, value, option.told.names())
+                check_known(name, value, option.told.names())
         for pattern, kept in self.asked("ratios").items():
             if not 0 < kept <= 1:
                 raise UsageError(f"ratio {pattern}={kept:g}: give the fraction to keep, above 0 and at most 1.")

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from podar.errors import UsageError
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, following, known, stage
+from podar.errors import UsageError, check_known
+from podar.stages import Finding, Flag, Job, Recipe, StageOptions, following, stage
 from podar.stages._flags import PROTECT, WEIGHT_IMPORTANCE, WEIGHT_SCOPE, fractions, importances
 
 
@@ -86,7 +86,7 @@ class Sparsify(StageOptions):
                 raise UsageError(
                     f"rigl rewires single weights, so it knows no pattern {pattern}: leave the pattern out."
                 )
-        known("importance", self.importance, importances())
+        check_known("importance", self.importance, importances())
 
     def __str__(self) -> str:
         how = f", {self.schedule} schedule" if self.schedule else ", reconstructed" if self.reconstruct else ""

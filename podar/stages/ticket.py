@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from podar.errors import UsageError
+from podar.errors import UsageError, check_known
 from podar.reports.sections import Section, fill
 from podar.reports.sparse import ticket_chart
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, known, stage
+from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage
 from podar.stages._figures import point
 from podar.stages._flags import PROTECT, RATE, WEIGHT_IMPORTANCE, WEIGHT_SCOPE, importances
 
@@ -54,7 +54,7 @@ class Ticket(StageOptions):
             raise ValueError("ticket trains from the beginning, so it comes first; move it there")
 
     def check(self, recipe: Recipe) -> None:
-        known("importance", self.importance, importances())
+        check_known("importance", self.importance, importances())
 
     def __str__(self) -> str:
         back = f"step {self.rewind}" if self.rewind else "initialisation"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from podar.criteria import Scorer
 from podar.data import Dataset
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import QUOTED, PodarError, UsageError, check_known
 from podar.model.patterns import patterns
 from podar.recover import accuracy, finetune
 from podar.sparse.early_bird import EarlyBird
@@ -276,11 +276,7 @@ def _checked(
         raise UsageError(f"every={every}: controls run at every round (1) or at every so many")
     known = [arm for arm in ARMS if arm != "ticket"]
     for control in controls:
-        if control not in known:
-            near = nearest(control, known)
-            raise UsageError(
-                f"there is no control {control!r}; " + (f"did you mean {near!r}?" if near else f"known: {known}")
-            )
+        check_known("control", control, known, QUOTED)
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"seeds={seeds!r}: give how many seeds (3), or different ones (0, 1, 2)")

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import PodarError, UsageError
+from podar.files import no_file
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,8 +35,7 @@ def take(files: Iterable[str | Path]) -> list[str]:
         if path.suffix != ".py":
             raise UsageError(f"--module {path.name}: give a Python file, FILE.py.")
         if not path.is_file():
-            near = nearest(path.name, [p.name for p in path.parent.glob("*.py")]) if path.parent.is_dir() else None
-            raise PodarError(f"there is no file {path}" + (f"; did you mean {path.with_name(near)}?" if near else "."))
+            raise PodarError(no_file(path, pattern="*.py"))
         if path not in _taken:
             _taken[path] = run_file(path, _importable_name(path))
     return [str(path) for path in paths]

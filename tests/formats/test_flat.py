@@ -109,7 +109,7 @@ class Attributes(UserDict):
 class Nested(nn.Module):
     """Reads containers of many kinds; each gives another value."""
 
-    def forward(self, x, sizes=None, mapping=None, boxes=None, proxy=None, **more):  # noqa: ANN001, ANN003
+    def forward(self, x, sizes=None, mapping=None, boxes=None, proxy=None, **more):
         if sizes is not None:
             x = x + 2 * sizes.tall + 3 * sizes.wide
         if mapping is not None:

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import podar
-from podar.cli.benchmarking import bench_models
 from podar.errors import PodarError
 from podar.runtimes.onnx_files import count_weights, refuse_outside, stored
+from podar.sources.benching import bench_models
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -54,16 +54,12 @@ def trainer(task: str | None = None) -> type[Any]:
     ```
     """
     make_ready()
-    from podar.errors import UsageError, nearest
+    from podar.errors import check_known
     from podar.libraries.ultralytics.trainers import TRAINERS, Trainer
 
     if task is None:
         return Trainer
-    if task not in TRAINERS:
-        near = nearest(task, TRAINERS)
-        raise UsageError(
-            f"there is no task {task!r}; " + (f"did you mean {near}?" if near else f"known: {', '.join(TRAINERS)}.")
-        )
+    check_known("task", task, TRAINERS)
     return TRAINERS[task]
 
 

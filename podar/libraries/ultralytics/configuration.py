@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from podar.errors import PodarError, nearest
+from podar.errors import PodarError, did_you_mean, nearest
 from podar.libraries.ultralytics.activations import NAMES, canonical
 from podar.trust.user_code import file_that_defines, own_layer, take
 
@@ -181,11 +181,8 @@ def _without_download(args: list[Any], of: str) -> None:
     known = models.list_models(module=models)
     name = args[1] if len(args) > 1 else None
     if name not in known:
-        near = nearest(name, known) if isinstance(name, str) else None
-        raise PodarError(
-            f"{of} names the torchvision model {str(name)[:80]!r}, which is none that classifies"
-            + (f"; did you mean {near}?" if near else ".")
-        )
+        hint = did_you_mean(str(name), known)
+        raise PodarError(f"{of} names the torchvision model {str(name)[:80]!r}, which is none that classifies{hint}")
     args[2:3] = ["None"]
 
 

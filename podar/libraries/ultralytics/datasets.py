@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import PodarError, UsageError
+from podar.files import no_file
 from podar.libraries.ultralytics.caches import read_cache, use_plain_caches
 from podar.libraries.ultralytics.ready import make_ready, said
 from podar.trust.plain import read_yaml
@@ -104,8 +105,7 @@ def _detect(spec: str, task: str, side: int) -> dict[str, Any]:
 
     path = Path(spec).expanduser()
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
-        raise PodarError(f"there is no data set {spec}" + (f"; did you mean {path.with_name(near)}?" if near else "."))
+        raise PodarError(no_file(path, "data set"))
     content = read_yaml(path)
     for key in ("train", "val", "names"):
         if not isinstance(content, dict) or not content.get(key):

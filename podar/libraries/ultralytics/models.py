@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from podar.errors import PodarError, nearest
+from podar.errors import PodarError, did_you_mean
 from podar.libraries.ultralytics.building import build
 from podar.libraries.ultralytics.checkpoint import read_checkpoint
 from podar.libraries.ultralytics.configuration import checked, is_own
@@ -47,10 +47,9 @@ def from_yaml(called: str, model_args: dict[str, Any], trust: bool) -> Source:
     if path.is_file():
         model = str(path.resolve())
     elif model not in architectures():
-        near = nearest(model, architectures())
         raise PodarError(
             f"there is neither a file {model} nor an Ultralytics architecture of this name"
-            + (f"; did you mean {near}?" if near else ".")
+            + did_you_mean(model, architectures())
         )
     config = _read(path) if path.is_file() else asked(tasks.yaml_model_load, model)
     return _from_config(config, called, model, model_args, trust)

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from podar.errors import PodarError, UsageError, nearest
+from podar.errors import PodarError, UsageError, did_you_mean, nearest
 from podar.files import write_atomic
 from podar.libraries.ultralytics.caches import check_unpickling
 from podar.libraries.ultralytics.files import NAME, write_checkpoint
@@ -57,9 +57,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise UsageError(f"{name}={settings[name]}: podar sets this by {_OURS[name]}.")
         if name not in DEFAULT_CFG_DICT:
             near = nearest(name, set(DEFAULT_CFG_DICT) - set(_OURS))
-            raise UsageError(
-                f"Ultralytics has no argument {name!r}" + (f"; did you mean {near}={settings[name]}?" if near else ".")
-            )
+            hint = f"; did you mean {near}={settings[name]}?" if near else "."
+            raise UsageError(f"Ultralytics has no argument {name!r}{hint}")
     if "optimizer" in settings:
         _check_optimizer(str(settings["optimizer"]))
     teacher = settings.get("distill_model")
@@ -87,11 +86,8 @@ def _check_optimizer(name: str) -> None:
             BaseTrainer.build_optimizer(trainer, nn.Linear(1, 1), name)
     except NotImplementedError as error:
         known = set(re.findall(r"'(\w+)'", str(error))) - {name}
-        near = nearest(name, known)
-        raise UsageError(
-            f"Ultralytics has no optimizer {name!r}; "
-            + (f"did you mean optimizer={near}?" if near else f"known: {', '.join(sorted(known))}.")
-        ) from error
+        hint = did_you_mean(name, sorted(known), "optimizer={}", list_all=True)
+        raise UsageError(f"Ultralytics has no optimizer {name!r}{hint}") from error
     except AttributeError:  # one that looks at the model's head before it is built: it is known
         pass
 

@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 
 from podar.cli import console
-from podar.cli.inspection import anatomy
 from podar.errors import PodarError, UsageError
 from podar.libraries.ultralytics import make_ready
 from podar.libraries.ultralytics.ready import said
 from podar.libraries.ultralytics.training import check_settings
+from podar.reports.anatomy import anatomy
 from podar.runs import recipe as recipes
 from podar.runs import running, steps
 from podar.sources.opening import open_source
@@ -71,8 +71,9 @@ def test_one_command_leaves_what_both_kinds_of_users_look_for(tmp_path: Path, sc
 
 def test_blocks_are_ultralytics_layers() -> None:
     source = open_source("yolo26n.yaml")
-    found, _ = anatomy(source, "yolo26n.yaml")
     model: Any = source.build()
+    graph, numbered = source.workshop.trace(model, source.inputs()), source.workshop.blocks(model)
+    found = anatomy(graph, model="yolo26n.yaml", inputs=source.inputs(), numbered=numbered)
     assert len(found["blocks"]) == len(model.model)
     for number, (block, layer) in enumerate(zip(found["blocks"], model.model)):
         assert (block["name"], block["module"]) == (f"{number} {type(layer).__name__}", f"model.{number}")

@@ -1,31 +1,40 @@
-"""What `podar inspect` and `export` find out, as plain data for a table or for JSON."""
+"""The anatomy of a model: its groups, costs and frozen axes, as plain data for a table, a picture or JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from podar.errors import sizes
 from podar.graph.cost import Shares
 from podar.model.tensors import tensors_in
 
 if TYPE_CHECKING:
     from podar.graph import Graph
-    from podar.workshops import Source
 
 
-def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
+def anatomy(
+    graph: Graph, *, model: str, inputs: Any, numbered: Mapping[str, str], notes: Iterable[str] = ()
+) -> dict[str, Any]:
     """Groups, costs and frozen axes of a model.
 
-    **Returns:** plain data, and the graph itself. `params` and `macs` of a group are what would go if all of it went.
-    `blocks`, where the model's library numbers them: what lies in each; a group is of the `block` that makes it.
+    **Arguments:**
+
+    - `graph`: what tracing the model on the example `inputs` found.
+    - `model`: what it is called. `notes`: what else its reader should know, one sentence each.
+    - `numbered`: the modules that the model's library numbers, by their paths, and what it calls each; may be empty.
+
+    **Returns:** plain data. `params` and `macs` of a group are what would go if all of it went. `blocks`: what lies in
+    each numbered module; a group is of the `block` that makes it.
+
+    ```python
+    anatomy(podar.trace(model, images), model="resnet18", inputs=images, numbered={})["groups"][0]["size"]
+    ```
     """
-    inputs = source.inputs()
-    built = source.model
-    graph = source.workshop.trace(built, inputs)
     whole = np.ones(len(graph.families))
-    blocks = _blocks(source.workshop.blocks(built), graph)
+    blocks = _blocks(numbered, graph)
     groups = []
     for group in graph.groups:
         without = whole.copy()
@@ -47,18 +56,17 @@ def anatomy(source: Source, model: str) -> tuple[dict[str, Any], Graph]:
     by_reason: dict[str, list[str]] = {}
     for name, dim, reason in graph.frozen:
         by_reason.setdefault(reason, []).append(f"{name} dim {dim}")
-    found = {
+    return {
         "model": model,
-        "inputs": _shapes(inputs),
+        "inputs": ", ".join(sizes(tensor.shape) for tensor in tensors_in(inputs)),
         "cost": graph.cost().to_json(),
         "layers": [name for name, (_, _, own) in graph.elements.items() if own],
         "blocks": blocks,
         "groups": groups,
         "frozen": [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in graph.frozen],
         "frozen_by_reason": dict(sorted(by_reason.items(), key=lambda item: -len(item[1]))),
-        "notes": list(source.notes),
+        "notes": list(notes),
     }
-    return found, graph
 
 
 def _blocks(called: Mapping[str, str], graph: Graph) -> list[dict[str, Any]]:
@@ -77,7 +85,3 @@ def _blocks(called: Mapping[str, str], graph: Graph) -> list[dict[str, Any]]:
 
 def _within(name: str, module: str) -> bool:
     return f"{name}.".startswith(f"{module}.")
-
-
-def _shapes(inputs: Any) -> str:
-    return ", ".join("×".join(map(str, tensor.shape)) for tensor in tensors_in(inputs))

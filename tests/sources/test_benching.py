@@ -11,8 +11,8 @@ from torch import nn
 
 import podar
 from podar.cli import console
-from podar.cli.benchmarking import bench_models, file_inputs, parse_shapes
-from podar.errors import PodarError, UsageError
+from podar.errors import UsageError
+from podar.sources.benching import bench_models
 
 pytest.importorskip("onnxruntime")
 
@@ -40,37 +40,6 @@ def test_a_row_that_is_empty_has_its_reason_below(tmp_path: Path, sparse: nn.Mod
     assert table.row_count == 1 and str(reason) == "m.onnx in podar: it is not installed."
 
 
-def test_inputs_of_the_shapes_and_types_that_a_file_takes(tmp_path: Path, sparse: nn.Module) -> None:
-    podar.export(sparse.half(), tmp_path / "half.onnx", torch.randn(1, 3, 12, 12).half())
-    (x,) = file_inputs(tmp_path / "half.onnx")
-    assert x.shape == (1, 3, 12, 12) and x.dtype == torch.float16
-    (tmp_path / "broken.podar").write_bytes(b"broken")
-    with pytest.raises(PodarError, match=r"broken\.podar"):
-        file_inputs(tmp_path / "broken.podar")
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("image=1x3x0x3", "has a size of 0"),
-        ("image=1x3xbig", "is no NAME=SHAPE"),
-        ("image=", "is no NAME=SHAPE"),
-        ("1x-3", "is no NAME=SHAPE"),
-        ("=1x3", "is no NAME=SHAPE"),
-        ("image=1x3x99999999999", "more than"),
-    ],
-)
-def test_what_is_no_shape_is_said(text: str, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        parse_shapes([text])
-
-
-def test_shapes_are_read_with_and_without_a_name() -> None:
-    assert parse_shapes(["a=1x3", "b.c_1=2×5", "7"]) == {"a": (1, 3), "b.c_1": (2, 5), "": (7,)}
-    with pytest.raises(UsageError, match="gives a twice"):
-        parse_shapes(["a=1x3", "a=1x4"])
-
-
 class Named(nn.Module):
     """Two inputs, of which one is whole numbers: tokens of a vocabulary of five."""
 
@@ -86,7 +55,7 @@ class Named(nn.Module):
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     Path("two.py").write_text(
-        "import torch\nfrom tests.cli.test_benchmarking import Named\n"
+        "import torch\nfrom tests.sources.test_benching import Named\n"
         "def make(): return Named()\n"
         "def example_inputs(): return torch.zeros(1, 3, 9, 9), torch.tensor([[4, 1]])\n"
     )
@@ -115,7 +84,7 @@ def test_the_shape_is_asked_for_and_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
-        ({"imag": (1, 3, 8, 8)}, "names 'imag', which is no input: did you mean image"),
+        ({"imag": (1, 3, 8, 8)}, "there is no input 'imag'; did you mean image"),
         ({"image": (1, 3, 8)}, r"has 4 axes \(1×3×12×12\)"),
         ({"": (1, 3)}, r"has 4 axes \(1×3×12×12\)"),
         ({"image": (1, 4, 12, 12)}, "1×4×12×12"),
