@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,9 +33,20 @@ def block_plan(blocks: Sequence[ResidualBlock], graph: Graph) -> Plan:
     )
 
 
+def candidates(
+    model: nn.Module, example_inputs: ExampleInputs, graph: Graph, options: Options
+) -> tuple[ResidualBlock, ...]:
+    """The residual blocks that may go."""
+    held, part = (*patterns(options.protect), *(options.ratios or {})), patterns(options.only)
+    return tuple(
+        b
+        for b in residual_blocks(model, example_inputs, graph)
+        if not _protected(b, held, graph) and (not part or _within(b, part, graph))
+    )
+
+
 def choose_blocks(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
+    blocks: Sequence[ResidualBlock],
     graph: Graph,
     targets: Sequence[Target],
     elementwise: Mapping[str, Tensor],
@@ -50,15 +61,10 @@ def choose_blocks(
 
     **Arguments:**
 
+    - `blocks`: those that may go.
     - `elementwise`: importance by parameter name; `scores`: the same, by unit.
     """
     moves, scope = moves_for(graph, targets, scores, options), options.scope or SCOPES[0]
-    held, part = (*patterns(options.protect), *(options.ratios or {})), patterns(options.only)
-    blocks = [
-        b
-        for b in residual_blocks(model, example_inputs, graph)
-        if not _protected(b, held, graph) and (not part or _within(b, part, graph))
-    ]
     if not blocks:
         return []
     worth = np.array([_importance(b, elementwise) for b in blocks])
@@ -90,6 +96,21 @@ def choose_blocks(
             low = middle + 1
     below = marks[low - 1] if low else -math.inf  # blocks alone never pass the goal: channels do the rest
     return [blocks[k] for k in order if keys[k] <= below]
+
+
+def without(graph: Graph, targets: Sequence[Target]) -> Callable[[Sequence[ResidualBlock]], bool]:
+    """Whether the model without some blocks still costs as much as the targets allow: channels then do the rest."""
+    aim, names, families = Aim(graph, targets), list(graph.elements), np.ones(len(graph.families))
+
+    def enough(gone: Sequence[ResidualBlock]) -> bool:
+        of_tensor = _owners([b.tensors for b in gone], names)
+        of_product = np.array([_block_of(m, gone) for m in graph.costs.modules], dtype=np.int64)
+        return (
+            aim.cost(Shares(families, (of_tensor < 0).astype(np.float64), (of_product < 0).astype(np.float64)))
+            >= aim.goal
+        )
+
+    return enough
 
 
 def _protected(block: ResidualBlock, protect: tuple[str, ...], graph: Graph) -> bool:

@@ -30,7 +30,8 @@ from podar.plans.plan import Plan
 from podar.plans.surgery import Undo, fill, remember, reshape
 from podar.pruning.allocation import allocate
 from podar.pruning.carrying_out import carry_out, changing, changing_as_traced
-from podar.pruning.depth import amounts_of, block_plan, choose_blocks, nothing_left
+from podar.pruning.depth import amounts_of, block_plan, candidates, choose_blocks, nothing_left
+from podar.pruning.measured_depth import Answers, by_error, fewest_missed, share_of
 from podar.pruning.moves import Allocation
 from podar.pruning.options import AUTO, RECONSTRUCTION, Options, takes_options
 from podar.pruning.result import Result
@@ -228,21 +229,61 @@ def _pruned(
     graph = trace(model, example_inputs, outputs=options.outputs) if graph is None else graph
     usual = USUAL if options.by_reconstruction else options.importance or USUAL
     scores, elementwise = scored_units(graph, usual, model, options.data, options.loss, joints.scores)
-    blocks: list[ResidualBlock] = []
-    if options.depth:
-        if elementwise is None:
-            raise UsageError(f"importance {options.importance!r} scores units, not whole blocks: leave depth out")
-        blocks = choose_blocks(model, example_inputs, graph, targets, elementwise, scores, options)
-    dense = copy.deepcopy(model) if options.compensated else None
-    left: Mapping[str, str] = {}
-    if blocks and elementwise is not None:
-        found = _without_blocks(model, example_inputs, graph, blocks, targets, elementwise, inputs, options, joints)
+    if options.depth and elementwise is None:
+        raise UsageError(f"importance {options.importance!r} scores units, not whole blocks: leave depth out")
+    work = _Work(example_inputs, graph, targets, scores, elementwise, inputs, options, joints)
+    del elementwise  # it may hold the weights that are about to go
+    blocks = _blocks(model, work) if options.depth else []
+    return _solved(model, work, blocks)
+
+
+@dataclass
+class _Work:
+    """What a cut is made by, whichever blocks go."""
+
+    example_inputs: ExampleInputs
+    graph: Graph
+    targets: Sequence[Target]
+    scores: NDArray[np.float64]
+    elementwise: Mapping[str, Tensor] | None
+    inputs: Read | None
+    options: Options
+    joints: Joints
+
+
+def _blocks(model: nn.Module, work: _Work) -> list[ResidualBlock]:
+    """The residual blocks that go: by what the model's answers lose, where there are inputs; else by their weights."""
+    graph, targets = work.graph, work.targets
+    blocks = candidates(model, work.example_inputs, graph, work.options)
+    if work.inputs is None or not blocks:
+        assert work.elementwise is not None  # refused above
+        return choose_blocks(blocks, graph, targets, work.elementwise, work.scores, work.options)
+    answers = Answers(model, work.inputs)
+    order = by_error(model, blocks, answers)
+    if targets[0].metric.counts:
+        return share_of(order, blocks, targets[0].value)
+
+    def attempt(gone: Sequence[ResidualBlock]) -> float:
+        twin = copy.deepcopy(model)
+        _solved(twin, replace(work), gone)
+        return answers.error(twin)
+
+    return fewest_missed(graph, targets, order, attempt)
+
+
+def _solved(model: nn.Module, work: _Work, blocks: Sequence[ResidualBlock]) -> Result:
+    """Take these blocks and channels away, and solve what stays anew, where that is asked for."""
+    dense = copy.deepcopy(model) if work.options.compensated else None
+    if blocks:
+        found, left = _without_blocks(model, work, blocks)
     else:
-        del elementwise  # it may hold the weights that are about to go
-        scores, left, options = _weighed(graph, model, scores, inputs, options)
-        made, allocation, graph = _cut(model, example_inputs, graph, targets, scores, options, joints)
-        found = Result(model, made, graph, allocation, targets=tuple(targets))
-    return found if dense is None else replace(found, compensation=_compensated(model, dense, inputs, left))
+        work.elementwise = None
+        scores, left, options = _weighed(work.graph, model, work.scores, work.inputs, work.options)
+        made, allocation, graph = _cut(
+            model, work.example_inputs, work.graph, work.targets, scores, options, work.joints
+        )
+        found = Result(model, made, graph, allocation, targets=tuple(work.targets))
+    return found if dense is None else replace(found, compensation=_compensated(model, dense, work.inputs, left))
 
 
 def _weighed(
@@ -263,32 +304,26 @@ def _compensated(model: nn.Module, dense: nn.Module, inputs: Read | None, left: 
         return Compensation((), left, str(error))
 
 
-def _without_blocks(
-    model: nn.Module,
-    example_inputs: ExampleInputs,
-    graph: Graph,
-    blocks: list[ResidualBlock],
-    targets: Sequence[Target],
-    elementwise: Mapping[str, Tensor],
-    inputs: Read | None,
-    options: Options,
-    joints: Joints,
-) -> Result:
-    """Blocks go first, as a plan of its own; then channels of what is left, down to the same targets."""
+def _without_blocks(model: nn.Module, work: _Work, blocks: Sequence[ResidualBlock]) -> tuple[Result, Mapping[str, str]]:
+    """Blocks go first, as a plan of its own; then channels of what is left, down to the same targets.
+
+    **Returns:** The result, and the groups that have plain scores although errors were asked for.
+    """
+    graph, inputs, options = work.graph, work.example_inputs, work.options
     skipping = block_plan(blocks, graph)
     undo = Undo(model)
     try:
         fill(reshape(model, skipping, undo))
         remember(model, skipping)
-        rest = trace(model, example_inputs, outputs=options.outputs)
-        scores, _, options = _weighed(rest, model, unit_scores(rest, elementwise), inputs, options)
-        goals = amounts_of(targets, graph)
-        made, allocation, rest = _cut(model, example_inputs, rest, goals, scores, options, joints)
+        rest = trace(model, inputs, outputs=options.outputs)
+        scores, left, options = _weighed(rest, model, unit_scores(rest, work.elementwise), work.inputs, options)
+        goals = amounts_of(work.targets, graph)
+        made, allocation, rest = _cut(model, inputs, rest, goals, scores, options, work.joints)
     except BaseException:
         undo.restore()
         raise
     names = tuple(block.name for block in blocks)
-    return Result(model, skipping + made, graph, allocation, names, rest, tuple(targets))
+    return Result(model, skipping + made, graph, allocation, names, rest, tuple(work.targets)), left
 
 
 def _cut(
