@@ -95,7 +95,7 @@ def as_one_operator(whole: Callable[..., Any], module: nn.Module, call: Callable
     The module's `__dict__` is that of the trace, which puts the old one back.
     """
     hooks = module.__dict__["_forward_pre_hooks"]
-    if any(isinstance(hook, SpectralNorm) for hook in hooks.values()):
+    if hooks and any(isinstance(hook, SpectralNorm) for hook in hooks.values()):
         held = OrderedDict((k, _hook(whole, h) if isinstance(h, SpectralNorm) else h) for k, h in hooks.items())
         module.__dict__["_forward_pre_hooks"] = held
     if type(module) is not PARAMETRIZED:

@@ -7,17 +7,17 @@ from __future__ import annotations
 import functools
 import operator as operators
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from podar.graph.operators.register import OPERATORS, Operator
 from podar.graph.operators.statistics import means_among
 from podar.graph.operators.tracer import Tracer
 from podar.graph.sizes import Axis, Size
-from podar.graph.tracing.chance import is_dropping
+from podar.graph.tracing.chance import DROPPED, is_dropping
 from podar.graph.tracing.decisions import CONVERSIONS
 from podar.graph.tracing.dispatch import Dispatch
 from podar.graph.tracing.functionals import bodies
@@ -39,11 +39,34 @@ FILLED = {"full": 1, "new_full": 2}
 DIVISIONS = {"div", "div_", "true_divide", "__truediv__", "__itruediv__"}
 """A sum divided by the size of its axis is a mean."""
 
+TENSORS = frozenset((Tensor, nn.Parameter))
+
 LIBRARIES = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)  # pyright: ignore[reportPrivateUsage]
 """Operators called by `torch.ops.library.name`: one may have the name of one of torch's own and mean something else."""
 
 push = torch._C._push_on_torch_function_stack  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
 pop = torch._C._pop_torch_function_stack  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+
+
+class Known(NamedTuple):
+    """What is known of a function before it is called.
+
+    **Attributes:**
+
+    - `name`: its name, by which rules are found; none for operators of other libraries.
+    - `body`: what runs in its place, so that the calls inside it are seen.
+    - `operator`: what is declared of that name.
+    - `asks`, `divides`, `convolves`, `drops`, `converts`: what kind of call it is.
+    """
+
+    name: str
+    body: Callable[..., Any] | None
+    operator: Operator | None
+    asks: bool
+    divides: bool
+    convolves: bool
+    drops: bool
+    converts: bool
 
 
 class Calls(TorchFunctionMode):
@@ -58,37 +81,48 @@ class Calls(TorchFunctionMode):
     def __init__(self, run: Dispatch, train: bool = False) -> None:
         super().__init__()
         self.run, self.tracer = run, run.tracer
-        self.names: dict[Any, str] = {}
+        self.functions: dict[Any, Known] = {}
         self.bodies = bodies(train)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        body = self.bodies.get(func)
-        if body is not None:
-            push(self)  # what the body calls comes here again
-            try:
-                return body(*args, **kwargs)
-            finally:
-                pop()
-        name = self.names.get(func)
-        if name is None:
+        known = self.functions.get(func) or self.known(func)
+        if known.body is None:
+            return self.called(func, known, args, kwargs)
+        push(self)  # what the body calls comes here again
+        try:
+            return known.body(*args, **kwargs)
+        finally:
+            pop()
+
+    def known(self, func: Any) -> Known:
+        """What is known of a function."""
+        found = self.functions.get(func)
+        if found is None:
             name = "" if isinstance(func, LIBRARIES) else getattr(func, "__name__", "")
-            self.names[func] = name = NAMES.get(name, name)
-        tracer = self.tracer
+            name = NAMES.get(name, name)
+            kinds = [name in kind for kind in (ASKED, DIVISIONS, CONVOLUTIONS)]
+            kinds += [name.removesuffix("_") in DROPPED, name in CONVERSIONS]
+            found = self.functions[func] = Known(name, self.bodies.get(func), OPERATORS.get(name), *kinds)
+        return found
+
+    def called(self, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One call without a body of Python's; numbers that it is given are looked at for sizes."""
+        tracer, name = self.tracer, known.name
         if tracer is None:
-            return self.handled(func, name, args, kwargs)
-        if name in ASKED:
+            return self.handled(func, known, args, kwargs)
+        if known.asks:
             return self.asked(tracer, func, name, args, kwargs)
         found = sizes_among(args)
         if kwargs:
             found += sizes_among(kwargs.values())
         if not found:
-            return self.handled(func, name, args, kwargs)
+            return self.handled(func, known, args, kwargs)
         understood = tracer.sizes.understood
         understood.clear()
-        divided = name in DIVISIONS and isinstance(args[0], Tensor) and not kwargs
+        divided = known.divides and isinstance(args[0], Tensor) and not kwargs
         summed = tracer.mark(args[0]).summed if divided else ()
-        result = self.handled(func, name, args, kwargs)
+        result = self.handled(func, known, args, kwargs)
         if name == "__getitem__":
             found = _indices(tracer, *args)
         numbers = [s for s in found if id(s) not in understood]
@@ -96,7 +130,8 @@ class Calls(TorchFunctionMode):
             numbers += sizes_among([kwargs.get("fill_value"), *args[FILLED[name] :]])
         if summed:
             numbers = means_among(tracer, summed, result, numbers)
-        tracer.used_as_numbers(numbers, name)
+        if numbers:
+            tracer.used_as_numbers(numbers, name)
         return result
 
     def asked(self, tracer: Tracer, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,34 +154,26 @@ class Calls(TorchFunctionMode):
         where = args[1] if len(args) > 1 else kwargs.get("dim")
         return found if where is None else found[where]
 
-    def handled(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def handled(self, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call as the tracer sees it: whole, or by the operators that it falls into."""
-        operator = OPERATORS.get(name)
+        operator, run = known.operator, self.run
         if operator is not None:
             if operator.whole:
                 args, kwargs = _in_order(operator, args, kwargs)
-                return self.run.whole(func, name, args, kwargs)
-            if operator.direct and not kwargs and all(isinstance(a, Tensor) for a in args):
-                return self.run.whole(func, name, args, kwargs)
-        if is_dropping(name, args, kwargs):
-            return self.run.whole(_undropped_in_place if name.endswith("_") else _undropped, name, args[:1], {})
-        if name in CONVOLUTIONS:
-            given = _convolution(args, kwargs)
-            if given is not None:
-                return self._shown(
-                    func, args, kwargs, lambda: self.run.whole(torch.convolution, "convolution", given, {})
-                )
-        if name in CONVERSIONS and self.run.is_hollow(args[0]):
-            return self.run.decided(Operator(name), [args[0]], functools.partial(func, *args, **kwargs))
-        return self._shown(func, args, kwargs, lambda: func(*args, **kwargs))
-
-    def _shown(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], compute: Callable[[], Any]) -> Any:
-        """What a call computes, while rules can look at the call."""
+                return run.whole(func, known.name, args, kwargs)
+            if operator.direct and not kwargs and TENSORS.issuperset(map(type, args)):
+                return run.whole(func, known.name, args, kwargs)
+        if known.drops and is_dropping(args, kwargs):
+            undropped = _undropped_in_place if known.name.endswith("_") else _undropped
+            return run.whole(undropped, known.name, args[:1], {})
+        if known.converts and run.is_hollow(args[0]):
+            return run.decided(Operator(known.name), [args[0]], functools.partial(func, *args, **kwargs))
+        given = _convolution(args, kwargs) if known.convolves else None
         if self.tracer is None:
-            return compute()
-        self.tracer.call = (func, args, kwargs)
+            return func(*args, **kwargs) if given is None else run.whole(torch.convolution, "convolution", given, {})
+        self.tracer.call = (func, args, kwargs)  # rules can look at the call while it runs
         try:
-            return compute()
+            return func(*args, **kwargs) if given is None else run.whole(torch.convolution, "convolution", given, {})
         finally:
             self.tracer.call = None
 
@@ -188,7 +215,9 @@ def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ..
     x, w, bias, stride, padding, dilation, groups = given
     if x.dim() != w.dim() or isinstance(padding, str):  # a picture without a batch; sides that are padded apart
         return None
-    stride, padding, dilation = ([v] if isinstance(v, int) else v for v in (stride, padding, dilation))
+    stride = [stride] if isinstance(stride, int) else stride
+    padding = [padding] if isinstance(padding, int) else padding
+    dilation = [dilation] if isinstance(dilation, int) else dilation
     return x, w, bias, stride, padding, dilation, False, [0], operators.index(groups)
 
 

@@ -60,10 +60,12 @@ class Chance:
         return made.manual_seed(self.draws)
 
 
-def is_dropping(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call drops values at random. The trace drops none: which ones go is no relation of any axis."""
-    name = name.removesuffix("_")
-    return name in DROPPED and bool(kwargs.get("train", args[2] if len(args) > 2 else False))
+def is_dropping(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call of a function in `DROPPED` drops values at random: it does so in training.
+
+    The trace drops none: which ones go is no relation of any axis.
+    """
+    return bool(kwargs.get("train", args[2] if len(args) > 2 else False))
 
 
 def _nothing_dropped(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from podar.graph.makers import makers
 from podar.graph.operators import statistics
-from podar.graph.operators.marks import Mark, Marks, storage, tensors_in
+from podar.graph.operators.marks import Mark, Marks, is_parameter, storage, tensors_in
 from podar.graph.operators.register import OPERATORS, Operator
 from podar.graph.operators.tracer import Tracer
 from podar.graph.record import Decision, Makers, Record, Step
@@ -68,6 +68,7 @@ class Dispatch(TorchDispatchMode):
         self._unfilled: set[int] = set()  # memory that was given out as it was
         self._seen: dict[Any, Seen] = {}  # by torch's own object, or by name
         self._strict = os.environ.get(STRICT) == "1"
+        self._empty = Mark(hollow=True)  # of all that is hollow in a run without rules
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -99,7 +100,9 @@ class Dispatch(TorchDispatchMode):
     def is_hollow(self, tensor: Tensor) -> bool:
         """Whether a tensor was never computed."""
         known = self.marks.known(tensor)
-        return known.hollow if known is not None else self.marks.of(tensor).hollow
+        if known is not None:
+            return known.hollow
+        return is_parameter(tensor) if id(tensor) in self.marks.named else self.marks.of(tensor).hollow
 
     # Execution
 
@@ -131,9 +134,13 @@ class Dispatch(TorchDispatchMode):
         operator, places = seen
         tracer = self.tracer
         tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
-        inputs = [self.marks.of(t) for t in tensors] if tracer is not None else []
-        empty = [m.hollow for m in inputs] if tracer is not None else [self.is_hollow(t) for t in tensors]
-        is_hollow = any(empty)
+        if tracer is None:
+            inputs: list[Mark] = []
+            empty = [self.is_hollow(t) for t in tensors]
+        else:
+            inputs = [tracer.mark(t) for t in tensors]
+            empty = [m.hollow for m in inputs]
+        is_hollow = True in empty
         out = NotImplemented
         if is_hollow:
             out, args = self._hollow(func, operator, tensors, args, kwargs)
@@ -145,13 +152,10 @@ class Dispatch(TorchDispatchMode):
             return out
         shapes = tuple([o.shape for o in outs])
         constants = numbers_at(places, args, kwargs)
-        contents = self._contents(seen, tensors, empty, outs)
+        contents = self._contents(seen, tensors, empty, outs) if False in empty or not empty else ()
         if tracer is None:
             if is_hollow:
-                for o in outs:
-                    known = self.marks.known(o)
-                    known = known or self.marks.attach(o, Mark(), own=not any(o is t for t in tensors))
-                    known.hollow = True
+                self._left_hollow(tensors, outs)
             self.record.steps.append(Step(operator.name, self.stack[-1], shapes, (), constants, contents, (), ()))
             return out
         tracer.operator = operator
@@ -159,15 +163,26 @@ class Dispatch(TorchDispatchMode):
         for mark in inputs[operator.queries :]:
             if mark.makers and mark.makers is not made and not set(mark.makers).issubset(made):
                 self.record.spilled.append((mark.makers, mark.blocks))
-        writes = self._settle([] if new else tensors, inputs, outs, is_hollow, made)
+        writes = self._settle(tracer, [] if new else tensors, inputs, outs, is_hollow, made)
         self._apply(tracer, tensors, inputs, out, args, kwargs)
-        if any(m.statistic is not None for m in inputs):
-            statistics.follow(tracer, args, tensors, inputs, outs)
+        for mark in inputs:
+            if mark.statistic is not None:
+                statistics.follow(tracer, args, tensors, inputs, outs)
+                break
         reads = tuple({m.storage for m in inputs if m.storage >= 0})
         blocks = tuple([tracer.blocks(o) for o in outs])
         step = Step(operator.name, self.stack[-1], shapes, blocks, constants, contents, reads, tuple(writes))
         self.record.steps.append(step)
         return out
+
+    def _left_hollow(self, tensors: list[Tensor], outs: list[Tensor]) -> None:
+        """Results of an operator on hollow tensors are hollow: all that a run without rules has to know of them."""
+        for o in outs:
+            known = self.marks.known(o)
+            if known is None:
+                self.marks.attach(o, self._empty, own=not any(o is t for t in tensors))
+            else:
+                known.hollow = True
 
     def _hollow(
         self, func: Any, operator: Operator, tensors: list[Tensor], args: Any, kwargs: Any
@@ -192,13 +207,13 @@ class Dispatch(TorchDispatchMode):
 
     def _contents(self, seen: Seen, tensors: list[Tensor], empty: list[bool], outs: list[Tensor]) -> tuple[float, ...]:
         """Numbers of the program's own in small tensors: in results of constants, in constants that meet others."""
-        if not any(empty):
+        if True not in empty:
             self._drawn = self._drawn or seen.places.draws
             if seen.operator.unfilled:
                 self._unfilled.update(map(storage, outs))
             elif not self._drawn:
                 return contents_of(self._filled(outs), LITERAL if seen.operator.name == "lift_fresh" else 1)
-        elif not all(empty) and not self._drawn:
+        elif False in empty and not self._drawn:
             named = self.marks.named
             written = {id(o) for o in outs}  # it holds what came of the others now
             known = [t for t, no in zip(tensors, empty) if not no and id(t) not in named and id(t) not in written]
@@ -265,7 +280,7 @@ class Dispatch(TorchDispatchMode):
         operator = tracer.operator
         rule = operator.rule
         always = operator.creates or operator.counts
-        if rule is not None and not always and not any(m.blocks or m.fresh for m in inputs):
+        if rule is not None and not always and not any([m.blocks or m.fresh for m in inputs]):
             return  # constants among themselves
         why = "no rule for the operator"
         if "out" in kwargs:
@@ -282,23 +297,29 @@ class Dispatch(TorchDispatchMode):
             tracer.freeze_all(t, why)
 
     def _settle(
-        self, tensors: list[Tensor], inputs: list[Mark], outs: list[Tensor], is_hollow: bool, made: Makers
+        self,
+        tracer: Tracer,
+        tensors: list[Tensor],
+        inputs: list[Mark],
+        outs: list[Tensor],
+        is_hollow: bool,
+        made: Makers,
     ) -> list[tuple[int, int]]:
         """Give every result a mark and a storage number; a view shares the storage of its base, one of `tensors`."""
         writes: list[tuple[int, int]] = []
-        bases: dict[int, Mark] = {}
         needs = 0
         for mark in inputs:
             needs |= mark.needs
-        if self.tracer is not None:
-            self.tracer.met |= needs
+        tracer.met |= needs
+        bases: dict[int, Mark] = {}
         for o in outs:
             known = self.marks.known(o)
             if known is not None:
                 known.hollow = known.hollow or is_hollow
                 known.makers, known.needs, known.summed = made, needs, ()
                 continue
-            bases = bases or {storage(t): m for t, m in zip(tensors, inputs)}
+            if tensors and not bases:
+                bases = {storage(t): m for t, m in zip(tensors, inputs)}
             base = bases.get(storage(o)) if bases else None
             if base is None:
                 self._storages += 1

@@ -20,7 +20,8 @@ Shortcut = tuple[Any, Callable[[Tensor], Arguments | None]]
 LAYERS: dict[type[nn.Module], tuple[Any, Callable[[Any], Shortcut | None]]] = {}
 """By type its own forward (somebody may put another one in its place) and how to find the shortcut."""
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
+"""Where a module keeps hooks that work on gradients."""
 
 KINDS = (nn.Parameter, type(None))
 
@@ -42,23 +43,27 @@ def shortcuts(calls: Calls) -> Callable[[str, nn.Module, Callable[..., Any]], Ca
     """What to call instead of a module in eval mode, given its name, the module and its own call."""
     hooked = torch_module._has_any_global_hook()  # pyright: ignore[reportPrivateUsage]
     known = {} if hooked else {kind: find for kind, (forward, find) in LAYERS.items() if kind.forward is forward}
-    seen = calls.__torch_function__
+    called = calls.called
 
     def around(_: str, module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
-        find, own = known.get(type(module)), module.__dict__
-        if find is None or "forward" in own or any(map(own.get, HOOKS)):
+        find = known.get(type(module))
+        if find is None:
+            return call
+        own = module.__dict__
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or any(map(own.get, BACKWARD)) or "forward" in own:
             return call
         found = find(module)
         if found is None:
             return call
         function, arguments = found
+        kind = calls.known(function)
 
         def straight(*args: Any, **kwargs: Any) -> Any:
             if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
                 with plainly():
                     given = arguments(args[0])
                     if given is not None:
-                        return seen(function, (), given)
+                        return called(function, kind, given, {})
             return call(*args, **kwargs)
 
         return straight
@@ -68,7 +73,9 @@ def shortcuts(calls: Calls) -> Callable[[str, nn.Module, Callable[..., Any]], Ca
 
 def _plain(parameters: dict[str, Any]) -> bool:
     """Whether weight and bias are where they usually are (weight norm moves them), and of torch's own kind."""
-    return all(name in parameters and type(parameters[name]) in KINDS for name in ("weight", "bias"))
+    if "weight" not in parameters or "bias" not in parameters:
+        return False
+    return type(parameters["weight"]) in KINDS and type(parameters["bias"]) in KINDS
 
 
 def _convolution(function: Any, dims: int) -> Any:
