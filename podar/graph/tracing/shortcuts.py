@@ -133,6 +133,27 @@ def linear(layer: Any) -> Shortcut | None:
     return nn.functional.linear, lambda x: (x, parameters["weight"], parameters["bias"])
 
 
+@shortcut_of(nn.LayerNorm)
+def layer_norm(layer: Any) -> Shortcut | None:
+    parameters, own = layer._parameters, layer.__dict__
+    if not _plain(parameters):
+        return None
+
+    def arguments(x: Tensor) -> Arguments:
+        weight, bias = parameters["weight"], parameters["bias"]
+        return x, own["normalized_shape"], weight, bias, own["eps"], torch.backends.cudnn.enabled
+
+    return torch.layer_norm, arguments
+
+
+@shortcut_of(nn.AdaptiveAvgPool2d)
+def adaptive_average(layer: Any) -> Shortcut | None:
+    own, size = layer.__dict__, layer.output_size
+    if not isinstance(size, int) and None in size:  # as many as there were
+        return None
+    return torch._C._nn.adaptive_avg_pool2d, lambda x: (x, own["output_size"])  # pyright: ignore
+
+
 def _activation(function: Any, in_place: Any) -> Any:
     def find(layer: Any) -> Shortcut:
         return in_place if layer.inplace else function, _alone
@@ -145,4 +166,11 @@ def _alone(x: Tensor) -> Arguments:
 
 
 shortcut_of(nn.ReLU)(_activation(torch.relu, torch.relu_))
-shortcut_of(nn.SiLU)(_activation(torch._C._nn.silu, torch._C._nn.silu_))  # pyright: ignore
+shortcut_of(nn.Sigmoid)(lambda _: (torch.sigmoid, _alone))
+for _kind, _name in (
+    (nn.SiLU, "silu"),
+    (nn.ReLU6, "relu6"),
+    (nn.Hardswish, "hardswish"),
+    (nn.Hardsigmoid, "hardsigmoid"),
+):
+    shortcut_of(_kind)(_activation(getattr(torch._C._nn, _name), getattr(torch._C._nn, f"{_name}_")))  # pyright: ignore

@@ -176,9 +176,9 @@ class Twin(Copies):
                     tree[name] = known[1] if known is not None else self.copy(value)
             else:
                 own[key] = NOTHING
-        hooks = {key: self.copy(held) for key in HOOKS if (held := own.get(key))}
-        own.update(self.bare)
-        own.update(hooks)
+        hooked = own["_forward_hooks"] or own["_forward_pre_hooks"]
+        hooks = {key: self.copy(held) for key in HOOKS if (held := own.get(key))} if hooked else {}
+        own.update(self.bare, **hooks)
         if self.own.containers:
             for key, value in own.items():
                 if key in EVERY and isinstance(value, (dict, set)):
