@@ -114,7 +114,12 @@ class Families(Sequence[Family]):
 
     def of_tensor(self, name: str) -> set[int]:
         """Families that some dimension of a parameter or buffer depends on."""
-        return set[int]().union(*(self.of(ids) for ids in self.layouts.get(name, {}).values()))
+        return self.on(self.layouts.get(name, {}).values())
+
+    def on(self, axes: Iterable[Ids]) -> set[int]:
+        """Families that some of these axes depend on; many parameters share the array of an axis."""
+        distinct = {id(ids): ids for ids in axes}
+        return set[int]().union(*[self.of(ids) for ids in distinct.values()])
 
     @cached_property
     def members(self) -> dict[int, list[tuple[str, int]]]:

@@ -374,6 +374,8 @@ def _finished(
 
 def _aliases(tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """All names of each distinct tensor, by the first of them."""
+    if len(set(map(id, tensors.values()))) == len(tensors):
+        return {name: [name] for name in tensors}
     first: dict[int, str] = {}
     names: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
@@ -385,10 +387,7 @@ def _with_parameters(
     found: Clustering, families: Families, elements: Mapping[str, tuple[int, int, bool]]
 ) -> Clustering:
     """Leave out what only buffers have: rows of an index table or of a mask that this input did not reach."""
-    owned = set[int]()
-    for name in families.layouts:
-        if elements[name][2]:
-            owned |= families.of_tensor(name)
+    owned = families.on([ids for name, dims in families.layouts.items() if elements[name][2] for ids in dims.values()])
     kept = tuple(cluster for cluster in found.clusters if not owned.isdisjoint(cluster.families))
     alone = {k for cluster in found.clusters if cluster not in kept for k in cluster.families}
     return Clustering(kept, {**found.reason, **dict.fromkeys(sorted(alone), "no parameter goes with it")})

@@ -28,6 +28,9 @@ WEIGHTED = (*CONVOLUTIONS, nn.Linear, nn.Embedding)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *INSTANCE_NORMS)
 
 
+MIRRORING = (*WEIGHTED, *NORMS, nn.GroupNorm, nn.RNNBase, nn.RNNCellBase)
+
+
 class Mirror(NamedTuple):
     """`module.attribute` is the size of dimension `dim` of `tensor`, times the module's groups where `grouped`."""
 
@@ -45,7 +48,10 @@ STORED = ("weight", "weight_orig", "weight_v", "parametrizations.weight.original
 def mirrors(modules: Named, tensors: Container[str]) -> list[Mirror]:
     """Every such attribute of these modules; `tensors` are the names of parameters and buffers."""
     found: list[Mirror] = []
+    with_some = {kind for kind in {type(module) for _, module in modules} if issubclass(kind, MIRRORING)}
     for name, module in modules:
+        if type(module) not in with_some:
+            continue
         prefix = name + "." if name else ""
         if isinstance(module, WEIGHTED):
             found += _of_a_weight(name, module, next((w for w in (prefix + s for s in STORED) if w in tensors), ""))

@@ -54,7 +54,11 @@ def bare(model: nn.Module) -> nn.Module:
     **Raises:** `PodarError`: its parameters are spread over processes (FSDP).
     """
     model = unwrapped(model)
-    modules = _each_module(model)
+    _refuse_sharded(model, _each_module(model))
+    return model
+
+
+def _refuse_sharded(model: nn.Module, modules: list[nn.Module]) -> None:
     parameters = [p for m in modules for p in m._parameters.values() if p is not None]
     sharded = _of_classes([*modules, *parameters], SHARDED)
     if sharded:
@@ -63,7 +67,6 @@ def bare(model: nn.Module) -> nn.Module:
             f"{names[0] or 'the model'} is spread over several processes (FSDP), none of which holds all of it: prune "
             "the model first, then shard it, and load the weights gathered from a full state dict"
         )
-    return model
 
 
 def _each_module(model: nn.Module) -> list[nn.Module]:
@@ -146,8 +149,9 @@ def reshaping(model: nn.Module) -> Generator[nn.Module]:
     shapes change: left as it is it would no longer add up gradients, in silence. It starts anew, with the options and
     hooks that it had; like its first start that concerns all processes, which all cut the model alike.
     """
-    own = bare(model)
-    wrappers = _of_classes(_each_module(model), {"DistributedDataParallel"})
+    modules, own = _each_module(model), unwrapped(model)
+    _refuse_sharded(own, modules)
+    wrappers = _of_classes(modules, {"DistributedDataParallel"})
     before = [_accumulators(m) for m in wrappers]
     try:
         yield own

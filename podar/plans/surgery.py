@@ -194,6 +194,7 @@ class Pending(NamedTuple):
 
     slots: list[Slot]
     masked: list[nn.Module]
+    slicer: Slicer
 
 
 def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
@@ -250,7 +251,7 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
     if slots:
         largest = max(range(len(slots)), key=lambda place: slots[place].dense.nbytes)
         slots.insert(0, slots.pop(largest))
-    return Pending(slots, [module for _, module in members.all if module._forward_pre_hooks])
+    return Pending(slots, [module for _, module in members.all if module._forward_pre_hooks], slicer)
 
 
 def fill(pending: Pending, count: int | None = None) -> None:
@@ -259,20 +260,19 @@ def fill(pending: Pending, count: int | None = None) -> None:
     Unless an `Undo` holds it, dense memory is then free for the next. The largest stands first: when that one has found
     room, the others will. An interruption waits for the rest: a model of which half is filled would be lost.
     """
-    slots, masked = pending
+    slots, masked, slicer = pending
     left = 0 if count is None else max(0, len(slots) - count)
     try:
-        _fill(slots, left)
+        _fill(slots, left, slicer)
     except BaseException:
-        _fill(slots, left)
+        _fill(slots, left, slicer)
         raise
     if not left:
         _renew(masked)
         masked.clear()
 
 
-def _fill(slots: list[Slot], left: int) -> None:
-    slicer = Slicer()
+def _fill(slots: list[Slot], left: int, slicer: Slicer) -> None:
     with torch.inference_mode(False), torch.no_grad():
         while len(slots) > left:
             slot = slots[0]

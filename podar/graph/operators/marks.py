@@ -180,9 +180,10 @@ def tensors_in(items: Iterable[Any]) -> list[Tensor]:
     """The tensors among arguments or results, in nested lists too."""
     found: list[Tensor] = []
     for item in items:
-        if type(item) in PLAIN:
+        kind = type(item)
+        if kind in PLAIN:
             continue
-        if isinstance(item, Tensor):
+        if kind is Tensor or kind is nn.Parameter or isinstance(item, Tensor):
             found.append(item)
         elif isinstance(item, (list, tuple)) and item and type(item[0]) is not int:  # sizes are all ints
             found += tensors_in(item)

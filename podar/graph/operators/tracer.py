@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import numpy as np
@@ -50,22 +50,20 @@ class Tracer:
         self._derived: dict[Any, tuple[Ids, Ids]] = {}
         self.sizes.place = lambda: self._stack[-1] or "the model's forward"
 
-    def begin(self, tensors: dict[str, Tensor], carried: Callable[[Tensor], bool]) -> None:
+    def begin(self, tensors: dict[str, Tensor], shared: Container[int]) -> None:
         """Give every parameter and buffer its mark: nearly all will be asked for it.
 
         **Arguments:**
 
         - `tensors`: by name.
-        - `carried`: whether a tensor may carry its mark itself.
+        - `shared`: ids of those that may not carry their mark themselves, since they are the user's.
         """
-        named = self._marks.named
-        for name, tensor in tensors.items():
-            if named[id(tensor)] is not name:
-                continue
-            mark = self._marks.attach(tensor, Mark(zero=True), own=carried(tensor))
+        for key, name in reversed(self._marks.named.items()):  # in the order of the model
+            tensor, mark = tensors[name], Mark(zero=True)
             mark.fresh = True
             if is_parameter(tensor):
                 mark.hollow, mark.makers, mark.needs = True, (name,), self.bits.add(name)
+            self._marks.attach(tensor, mark, own=key not in shared)
 
     def finish(self) -> None:
         """Write down what was met."""
@@ -223,7 +221,7 @@ class Tracer:
 
     def freeze_from(self, tensor: Tensor, first: int, why: str) -> None:
         """Freeze dimension `first` and those after it."""
-        if max([max(dims) for dims, _ in self.blocks(tensor)], default=-1) >= first:
+        if [d for dims, _ in self.blocks(tensor) for d in dims if d >= first]:
             for d in range(first, tensor.dim()):
                 self.freeze(self.axis(tensor, d), why)
 

@@ -77,12 +77,10 @@ class Dispatch(TorchDispatchMode):
 
     def begin(self, inputs: list[Tensor]) -> None:
         """Give parameters, buffers and inputs their names and marks."""
-        for name, tensor in self.tensors.items():
-            self.marks.named.setdefault(id(tensor), name)
+        self.marks.named = {id(tensor): name for name, tensor in reversed(self.tensors.items())}  # by the first name
         needs = 0
         if self.tracer is not None:
-            shared = set(map(id, self.twin.shared))
-            self.tracer.begin(self.tensors, lambda t: id(t) not in shared)
+            self.tracer.begin(self.tensors, set(map(id, self.twin.shared)))
             self.tracer.knows_inputs = bool(inputs)
             needs = self.tracer.given
         for tensor in inputs:
@@ -180,7 +178,7 @@ class Dispatch(TorchDispatchMode):
         for o in outs:
             known = self.marks.known(o)
             if known is None:
-                self.marks.attach(o, self._empty, own=not any(o is t for t in tensors))
+                self.marks.attach(o, self._empty, own=True not in [o is t for t in tensors])
             else:
                 known.hollow = True
 
