@@ -278,7 +278,7 @@ class Dispatch(TorchDispatchMode):
         operator = tracer.operator
         rule = operator.rule
         always = operator.creates or operator.counts
-        if rule is not None and not always and not any([m.blocks or m.fresh for m in inputs]):
+        if rule is not None and not always and not [m for m in inputs if m.blocks or m.fresh]:
             return  # constants among themselves
         why = "no rule for the operator"
         if "out" in kwargs:

@@ -166,7 +166,13 @@ def _alone(x: Tensor) -> Arguments:
 
 
 shortcut_of(nn.ReLU)(_activation(torch.relu, torch.relu_))
-shortcut_of(nn.Sigmoid)(lambda _: (torch.sigmoid, _alone))
+
+
+@shortcut_of(nn.Sigmoid)
+def sigmoid(_: nn.Module) -> Shortcut:
+    return torch.sigmoid, _alone
+
+
 for _kind, _name in (
     (nn.SiLU, "silu"),
     (nn.ReLU6, "relu6"),

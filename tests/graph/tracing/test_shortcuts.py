@@ -49,7 +49,7 @@ NETWORKS = {
             nn.Conv2d(8, 8, 1),
             nn.ReLU6(inplace=True),
             nn.AdaptiveAvgPool2d(1),
-            nn.LayerNorm((8, 1, 1), elementwise_affine=False),
+            nn.LayerNorm([8, 1, 1], elementwise_affine=False),
             nn.Hardsigmoid(),
             nn.Sigmoid(),
         ),
