@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,10 +113,16 @@ def unregister(form: str) -> None:
 
 def data_sources() -> list[DataSource]:
     """Every data source, in the order of the files' names, those that take anything last."""
+    _import_files()
+    return sorted(_sources.values(), key=lambda source: source.general)
+
+
+@cache
+def _import_files() -> None:
+    """Import every file of this folder once: so each data source registers itself by being there."""
     for found in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda found: found.name):
         if not found.ispkg:
             importlib.import_module(f"podar.data.{found.name}")
-    return sorted(_sources.values(), key=lambda source: source.general)
 
 
 def find(spec: str) -> DataSource | None:

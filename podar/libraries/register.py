@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,10 +108,16 @@ def unregister(form: str) -> None:
 
 def libraries() -> list[Library]:
     """Every model library, in the order of the files' names."""
+    _import_files()
+    return list(_libraries.values())
+
+
+@cache
+def _import_files() -> None:
+    """Import every file of this folder once: so each library registers itself by being there."""
     for found in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda found: found.name):
         if not found.ispkg:
             importlib.import_module(f"podar.libraries.{found.name}")
-    return list(_libraries.values())
 
 
 def find(model: str) -> Library | None:

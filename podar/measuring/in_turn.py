@@ -83,11 +83,16 @@ def compare(
     threads: int = 1,
     seconds: float = 2.0,
     memory: bool = True,
+    counts: bool = True,
 ) -> dict[str, Measured]:
     """Measure several models in turn (A, B, A, B …), so that a change in the machine's speed touches all alike.
 
-    **Arguments:** as for `podar.measure`, with `models` a dict of name → model or file, and `runtime` one for all or a
-    dict of name → runtime. `seconds` counts for each.
+    **Arguments:** as for `podar.measure`, and
+
+    - `models`: a dict of name → model or file.
+    - `runtime`: one for all, or a dict of name → runtime.
+    - `seconds`: for each of the models.
+    - `counts`: also count parameters and MACs, for which a torch module is traced; False leaves both None.
 
     **Returns:** a dict of the same names → `Measured`. `podar.measuring.latency_ratio` divides two of them.
 
@@ -102,43 +107,63 @@ def compare(
     for name, model in models.items():
         asked = runtime.get(name) if isinstance(runtime, Mapping) else runtime
         candidates[name] = Candidate(model, example_inputs, asked or readers(model)[0].name)
-    return measure_in_turn(candidates, make_ready(candidates, threads), threads=threads, seconds=seconds, memory=memory)
-
-
-def make_ready(candidates: Mapping[str, Candidate], threads: int) -> dict[str, Ready]:
-    """Every candidate opened, and run once.
-
-    **Raises:** as `podar.measure`.
-    """
-    return {name: open_in(one.runtime, one.model, one.inputs, threads) for name, one in candidates.items()}
+    ready = {name: open_in(one.runtime, one.model, one.inputs, threads) for name, one in candidates.items()}
+    return measure_in_turn(candidates, ready, threads=threads, seconds=seconds, memory=memory, counts=counts)
 
 
 def measure_in_turn(
-    candidates: Mapping[str, Candidate], ready: Mapping[str, Ready], *, threads: int, seconds: float, memory: bool
+    candidates: Mapping[str, Candidate],
+    ready: Mapping[str, Ready],
+    *,
+    threads: int,
+    seconds: float,
+    memory: bool,
+    counts: bool = True,
 ) -> dict[str, Measured]:
-    """Measure candidates that are `ready`; the arguments are those of `podar.measure`, `seconds` for each."""
+    """Measure candidates that were opened: `ready` has each under its name. The other arguments are `compare`'s."""
     meter = open_meter()
     with contextlib.ExitStack() as stack:
         for one in candidates.values():
             stack.enter_context(as_for_serving(one.model, threads))
         timings = time_in_turn({name: ready[name].run for name in candidates}, seconds=seconds, read_joules=meter.read)
-    return {
-        name: _measured(one, ready[name].version, timings.timed[name], meter.reason, threads=threads, memory=memory)
-        for name, one in candidates.items()
-    }
+    counted: dict[tuple[Any, ...], _Counts] = {}  # a module that several runtimes run is traced once
+    found = {}
+    for name, one in candidates.items():
+        key = id(one.model), id(one.inputs), one.runtime if isinstance(one.model, (str, Path)) else ""
+        if key not in counted:
+            counted[key] = _counts(one) if counts else _Counts(None, None, {})
+        found[name] = _measured(
+            one, ready[name].version, timings.timed[name], counted[key], meter.reason, threads=threads, memory=memory
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Parameters and multiply-adds; None where they are not known, and `missing` says why."""
+
+    params: int | None
+    macs: int | None
+    missing: dict[str, str]
 
 
 def _measured(
-    candidate: Candidate, version: str, timed: Timed, no_energy: str | None, *, threads: int, memory: bool
+    candidate: Candidate,
+    version: str,
+    timed: Timed,
+    counts: _Counts,
+    no_energy: str | None,
+    *,
+    threads: int,
+    memory: bool,
 ) -> Measured:
-    missing: dict[str, str] = {}
+    missing = dict(counts.missing)
     if timed.joules is None and no_energy:
         missing["energy_joules"] = no_energy
-    params, macs = _params_and_macs(candidate, missing)
     peak = _memory(candidate, threads, missing) if memory else None
     return Measured(
-        params=params,
-        macs=macs,
+        params=counts.params,
+        macs=counts.macs,
         bytes=_bytes(candidate.model),
         latency_ms={"p50": timed.p50, "p95": timed.p95, "runtime": version, "threads": threads},
         memory_bytes=peak.peak if peak else None,
@@ -151,22 +176,21 @@ def _measured(
     )
 
 
-def _params_and_macs(candidate: Candidate, missing: dict[str, str]) -> tuple[int | None, int | None]:
+def _counts(candidate: Candidate) -> _Counts:
     model = candidate.model
     if isinstance(model, (str, Path)):
-        missing["macs"] = "a model file does not tell its MACs: measure the torch model."
+        missing = {"macs": "a model file does not tell its MACs: measure the torch model."}
         params = RUNTIMES[candidate.runtime].weights(Path(model))
         if params is None:
             missing["params"] = "the weights that the file stores cannot be counted: measure the torch model."
-        return params, None
+        return _Counts(params, None, missing)
     from podar.graph import trace
 
     try:
         cost = trace(model, candidate.inputs).cost()
     except PodarError as error:
-        missing["macs"] = str(error)
-        return sum(parameter.numel() for parameter in model.parameters()), None
-    return cost.params, cost.macs
+        return _Counts(sum(parameter.numel() for parameter in model.parameters()), None, {"macs": str(error)})
+    return _Counts(cost.params, cost.macs, {})
 
 
 def _memory(candidate: Candidate, threads: int, missing: dict[str, str]) -> Memory | None:

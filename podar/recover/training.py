@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,10 +113,8 @@ def finetune(
         taught=teacher is not None,
     )  # fmt: skip
     file = None if checkpoint is None else Path(checkpoint)
-    training = _Training(accelerator, model, food, teacher, epochs, lr, batch_size, seconds, label_smoothing, seed)
-    if not 0 <= skip < training.total:
-        raise UsageError(f"skip={skip} leaves none of the {training.total} steps of this training.")
-    training.skip, training.keeper = skip, keeper
+    plan = _Course(epochs, lr, batch_size, seconds, label_smoothing, seed, skip)
+    training = _Training(accelerator, model, food, teacher, plan, keeper)
     with torch.random.fork_rng(), modes_put_back(model), layout_put_back(model):
         training.check_labels()
         return training.run(file, precision, chosen, after_step, progress)
@@ -137,8 +136,24 @@ def distill(student: nn.Module, teacher: nn.Module, data: Any, **options: Any) -
     return finetune(student, data, teacher=teacher, **options)
 
 
+@dataclass(frozen=True)
+class _Course:
+    """How long and how fast a training goes: arguments of `finetune`."""
+
+    epochs: int
+    lr: float | None
+    batch_size: int
+    seconds: float | None
+    label_smoothing: float
+    seed: int
+    skip: int
+
+
 class _Training:
-    """One call of `finetune`: its parts, and what is carried from epoch to epoch."""
+    """One call of `finetune`: its parts, and what is carried from epoch to epoch.
+
+    **Raises:** `UsageError` where more steps are to be skipped than there are.
+    """
 
     def __init__(
         self,
@@ -146,20 +161,16 @@ class _Training:
         model: nn.Module,
         food: Feed,
         teacher: nn.Module | None,
-        epochs: int,
-        lr: float | None,
-        batch_size: int,
-        seconds: float | None,
-        smoothing: float,
-        seed: int,
+        course: _Course,
+        keeper: MaskKeeper | None,
     ) -> None:
-        self.accelerator, self.model, self.food = accelerator, model, food
-        self.epochs, self.seconds, self.smoothing, self.seed = epochs, seconds, smoothing, seed
+        self.accelerator, self.model, self.food, self.course, self.keeper = accelerator, model, food, course, keeper
         self.teacher = None if teacher is None else copy.deepcopy(teacher).to(accelerator.device).eval()
-        self.total, self.skip = epochs * food.steps, 0
-        self.keeper: MaskKeeper | None = None
+        self.total = course.epochs * food.steps
+        if not 0 <= course.skip < self.total:
+            raise UsageError(f"skip={course.skip} leaves none of the {self.total} steps of this training.")
         adaptive = _wants_adam(model)
-        self.lr = lr if lr is not None else (5e-4 if adaptive else 0.05) * batch_size / 128
+        self.lr = course.lr if course.lr is not None else (5e-4 if adaptive else 0.05) * course.batch_size / 128
         weights = [p for p in model.parameters() if p.requires_grad]
         groups = [  # norms and biases are not decayed
             {"params": [p for p in weights if p.dim() > 1], "weight_decay": 0.05 if adaptive else DECAY},
@@ -172,11 +183,11 @@ class _Training:
             else torch.optim.SGD(groups, self.lr, MOMENTUM, nesterov=True)
         )
         self.signature = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
+            "epochs": course.epochs,
+            "batch_size": course.batch_size,
+            "seed": course.seed,
             "lr": self.lr,
-            "label_smoothing": smoothing,
+            "label_smoothing": course.label_smoothing,
             "taught": teacher is not None,
             "shapes": {name: list(t.shape) for name, t in model.state_dict().items()},
         }
@@ -189,7 +200,7 @@ class _Training:
         logits = logits_of(run(model, batch.inputs))
         if not logits.is_cuda:  # a GPU would have to be waited for
             check_outputs(logits, batch.targets)
-        return classifier_loss(logits, batch.targets, self.smoothing, taught)
+        return classifier_loss(logits, batch.targets, self.course.label_smoothing, taught)
 
     def check_labels(self) -> None:
         """Refuse labels that the model has no output for; on a GPU the loss would take the whole process down."""
@@ -216,6 +227,10 @@ class _Training:
         after_step: Callable[[int, int], None] | None,
         progress: Progress | None,
     ) -> History:
+        """Train to the end of the course; `told` hears the precision before the first step.
+
+        **Raises:** `PodarError` where the loss is no longer finite, or the checkpoint is another training's.
+        """
         signature = self.signature if asked is None else {**self.signature, "precision": asked}
         state = None if file is None else checkpoints.load(file, signature)
         chosen = self._precision(asked if state is None else state["precision"])
@@ -223,31 +238,19 @@ class _Training:
             told(str(chosen))
         if chosen.channels_last:
             self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        history = History([], str(chosen))
-        if state is not None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            history.epochs.extend(state["epochs"])
-            if self.keeper is not None and state.get("masks"):
-                self.keeper.load_state_dict(state["masks"])
+        history = History([] if state is None else self._taken_up(state), str(chosen))
         model, optimizer = self.accelerator.prepare(self.model, self.optimizer)
         good = _copied(self.model)
-        spent = sum(epoch["seconds"] for epoch in history.epochs)
-        for number in range(len(history.epochs) + 1, self.epochs + 1):
-            torch.manual_seed(self.seed + 15485863 * number + self.accelerator.process_index)
-            start = time.perf_counter()
+        for number in range(len(history.epochs) + 1, self.course.epochs + 1):
+            torch.manual_seed(self.course.seed + 15485863 * number + self.accelerator.process_index)
+            start, spent = time.perf_counter(), sum(epoch["seconds"] for epoch in history.epochs)
             loss, done = self._epoch(number, model, optimizer, chosen, spent, after_step, progress)
             if loss is None:  # the budget was spent before its first step
                 return History(history.epochs, history.precision, self._why(number))
             if not math.isfinite(loss):
                 self.model.load_state_dict(good)
-                when = f"after epoch {number - 1}" if number > 1 else "before the training"
-                raise PodarError(
-                    f"training diverged in epoch {number}: the loss is {loss}; lower the learning rate (it was "
-                    f"{self.lr:g}). The model is as it was {when}."
-                )
+                raise PodarError(self._diverged(number, loss))
             took = time.perf_counter() - start
-            spent += took
             entry = {"epoch": number, "loss": loss, "lr": optimizer.param_groups[0]["lr"], "seconds": took}
             if self.food.validation is not None:
                 with chosen.autocast(self.accelerator.device):
@@ -255,23 +258,40 @@ class _Training:
             history.epochs.append(entry)
             good = _copied(self.model)
             if file is not None and self.accelerator.is_main_process:
-                checkpoints.save(
-                    file,
-                    {
-                        "signature": {**self.signature, "precision": str(chosen)},
-                        "model": self.model.state_dict(),
-                        "optimizer": self.optimizer.state_dict(),
-                        "epochs": history.epochs,
-                        "precision": str(chosen),
-                        "masks": {} if self.keeper is None else self.keeper.state_dict(),
-                    },
-                )
+                self._save(file, history)
             if not done:
                 return History(history.epochs, history.precision, self._why(number))
         return history
 
+    def _save(self, file: Path, history: History) -> None:
+        """Write everything that the next epoch depends on."""
+        state = {
+            "signature": {**self.signature, "precision": history.precision},
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epochs": history.epochs,
+            "precision": history.precision,
+            "masks": {} if self.keeper is None else self.keeper.state_dict(),
+        }
+        checkpoints.save(file, state)
+
+    def _taken_up(self, state: dict[str, Any]) -> list[dict[str, float]]:
+        """Go on from what `_save` wrote; the epochs that are done."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.keeper is not None and state.get("masks"):
+            self.keeper.load_state_dict(state["masks"])
+        return list(state["epochs"])
+
+    def _diverged(self, number: int, loss: float) -> str:
+        when = f"after epoch {number - 1}" if number > 1 else "before the training"
+        return (
+            f"training diverged in epoch {number}: the loss is {loss}; lower the learning rate (it was {self.lr:g}). "
+            f"The model is as it was {when}."
+        )
+
     def _why(self, number: int) -> str:
-        return f"the budget of {self.seconds:g} s ended in epoch {number} of {self.epochs}"
+        return f"the budget of {self.course.seconds:g} s ended in epoch {number} of {self.course.epochs}"
 
     def _epoch(
         self,
@@ -289,10 +309,12 @@ class _Training:
         sums, count, start = torch.zeros((), device=device), 0, time.perf_counter()
         for step, batch in enumerate(self.food.epoch(number)):
             done = (number - 1) * self.food.steps + step
-            if done < self.skip:
+            if done < self.course.skip:
                 continue
             elapsed = spent + time.perf_counter() - start
-            share = done / self.total if self.seconds is None else max(done / self.total, elapsed / self.seconds)
+            share = done / self.total
+            if self.course.seconds is not None:
+                share = max(share, elapsed / self.course.seconds)
             share = self._agreed(share)
             if share >= 1:
                 if self.keeper is not None:
@@ -325,7 +347,7 @@ class _Training:
 
     def _agreed(self, share: float) -> float:
         """Processes have clocks of their own: the first one's counts."""
-        if self.seconds is None or self.accelerator.num_processes == 1:
+        if self.course.seconds is None or self.accelerator.num_processes == 1:
             return share
         return float(broadcast_object_list([share])[0])
 

@@ -27,6 +27,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -288,11 +289,17 @@ def unregister(name: str) -> None:
 
 def stages() -> dict[str, Stage]:
     """Every stage by its name: podar's, in the order of the files' names, and then those of other packages."""
+    _import_files()
+    own = {name: found for name, found in _register.items() if found.work.__module__.startswith(f"{__name__}.")}
+    return dict(sorted(own.items())) | _register
+
+
+@cache
+def _import_files() -> None:
+    """Import every stage's file once: so each registers itself by being in this folder."""
     for found in pkgutil.iter_modules(__path__):
         if not found.name.startswith("_"):
             importlib.import_module(f"{__name__}.{found.name}")
-    own = {name: found for name, found in _register.items() if found.work.__module__.startswith(f"{__name__}.")}
-    return dict(sorted(own.items())) | _register
 
 
 def recipe_stages() -> dict[str, Stage]:

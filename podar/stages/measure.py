@@ -31,7 +31,11 @@ def measure(job: Job, options: Measure) -> Finding:
     files = next(iter(job.found.exports.values()), None)
     before, after = (job.files / files.dense_file, job.files / files.file) if files else (job.dense, job.model)
     both = compare(
-        {"before": before, "after": after}, job.source.inputs(), threads=options.threads, seconds=options.seconds
+        {"before": before, "after": after},
+        job.source.inputs(),
+        threads=options.threads,
+        seconds=options.seconds,
+        counts=False,  # the summary has them: other stages counted them
     )
     halves = {half: {k: v for k, v in m.to_json().items() if k in _KEPT} for half, m in both.items()}
     median = {"dense": both["before"].latency_ms["p50"], "final": both["after"].latency_ms["p50"]}

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+import podar.graph.graph as graphs
 from podar.errors import PodarError, UsageError
 from podar.measuring import side_by_side
+from podar.runtimes import register
+from podar.runtimes.torch import open_, run_module
 from tests.measuring.networks import write_mlp
 
 pytest.importorskip("onnx")
@@ -52,3 +55,17 @@ def test_a_model_that_does_not_run_has_a_reason_beside_one_that_does(tmp_path) -
     assert bad.measured is None and "does not run" in str(bad.reason)
     with pytest.raises(PodarError, match="does not run"):
         side_by_side([nn.Linear(3, 3)], X)
+
+
+def test_a_module_that_several_runtimes_run_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy runtime runs modules beside torch; parameters and MACs of the module are counted for both at once."""
+    register.runtime("toy", package="torch", suffixes=(".toy",), module=run_module)(open_)
+    traced = []
+    real = graphs.observe
+    monkeypatch.setattr(graphs, "observe", lambda *given, **more: traced.append(given) or real(*given, **more))
+    try:
+        lines = side_by_side([nn.Linear(64, 8)], X, runtimes=["torch", "toy"], seconds=0.05, memory=False)
+    finally:
+        register.unregister("toy")
+    assert [line.runtime for line in lines] == ["torch", "toy"] and len(traced) == 1
+    assert [line.measured.macs for line in lines if line.measured] == [64 * 8] * 2

@@ -30,7 +30,7 @@ def test_a_plain_run_builds_once_and_traces_each_shape_once(tmp_path: Path, monk
     traced: list[Any] = []
     real = graphs.observe
     monkeypatch.setattr(graphs, "observe", lambda *given, **more: traced.append(given) or real(*given, **more))
-    stages = [{"prune": {"target": "macs=0.6", "multiple_of": 1}}]
+    stages = [{"prune": {"target": "macs=0.6", "multiple_of": 1}}, {"measure": {"seconds": 0.05}}]
     planned = recipe.make({"model": f"{tmp_path / 'net.py'}:make", "stages": stages})
     summary = running.start(planned, tmp_path / "x", command="")
     assert (tmp_path / "built").read_text() == "x" and len(traced) == 1
