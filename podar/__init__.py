@@ -29,6 +29,7 @@ __all__ = [
     "plan",
     "prune",
     "save",
+    "sensitivity",
     "sparsify",
     "sparsity",
     "trace",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from podar.plans.plan import Plan
     from podar.plans.saving import load, save
     from podar.plans.surgery import apply, mask
+    from podar.pruning.group_curves import sensitivity
     from podar.pruning.pipeline import plan, prune
     from podar.recover import distill, finetune
     from podar.sparse import bake, sparsify, sparsity
@@ -68,6 +70,7 @@ _HOME = {
     "plan": "podar.pruning.pipeline",
     "prune": "podar.pruning.pipeline",
     "save": "podar.plans.saving",
+    "sensitivity": "podar.pruning.group_curves",
     "sparsify": "podar.sparse",
     "sparsity": "podar.sparse",
     "trace": "podar.graph",
