@@ -27,6 +27,13 @@ def complete_runtimes(incomplete: str) -> list[str]:
     return [name for name in RUNTIMES if name.startswith(incomplete)]
 
 
+def complete_executors(incomplete: str) -> list[tuple[str, str]]:
+    """Names of executors, and what each is."""
+    from podar.sweeps.executors import EXECUTORS
+
+    return [(name, kind.help) for name, kind in EXECUTORS.items() if name.startswith(incomplete)]
+
+
 def _listed(kinds: Iterable[Library] | Iterable[DataSource]) -> str:
     """What a register holds, one sentence a kind."""
     return " ".join(f"{kind.form}: {kind.help}." for kind in kinds)
@@ -86,3 +93,7 @@ Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="Time nothing that decides: the same seed gives the same model.")
 ]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
+Jobs = Annotated[int, typer.Option(min=1, metavar="N", help="Points of a sweep at a time.")]
+Executor = Annotated[
+    str, typer.Option(help="Who carries the points of a sweep out.", autocompletion=complete_executors)
+]

@@ -36,7 +36,7 @@ _RUN: tuple[tuple[float, str, Any, Any], ...] = (
 
 
 @dataclass(frozen=True)
-class _Typed:
+class Typed:
     """An option of a stage as a parameter of a command."""
 
     stage: Stage
@@ -65,17 +65,17 @@ class _Typed:
             told["autocompletion"] = _completion(self.flag.choices)
         if self.flag.argument:
             annotation: Any = Annotated[kind | None, typer.Argument(show_default=False, **told)]
-            return _parameter(self.option, annotation, default)
+            return parameter(self.option, annotation, default)
         if kind in (int, float):
             least = next((m.ge for m in self.field.metadata if isinstance(m, annotated_types.Ge)), None)
             told["min"] = self.flag.least if self.flag.least is not None else least
         name = self.flag.name or f"--{self.option.replace('_', '-')}"
         if kind is bool and default is None:  # neither is what happens where nothing is said
             both = f"{name}/--no-{name.removeprefix('--')}"
-            return _parameter(self.option, Annotated[bool | None, typer.Option(both, **told)], None)
+            return parameter(self.option, Annotated[bool | None, typer.Option(both, **told)], None)
         if kind is bool:
-            return _parameter(self.option, Annotated[bool, typer.Option(name, **told)], default != self.switches_off)
-        return _parameter(
+            return parameter(self.option, Annotated[bool, typer.Option(name, **told)], default != self.switches_off)
+        return parameter(
             self.option, Annotated[kind if default is not None else kind | None, typer.Option(name, **told)], default
         )
 
@@ -106,7 +106,7 @@ def command(name: str) -> Any:
 def _callback(stage: Stage) -> Callable[..., None]:
     """The function of a command, with the signature from which Typer makes its flags."""
     parts = [stage, *(stages()[name] for name in stage.then)]
-    typed = {option.option: option for part in reversed(parts) for option in _options(part)}
+    typed = {option.option: option for part in reversed(parts) for option in options_of(part)}
 
     def callback(**given: Any) -> None:
         from podar.runs import recipe
@@ -125,11 +125,11 @@ def _callback(stage: Stage) -> Callable[..., None]:
         }
         carry_out(recipe.make(planned, of=f"podar {stage.name}"), given["out"], trust=given["trust"])
 
-    run = [(rank, _parameter(name, annotation, default)) for rank, name, annotation, default in _RUN]
+    run = [(rank, parameter(name, annotation, default)) for rank, name, annotation, default in _RUN]
     own = [
         (option.flag.rank, option.parameter())
         for part in parts
-        for option in _options(part)
+        for option in options_of(part)
         if typed[option.option] == option
     ]
     parameters = [parameter for _, parameter in sorted([*run, *own], key=lambda ranked: ranked[0])]
@@ -138,17 +138,18 @@ def _callback(stage: Stage) -> Callable[..., None]:
     return callback
 
 
-def _options(stage: Stage) -> list[_Typed]:
+def options_of(stage: Stage) -> list[Typed]:
     """The options of a stage that stand on the command line."""
     found = []
     for name, field in stage.options.model_fields.items():
         flag = next((told for told in field.metadata if isinstance(told, Flag)), None)
         if flag is not None:
-            found.append(_Typed(stage, name, flag, field))
+            found.append(Typed(stage, name, flag, field))
     return found
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    """What Typer makes a flag of."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 

@@ -6,9 +6,9 @@ import importlib
 import pkgutil
 
 from podar.formats.exporting import Exported, export
-from podar.formats.registry import FORMATS, Format, file_format, liked_widths
+from podar.formats.registry import FORMATS, Format, file_format, liked_widths, measured_in
 
-__all__ = ["FORMATS", "Exported", "Format", "export", "file_format", "liked_widths"]
+__all__ = ["FORMATS", "Exported", "Format", "export", "file_format", "liked_widths", "measured_in"]
 
 # Every file of this folder is imported, so that a new format registers itself by being there.
 for _module in pkgutil.iter_modules(__path__):

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from podar.errors import UsageError, did_you_mean, require
+from podar.errors import UsageError, absence, did_you_mean, require
 from podar.formats.flat import Flat
 from podar.runtimes import RUNTIMES
+from podar.runtimes.register import known
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,28 @@ def liked_widths(names: Iterable[str]) -> int:
     """The multiple of channels at which the runtimes of these formats are fastest; 8 where none of them tells."""
     told = [RUNTIMES[FORMATS[name].runtime].widths for name in names if name in FORMATS]
     return math.lcm(*told) if any(widths > 1 for widths in told) else 8
+
+
+def measured_in(runtime: str | None) -> tuple[str, str]:
+    """A runtime, and the format in which models are written for it.
+
+    **Arguments:** `runtime`: None: the first whose packages, and those that write its files, are installed.
+
+    **Raises:** `UsageError` where there is no such runtime, or no format is written for it.
+
+    ```python
+    >>> measured_in("torch")
+    ('torch', 'pt2')
+
+    ```
+    """
+    chosen = None if runtime is None else known(runtime)
+    for kind in FORMATS.values():
+        own = RUNTIMES[kind.runtime]
+        here = not any(absence(package, kind.extra) for package in (*kind.packages, own.package))
+        if own is chosen or (chosen is None and here):
+            return own.name, kind.name
+    raise UsageError(f"no format is written for the runtime {runtime}: name one of {', '.join(RUNTIMES)}.")
 
 
 def format_for(path: Path, name: str | None) -> Format:

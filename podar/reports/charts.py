@@ -116,7 +116,7 @@ def against(
         "accuracy",
         x_title,
         quality,
-        tuple(Tick(100 * t / right, _axis(text(t)) if t else "0") for t in ticks(0, right, 4)),
+        tuple(Tick(100 * t / right, axis_text(text(t)) if t else "0") for t in ticks(0, right, 4)),
         tuple(Tick(100 * (t - low) / (high - low), short_percent(t)) for t in ticks(low, high, 5)),
         marks=tuple(_spread(marks)),
         lines=(_path([(mark.x, mark.y) for mark in marks if mark.stage != "peer"]),),
@@ -201,7 +201,7 @@ def _spread(marks: list[Mark]) -> list[Mark]:
     return sorted(placed, key=lambda m: m.index)
 
 
-def _axis(text: str) -> str:
+def axis_text(text: str) -> str:
     """ "20.0 M" → "20 M": a scale says no more digits than its round numbers have."""
     return re.sub(r"(\.\d*?)0+(?=\D|$)", r"\1", text).replace(". ", " ") if "." in text else text
 

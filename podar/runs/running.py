@@ -206,7 +206,7 @@ def _do_steps(out: Path, state: dict[str, Any], trust: bool, progress: Progress,
     files.mkdir(exist_ok=True)
     for program in files.glob("*.pt2") if trust else ():
         programs.remember(program)
-    source = _open(recipe, trust)
+    source = open_recipe(recipe, trust)
     if not done:
         state["read"] = fingerprints.take(files_of(recipe, source), out)
         facts = finishing.opening_facts(recipe, source, state)
@@ -253,7 +253,8 @@ def _job(out: Path, state: dict[str, Any], recipe: Recipe, source: Source, done:
     return Job(recipe, source, model, dense, work / FILES, work, found, progress, settled, settle)
 
 
-def _open(recipe: Recipe, trust: bool) -> Source:
+def open_recipe(recipe: Recipe, trust: bool) -> Source:
+    """The model and the data that a recipe names, opened."""
     from podar.sources.opening import open_source
 
     return open_source(

@@ -187,6 +187,11 @@ class Job:
         """Whether an earlier stage took something out of the model, or made weights zero."""
         return bool(self.found.layers) or self.found.own("sparsity") is not None
 
+    @property
+    def untouched(self) -> bool:
+        """Whether no stage of the recipe changes the model: it is the dense one, to the end."""
+        return not any(stage_of(options).changes_model for options in self.recipe.stages)
+
     def keep_dense(self, model: nn.Module) -> None:
         """Take another model for the dense one: a ticket search trains its own. It outlives a broken-off run."""
         from safetensors.torch import save_file

@@ -34,7 +34,10 @@ def evaluate(job: Job, options: StageOptions) -> Finding:
     sizes = {"params", "macs", "bytes", "activation_bytes"}
     known = {**job.found.before.plain(), **job.found.after.plain()}
     after = {key: value for key, value in known.items() if key in sizes}
-    after |= {**job.workshop.figures(job.model, job.source.inputs()), **quality(job)}
+    if job.untouched:  # its quality is known
+        after |= job.found.before.plain()
+    else:
+        after |= {**job.workshop.figures(job.model, job.source.inputs()), **quality(job)}
     searched = job.found.own("tickets") is not None
     tuned = bool(job.found.history) or searched
     way = points(job)

@@ -43,7 +43,7 @@ def export(job: Job, options: Export) -> Finding:
     for at, name in enumerate(options.formats):
         job.progress("export", at, len(options.formats), {})
         pruned = write(job.model, inputs, folder=job.files, stem="model", format=name)
-        dense = write(job.dense, inputs, folder=job.files, stem="dense", format=name)
+        dense = pruned if job.untouched else write(job.dense, inputs, folder=job.files, stem="dense", format=name)
         files[name] = {
             "file": str(pruned.path.relative_to(job.files)),
             "dense_file": str(dense.path.relative_to(job.files)),
