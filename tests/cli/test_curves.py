@@ -53,7 +53,17 @@ def podar(*args: str, code: int = 0) -> None:
 
 
 def test_pareto_and_what_goes_on_from_it(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = [*PARETO, "--targets", "macs=0.5,0.00001", "--epochs", "0", "--measure-seconds", "0.02"]
+    asked = [
+        *PARETO,
+        "--targets",
+        "macs=0.5,0.00001",
+        "--epochs",
+        "0",
+        "--measure-seconds",
+        "0.02",
+        "--runtime",
+        "torch",
+    ]
     podar(*asked, "--executor", "in-process", code=1)
     out, err = capsys.readouterr()
     assert "right after the cut" in out and "runs/x/report.html" in out
