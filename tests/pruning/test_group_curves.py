@@ -50,9 +50,10 @@ def test_solved_readers_lose_less_and_less_is_lost_where_more_stays() -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_unit_that_is_there_twice_costs_nothing(bias: bool) -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3, bias=bias)).double().eval()
+    first = nn.Linear(6, 8)
     with torch.no_grad():
-        model[0].weight[4:], model[0].bias[4:] = model[0].weight[:4], model[0].bias[:4]
+        first.weight[4:], first.bias[4:] = first.weight[:4], first.bias[:4]
+    model = nn.Sequential(first, nn.Tanh(), nn.Linear(8, 3, bias=bias)).double().eval()
     found = podar.sensitivity(model, torch.randn(200, 6).double(), fractions=(0.5,))
     assert found.groups[0].cuts[0].plain > 0.1
     assert found.groups[0].cuts[0].error < 0.02  # a ridge of a thousandth is left
@@ -161,8 +162,8 @@ def test_inputs_that_do_not_fit(inputs: object, said: str) -> None:
 def test_nothing_to_cut_and_nothing_to_compare() -> None:
     with pytest.raises(PodarError, match="nothing of this model can be cut"):
         podar.sensitivity(nn.Sequential(nn.Linear(4, 3)).eval(), torch.randn(8, 4))
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
-    nn.init.zeros_(model[2].weight)
-    nn.init.zeros_(model[2].bias)
+    last = nn.Linear(6, 3, bias=False)
+    nn.init.zeros_(last.weight)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), last).eval()
     with pytest.raises(PodarError, match="all zero"):
         podar.sensitivity(model, torch.randn(8, 4))
