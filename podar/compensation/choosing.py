@@ -34,6 +34,10 @@ Readers = Mapping[int, Sequence[str]]
 """By family: the parameters that read its units."""
 
 
+class _Unmeasurable(Exception):
+    """Why a family cannot be measured."""
+
+
 @dataclass(frozen=True)
 class Worth:
     """What the units of a graph are worth.
@@ -90,9 +94,10 @@ def worth(
             found = moments(model, batches, parameters, names, seed)
             for family in part:
                 units = graph.families[family].units
-                shares = [s for n in readers[family] for s in _shares(graph, family, n, parameters, found[n], flow)]
-                if not shares:
-                    reasons[family] = "the maps that read it have other numbers of inputs for each unit"
+                try:
+                    shares = [s for n in readers[family] for s in _shares(graph, family, n, parameters, found[n], flow)]
+                except _Unmeasurable as why:
+                    reasons[family] = str(why)
                     continue
                 curve = eliminate(shares, len(units))
                 errors[units[curve.order]] = _rising(np.diff(curve.errors))
@@ -179,7 +184,10 @@ def _passes(readers: Readers, forms: Mapping[str, Form], parameters: Parameters,
 
 
 def _shares(graph: Graph, family: int, name: str, parameters: Parameters, stats: Moments, flow: Flow) -> list[Share]:
-    """What each part of a map has of a family's units; nothing where units have different numbers of its inputs."""
+    """What each part of a map has of a family's units.
+
+    **Raises:** `_Unmeasurable`: units have different numbers of its inputs, or these are no numbers.
+    """
     weight, form = parameters.members.tensors[name].detach(), stats.form
     matrix = form.matrix(weight).cpu()
     kernel, groups = form.kernel(weight), matrix.shape[0]
@@ -193,7 +201,7 @@ def _shares(graph: Graph, family: int, name: str, parameters: Parameters, stats:
     for group, units in enumerate(under):
         inputs = _inputs_of(units, own)
         if inputs is None:
-            return []
+            raise _Unmeasurable(f"{name}, which reads it, has other numbers of inputs for each unit")
         if not inputs.numel():
             continue
         columns = (inputs.unsqueeze(2) * kernel + torch.arange(kernel)).reshape(len(own), -1)
@@ -201,8 +209,8 @@ def _shares(graph: Graph, family: int, name: str, parameters: Parameters, stats:
         energy = ((w @ h) * w).sum().clamp_min(SMALLEST)
         ridge = (RIDGE * h.diagonal().mean()).clamp_min(SMALLEST)
         factor, failed = torch.linalg.cholesky_ex(h + ridge * torch.eye(len(h), dtype=h.dtype))
-        if bool(failed):
-            return []
+        if bool(failed) or not bool(factor.isfinite().all()):
+            raise _Unmeasurable(f"{name}, which reads it, is given values that are not finite, or too large to square")
         inverse = torch.cholesky_inverse(factor)
         found.append(Share((w * energy.rsqrt()).to(kind), inverse.to(kind), columns))
     return found

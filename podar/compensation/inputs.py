@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from podar.errors import PodarError, first_line
 from podar.model.batches import inputs_of, size
 from podar.model.modes import modes_put_back
+from podar.model.state import state_put_back
+from podar.model.tensors import tensors_in
 
 SAMPLES = 512
 """So many samples are read: what their layers hold is in memory at once."""
@@ -29,11 +32,24 @@ def first_batches(inputs: Any, model: nn.Module) -> Read:
         return inputs
     found, count = Read(), 0
     for batch in inputs_of(inputs, model, "compensation"):
-        found.append(batch)
-        count += size(batch)
+        own = size(batch)
+        if own:
+            found.append(batch)
+        count += own
         if count >= SAMPLES:
             break
+    if not found:
+        raise PodarError("the data for compensation hold no sample: every batch is empty")
     return found
+
+
+def monotonous(batches: Read) -> str | None:
+    """Why nothing can be learned from these inputs: they are one sample many times; None where they differ."""
+    count = sum(size(batch) for batch in batches)
+    first = [t[:1] for t in tensors_in(batches[0]) if t.dim()]
+    every = [[t for t in tensors_in(batch) if t.dim()] for batch in batches]
+    same = all(t.shape[1:] == f.shape[1:] and bool((t == f).all()) for own in every for t, f in zip(own, first))
+    return f"the inputs are {count} times the same sample: give different ones" if count > 1 and same else None
 
 
 @contextmanager
@@ -51,9 +67,13 @@ def running() -> Iterator[None]:
 
 
 @contextmanager
-def ready(model: nn.Module) -> Iterator[None]:
-    """Every module evaluates; afterwards each is in the mode in which it was."""
-    with modes_put_back(model):
+def ready(model: nn.Module) -> Iterator[set[int]]:
+    """Every module evaluates, and random numbers are drawn from a copy of the generator.
+
+    Afterwards each module is in the mode in which it was, and remembers nothing of its runs. Yields the ids of buffers
+    whose new values stay.
+    """
+    with torch.random.fork_rng(devices=[]), modes_put_back(model), state_put_back(model) as meant:
         for module in model.modules():
             module.training = False
-        yield
+        yield meant

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from podar.compensation.flow import After, follow
 from podar.compensation.forms import Convolution
-from podar.compensation.inputs import first_batches, ready, running
+from podar.compensation.inputs import first_batches, monotonous, ready, running
 from podar.compensation.readings import Key, Parameters, Reading
 from podar.compensation.report import Compensation, Consumer
 from podar.compensation.solving import Cutoff, Solution, solve
+from podar.compensation.statistics import checksum
 from podar.compensation.walking import Walk
 from podar.model.batches import run
 from podar.plans.plan import Plan
@@ -58,7 +59,7 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, seed: int = 
     - `dense`: the model as it was before. Left as it is.
     - `inputs`: a tensor (its first axis is the batch), batches, or a data set, as docs/data.md says; targets are not
       looked at. The first 512 samples are read: shuffle what is in the order of its classes.
-    - `seed`: of the rows that are drawn.
+    - `seed`: of the rows that are drawn. The order of the batches changes nothing.
 
     **Returns:** Compensation: per map the error before and after; `print(…)` shows a table.
 
@@ -72,10 +73,13 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, seed: int = 
     ```
     """
     batches = first_batches(inputs, dense)
+    useless = monotonous(batches)
+    if useless is not None:
+        return Compensation((), failed=useless)
     pair = _Pair(pruned, dense)
     runs: list[Run] = [lambda model, batch=batch: run(model, batch) for batch in batches]
-    with ready(pruned), ready(dense), running(), torch.no_grad():
-        return _Repair(pair, runs, seed).carried_out()
+    with ready(pruned) as meant, ready(dense), running(), torch.no_grad():
+        return _Repair(pair, runs, [seed + checksum(batch) for batch in batches], meant).carried_out()
 
 
 class _Pair:
@@ -123,9 +127,8 @@ class _Sample:
 class _Repair:
     """One walk of both models through all batches."""
 
-    def __init__(self, pair: _Pair, runs: Sequence[Run], seed: int) -> None:
-        self.pair, self.runs = pair, runs
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, pair: _Pair, runs: Sequence[Run], seeds: Sequence[int], meant: set[int]) -> None:
+        self.pair, self.runs, self.seeds, self.meant = pair, runs, seeds, meant
         self.flow = follow(pair.pruned, runs[0], pair.of_pruned)
         self.dense_flow = follow(pair.dense, runs[0], pair.of_dense)
         self.calls: dict[str, int] = {}
@@ -147,8 +150,9 @@ class _Repair:
 
     def _walked(self) -> Compensation:
         pair = self.pair
-        walks = [Walk(pair.pruned, run, pair.of_pruned, self.flow) for run in self.runs]
-        dense_walks = [Walk(pair.dense, run, pair.of_dense, self.dense_flow) for run in self.runs]
+        each = list(zip(self.runs, self.seeds))
+        walks = [Walk(pair.pruned, run, pair.of_pruned, self.flow, seed) for run, seed in each]
+        dense_walks = [Walk(pair.dense, run, pair.of_dense, self.dense_flow, seed) for run, seed in each]
         try:
             for walk in walks:
                 walk.step()
@@ -206,7 +210,7 @@ class _Repair:
         assert here is not None and there is not None
         after, dense_after = self.flow.after[key], self.dense_flow.after[key]
         form, total = here.form, here.form.positions(here.x, here.weight)
-        drawn = torch.randperm(total, generator=self.generator)[:take] if take < total else torch.arange(total)
+        drawn = torch.randperm(total, generator=walk.draws)[:take] if take < total else torch.arange(total)
         rows = form.rows(here.x, here.weight, drawn).float()
         matrix = there.form.matrix(there.weight).float()
         wanted = _flat(there.form.rows(there.x, there.weight, drawn).float() @ matrix.mT)
@@ -248,15 +252,19 @@ class _Repair:
         if bool(held.all()) or not bool(held.any()):
             held = torch.arange(len(held)) % HELD == HELD - 1
         if int((~held).sum()) < 2 or not bool(held.any()):
-            return Consumer(reading.name, None, None, "too few inputs")
+            return Consumer(reading.name, None, None, "too few inputs", few=True)
+        rows, wanted = torch.cat([s.rows for s in samples], 1), torch.cat([s.wanted for s in samples], 1)
+        if not bool(rows.isfinite().all()) or not bool(wanted.isfinite().all()):
+            return Consumer(reading.name, None, None, "what it is given or gives is not finite")
+        few = rows.shape[1] < rows.shape[2]
         solution = solve(
-            torch.cat([s.rows for s in samples], 1), torch.cat([s.wanted for s in samples], 1), old, shift, held,
+            rows, wanted, old, shift, held,
             weights=_weights(samples), shifts=bias is not None or after.norm is not None, cutoff=cutoff,
         )  # fmt: skip
         if solution.ridge is None:
-            return Consumer(reading.name, solution.before, solution.before, "no better on the samples held back")
+            return Consumer(reading.name, solution.before, solution.before, "no better on the samples held back", few)
         self._put(reading, after, solution)
-        return Consumer(reading.name, solution.before, solution.after)
+        return Consumer(reading.name, solution.before, solution.after, few=few)
 
     def _put(self, reading: Reading, after: After, solution: Solution) -> None:
         """Write the solution into the model: weights, and the shift into the bias or into the norm's mean."""
@@ -271,6 +279,7 @@ class _Repair:
 
     def _replace(self, tensor: Tensor, value: Tensor) -> None:
         self.replaced.append((tensor, tensor.detach().clone()))
+        self.meant.add(id(tensor))
         tensor.data.copy_(value)
 
 

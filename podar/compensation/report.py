@@ -17,12 +17,14 @@ class Consumer:
     - `before`, `after`: squared error of its outputs on samples held back, as a share of the dense outputs' squared
       spread; None where it was not measured.
     - `left`: why it was left as it was; None where it was solved.
+    - `few`: the inputs gave fewer rows than the map has inputs: the ridge decides the rest.
     """
 
     name: str
     before: float | None
     after: float | None
     left: str | None = None
+    few: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Compensation:
         if self.failed is not None:
             return f"nothing was compensated: {self.failed}"
         plain = f"; {len(self.unmeasured)} groups were chosen by plain scores" if self.unmeasured else ""
-        return f"{self.headline}, from inputs without labels{plain}"
+        few = sum(c.few for c in self.consumers)
+        scarce = f"; for {few} maps the inputs gave fewer rows than they have inputs: give more data" if few else ""
+        return f"{self.headline}, from inputs without labels{plain}{scarce}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for a run's summary."""
@@ -77,7 +81,8 @@ class Compensation:
         lines = [f"{self.headline} (error before → after)"]
         for c in self.consumers:
             numbers = "" if c.before is None or c.after is None else f"{c.before:8.4f} → {c.after:.4f}"
-            lines.append(f"  {c.name:<{width}}  {numbers}{'  left: ' + c.left if c.left else ''}".rstrip())
+            notes = f"{'  left: ' + c.left if c.left else ''}{'  few inputs' if c.few else ''}"
+            lines.append(f"  {c.name:<{width}}  {numbers}{notes}".rstrip())
         lines += [f"  chosen by plain scores: {name}: {why}" for name, why in self.unmeasured.items()]
         lines += [] if self.failed is None else [f"  nothing was solved: {self.failed}"]
         return "\n".join(lines)

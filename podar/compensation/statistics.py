@@ -71,7 +71,7 @@ def moments(
         known.products += (rows.mT @ rows).double()
 
     for batch in batches:
-        generator = torch.Generator().manual_seed(seed + _checksum(batch))
+        generator = torch.Generator().manual_seed(seed + checksum(batch))
         with torch.no_grad(), Watch(parameters, _only(wanted, generator, met)):
             run(model, batch)
     return found
@@ -87,7 +87,8 @@ def _only(
     return seen
 
 
-def _checksum(batch: Any) -> int:
+def checksum(batch: Any) -> int:
+    """A number of what a batch holds: whatever is drawn by it hangs on no other batch."""
     found = 0
     for tensor in tensors_in(batch):
         found = zlib.crc32(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes(), found)

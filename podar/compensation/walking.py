@@ -21,15 +21,20 @@ class _Ended(BaseException):
 
 
 class Walk:
-    """A forward pass that stops before each reading.
+    """A forward pass that stops before each reading. Its random numbers are its own, and hang on the seed alone.
 
     **Attributes:**
 
     - `at`: the reading that it stands before; None at its end.
+    - `draws`: draws rows for this pass alone.
     - `results`: what the operators gave that `flow` awaits, by their numbers; `taken` frees one.
     """
 
-    def __init__(self, model: nn.Module, run: Callable[[nn.Module], Any], parameters: Parameters, flow: Flow) -> None:
+    def __init__(
+        self, model: nn.Module, run: Callable[[nn.Module], Any], parameters: Parameters, flow: Flow, seed: int = 0
+    ) -> None:
+        self.draws = torch.Generator().manual_seed(seed)
+        self._random = torch.Generator().manual_seed(seed).get_state()
         self.at: Reading | None = None
         self.results: dict[int, Tensor] = {}
         self._parameters, self._awaited = parameters, flow.awaited
@@ -48,8 +53,12 @@ class Walk:
         """
         if not self._over:
             self.at = None
+            outside = torch.get_rng_state()
+            torch.set_rng_state(self._random)
             self._go.release()
             self._stopped.acquire()
+            self._random = torch.get_rng_state()
+            torch.set_rng_state(outside)
         if self._error is not None:
             error, self._error = self._error, None
             raise error
