@@ -55,7 +55,7 @@ hostile: Any = st.sampled_from(
     [None, True, -1, 0, 2**70, 1e308, float("nan"), float("inf"), "", "..", "../../x", "/etc/passwd", "\0", "\ud800", "x" * 5000,
      "\x1b[2J", CODE, "nn.SiLU()", "torch_safe_load", "os.system", "__class__", "http://127.0.0.1:9/x", [], {}, [[[[[[]]]]]],
      {"__class__": 1}, [-1, 1, "check_file", ["http://127.0.0.1:9/x"]], {"$ref": "#"}]
-)  # fmt: skip
+).map(copy.deepcopy)  # fmt: skip  # what is put in is changed by the next mutation
 
 
 class Bomb:

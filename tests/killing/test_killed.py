@@ -48,3 +48,12 @@ def test_every_operation(kind: str, tmp_path: Path) -> None:
     found = ends(kind, tmp_path, 1, 1)
     assert [end["at"] for end in found] == list(range(1, found[0]["of"] + 1))
     assert not [end for end in found if not end["good"]]
+
+
+@pytest.mark.slow
+def test_a_sample_of_a_run_that_ultralytics_trains(tmp_path: Path) -> None:
+    """Its files are all there again and the plan is the same; weights that it keeps in half precision are not."""
+    pytest.importorskip("ultralytics")
+    found = ends("yolo", tmp_path, 45, 11)
+    assert found and found[0]["of"] > 150
+    assert not [end for end in found if not end["good"]]
