@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 import podar
+from podar.data.pictures.writing import write_picture
+from podar.data.scenes import compose
 from podar.errors import PodarError
 from podar.runs import recipe as recipes
 from podar.runs import running
@@ -87,3 +89,25 @@ def test_a_checkpoint_in_the_middle_of_a_training(small: Path, tmp_path: Path) -
     assert [epoch["loss"] for epoch in summary["history"]] == [epoch["loss"] for epoch in whole["history"]]
     assert (small / "x" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert not (small / "x" / ".work").exists()
+
+
+def test_pictures(small: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+    write_picture(small / "there.png", noise[:20, :20])
+    before = (small / "there.png").read_bytes()
+    ballast = fill(small, 50_000)
+    for name in ("there.png", "new.png", "new.jpg"):
+        with pytest.raises(PodarError, match=rf"cannot write .*small/{name}: No space left on device\.$"):
+            write_picture(small / name, noise)
+    assert sorted(os.listdir(small)) == ["ballast", "there.png"] and (small / "there.png").read_bytes() == before
+    with pytest.raises(PodarError, match="No space left on device"):
+        compose(small / "scenes", scenes=(40, 4), side=96, photographs="fashion-mnist-demo")
+    ballast.unlink()
+    write_picture(small / "there.png", noise)
+
+
+def test_only_one_place_writes_pictures() -> None:
+    """Pillow leaves half a file on a full disk, and its errors are no sentences."""
+    package = Path(podar.__file__).parent
+    direct = [p.name for p in package.rglob("*.py") if "fromarray(" in p.read_text() and ".save(" in p.read_text()]
+    assert direct == ["writing.py"]

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from podar.data import fashion
+from podar.data.pictures.writing import write_picture
 from podar.errors import UsageError, did_you_mean
 from podar.files import write_atomic
 
@@ -232,5 +233,4 @@ def _line(thing: Thing, task: str, side: int) -> str:
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((image * 255).round().astype(np.uint8)).save(path)
+    write_picture(path, (image * 255).round().astype(np.uint8))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from podar.data import Dataset
-from podar.files import write_atomic
+from podar.data.pictures.writing import write_picture
 from podar.recover import logits_of
 
 _PICTURES = 12
@@ -32,7 +32,7 @@ def pictures(dense: nn.Module, model: nn.Module, data: Dataset, folder: Path) ->
     shown: list[dict[str, Any]] = []
     for number, i in enumerate(chosen):
         name = f"pictures/{number:02d}.png"
-        write_atomic(folder / name, _png(data.test.restored(images[i])))
+        write_picture(folder / name, _pixels(data.test.restored(images[i])), at_most=_SIDE)
         shown.append({"file": name, "label": data.classes[int(labels[i])]})
         for half, (said, confidence) in (("before", before[i]), ("after", after[i])):
             shown[-1] |= {half: data.classes[said], f"{half}_confidence": confidence}
@@ -50,13 +50,7 @@ def _answers(model: nn.Module, images: Tensor) -> list[tuple[int, float]]:
     return found
 
 
-def _png(image: Tensor) -> bytes:
-    """A picture `(C, H, W)` of values from 0 to 1, at most `_SIDE` pixels wide or high."""
-    from PIL import Image
-
+def _pixels(image: Tensor) -> np.ndarray:
+    """A picture `(C, H, W)` of values from 0 to 1 as bytes [H, W, C], or [H, W] of grey."""
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    picture.thumbnail((_SIDE, _SIDE))
-    written = io.BytesIO()
-    picture.save(written, "PNG", optimize=True)
-    return written.getvalue()
+    return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels

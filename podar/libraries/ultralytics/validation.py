@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from podar.data.pictures.writing import write_picture
 from podar.errors import PodarError
 from podar.libraries.ultralytics.datasets import YoloData, images_in
 from podar.libraries.ultralytics.files import write_checkpoint
@@ -47,7 +48,6 @@ def pictures(dense: Any, model: Any, data: YoloData, folder: Path) -> list[dict[
     """A few validation images with both models' answers drawn in by Ultralytics: dense left, pruned right."""
     make_ready()
     import numpy as np
-    from PIL import Image
     from ultralytics import YOLO
 
     images = [p for p in images_in(data.validation) if p.is_file()][:_PICTURES]
@@ -61,8 +61,7 @@ def pictures(dense: Any, model: Any, data: YoloData, folder: Path) -> list[dict[
             answers: list[Any] = [next(iter(yolo.predict(str(path), imgsz=data.side, verbose=False))) for yolo in pair]
             halves = [answer.plot(line_width=1, font_size=8)[..., ::-1] for answer in answers]
             name = f"pictures/{number:02d}.png"
-            (folder / "pictures").mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.ascontiguousarray(np.concatenate(halves, axis=1))).save(folder / name)
+            write_picture(folder / name, np.ascontiguousarray(np.concatenate(halves, axis=1)))
             counts = [_count(answer) for answer in answers]
             shown.append({"file": name, "caption": f"{path.name}: before {counts[0]}, after {counts[1]}"})
     return shown
