@@ -20,22 +20,27 @@ _SPLITS = {
     "valid": "validation",
     "validation": "validation",
 }
+UNLABELLED = ""
+"""Stands for the class of pictures that lie in no folder of a class."""
+
 _SIDE = 224  # of pictures that differ in size, unless the user says another
 
 
 @data_source(
     "FOLDER",
-    help="a folder of pictures, one sub-folder a class",
+    help="a folder of pictures, one sub-folder a class; without sub-folders they have no labels",
     accepts=lambda spec: Path(spec).expanduser().is_dir(),
     general=True,
 )
 def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     """Read `FOLDER/CLASS/*.jpg` or `FOLDER/train/CLASS/*.jpg` beside `FOLDER/test` or `FOLDER/val`.
 
+    Pictures that lie in the folder itself, or in its train and test folders, have no labels.
+
     Pictures of one size keep it, others are brought to 224 pixels; they stay grey if all are. Where they fit, they are
     decoded into memory, else when they are used.
 
-    **Raises:** `PodarError` for a folder without pictures or without classes, splits of other classes, and pictures
+    **Raises:** `PodarError` for a folder without pictures, splits of other classes, and pictures
     that do not decode.
     """
     import torch
@@ -51,6 +56,11 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     for split, files in listed.items():
         strange = sorted(set(files) - set(classes))
         if strange:
+            if strange == [UNLABELLED] or classes == (UNLABELLED,):
+                raise PodarError(
+                    f"the pictures in {splits[split if strange == [UNLABELLED] else 'train']} have no labels, those of "
+                    "the other split have: put each into a folder of its class, or none."
+                )
             raise PodarError(
                 f"{splits[split] / strange[0]} is a class that {splits['train']} does not have: "
                 "the splits need the same class folders."
@@ -62,7 +72,7 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
         own = [path for inside in files.values() for path in inside]
         labels = torch.tensor([classes.index(name) for name, inside in files.items() for _ in inside])
         parts[split] = Part(held(Decoded(partial(_open, own), [str(path) for path in own], shape)), labels, shape)
-    return Found(root.resolve().name, parts, classes)
+    return Found(root.resolve().name, parts, () if classes == (UNLABELLED,) else classes)
 
 
 def common_shape(
@@ -121,9 +131,7 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
     files = {sub.name: images for sub in _folders(folder) if (images := _images(sub))}
     if files:
         return files
-    if any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
-        raise PodarError(
-            f"the images in {folder} have no labels: put those of each class into a folder of its own, "
-            f"{folder / 'CLASS' / 'image.jpg'}."
-        )
+    own = [path for path in _images(folder) if path.parent == folder]
+    if own:
+        return {UNLABELLED: own}
     raise PodarError(f"{folder} holds no images: podar looks for {folder / 'CLASS' / 'image.jpg'} and the like.")

@@ -31,7 +31,7 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError)
 
 @data_source(
     "FILE.npz",
-    help="arrays of pictures and labels",
+    help="arrays of pictures, and of labels where there are any",
     accepts=lambda spec: spec.endswith(".npz") and Path(spec).expanduser().is_file(),
     suffixes=(".npz",),
 )
@@ -39,7 +39,8 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     """Arrays `x_train, y_train, x_test, y_test` (also `x_val, y_val`), or `images, labels`; others are in `KEYS`.
 
     Pictures are [N, H, W], [N, H, W, C] or [N, C, H, W]; bytes, or floats that stay as they are. Labels are class
-    numbers from 0, or names. An array `classes` may hold the names of the numbers.
+    numbers from 0, or names. An array `classes` may hold the names of the numbers. A file without any labels holds
+    pictures alone.
 
     **Raises:** `PodarError` for a damaged file, missing arrays, and shapes or labels that make no sense.
     """
@@ -48,13 +49,15 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     path = Path(spec).expanduser()
     arrays = _arrays(path)
     parts: dict[str, tuple[Tensor, np.ndarray, str]] = {}
+    labelled = any(labels in arrays for pairs in KEYS.values() for _, labels in pairs)
     for split, pairs in KEYS.items():
         for images, labels in pairs:
-            if images in arrays and labels not in arrays:
+            if images in arrays and labels not in arrays and labelled:
                 raise PodarError(f"{path} has pictures ({images}) and no labels: add the array {labels}.")
             if images in arrays and split not in parts:
                 read_images = _images(arrays[images], f"{path}: {images}")
-                parts[split] = (read_images, arrays[labels], f"{path}: {labels}")
+                numbers_of = arrays.get(labels, np.zeros(len(read_images), dtype=np.int64))
+                parts[split] = (read_images, numbers_of, f"{path}: {labels}")
     if not parts:
         found = ", ".join(arrays) or "nothing"
         raise PodarError(f"{path} holds {found}: podar reads x_train, y_train, x_test, y_test, or images, labels.")
@@ -69,7 +72,7 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
         path.stem,
         {s: Part(Held(images), numbers[s], (images.shape[1], images.shape[2], images.shape[3]))
          for s, (images, _, _) in parts.items()},
-        classes,
+        classes if labelled else (),
     )  # fmt: skip
 
 

@@ -36,7 +36,8 @@ class Part:
 class Found:
     """What a data source reads: parts under "train", "test", "validation", or one under "all" that is to be split.
 
-    `classes`: names by class number. `flip`: whether a mirror image is of the same class.
+    `classes`: names by class number; none where the pictures have no labels. `flip`: whether a mirror
+    image is of the same class.
     """
 
     name: str

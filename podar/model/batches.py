@@ -127,7 +127,8 @@ def collated(samples: Any, places: Sequence[int]) -> Any:
     if isinstance(samples, Tensor):
         return samples[torch.as_tensor(places)]
     if callable(getattr(samples, "batch", None)):  # podar's own splits read whole batches, many times faster
-        return samples.batch(torch.as_tensor(places))
+        found = samples.batch(torch.as_tensor(places))
+        return found if getattr(samples, "labelled", True) else found[0]
     return torch.utils.data.default_collate([samples[int(place)] for place in places])
 
 

@@ -62,6 +62,8 @@ def accuracy(model: nn.Module, data: Any) -> float:
 
 def _batches(data: Any, device: torch.device) -> Iterator[Batch]:
     if isinstance(data, Split):
+        if not data.labelled:
+            raise PodarError("accuracy needs labels, and these pictures have none.")
         return (Batch(*data.batch(places, device=device)) for places in torch.arange(len(data)).split(BATCH))
     if isinstance(data, (list, tuple)) and not data:
         return iter(())

@@ -106,7 +106,9 @@ def _pictures(data: Dataset | Split, batch_size: int, seed: int, device: torch.d
     train, validation = (data, None) if isinstance(data, Split) else (data.train, data.validation)
     if not len(train):
         raise PodarError("the training data hold no pictures.")
-    if validation is None and len(train) >= SMALLEST_CARVED:
+    if not train.labelled:
+        validation = None
+    elif validation is None and len(train) >= SMALLEST_CARVED:
         share = min(VALIDATION_SHARE, VALIDATION_MOST / len(train))
         train, validation = carve(train, share, seed)
     own = max(1, batch_size // ranks)
@@ -118,6 +120,7 @@ def _pictures(data: Dataset | Split, batch_size: int, seed: int, device: torch.d
         drawn = torch.Generator().manual_seed(seed + 7919 * number + 104729 * (rank + 1))
         for step in range(steps):
             places = order[step * whole : (step + 1) * whole][rank * own : (rank + 1) * own]
-            yield Batch(*train.batch(places, generator=drawn, device=device))
+            images, labels = train.batch(places, generator=drawn, device=device)
+            yield Batch(images, labels if train.labelled else None)
 
-    return Feed(steps, epoch, validation, int(train.labels.max()))
+    return Feed(steps, epoch, validation, int(train.labels.max()) if train.labelled else None)

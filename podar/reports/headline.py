@@ -33,6 +33,8 @@ _FIELDS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("accuracy", "Accuracy", numbers.percent, True),
     ("map50", "mAP 50", numbers.percent, True),
     ("map50_95", "mAP 50–95", numbers.percent, True),
+    ("agreement", "Same answers as dense", numbers.percent, True),
+    ("output_error", "Output error", numbers.percent, False),
     ("macs", "MACs", numbers.count, False),
     ("params", "Parameters", numbers.count, False),
     ("nonzero", "Nonzero weights", numbers.count, False),
@@ -62,7 +64,8 @@ def rows(before: Mapping[str, Any], after: Mapping[str, Any], latency_ratio: flo
         if old is None or new is None:
             continue
         kept = None if more_is_better else _kept(path, old, new, latency_ratio)
-        change = numbers.points(old, new) if more_is_better else numbers.ratio(kept)
+        fraction = more_is_better or path == "output_error"
+        change = numbers.points(old, new) if fraction else numbers.ratio(kept)
         more = new > old if kept is None else kept > 1
         verdict = "same" if text(old) == text(new) else "better" if more == more_is_better else "worse"
         found.append(Row(path, label, old, new, text(old), text(new), change, verdict, kept))
@@ -108,5 +111,10 @@ def sentence(before: Mapping[str, Any], after: Mapping[str, Any], latency_ratio:
                 f"the same {name}" if same else f"{change:.2f} points of {name} {'lost' if new < old else 'won'}"
             )
             break
+    told = {path: number(after, path) for path in ("agreement", "output_error")}
+    if told["agreement"] is not None:
+        parts.append(f"the same answer as before on {numbers.percent(told['agreement'])} of the inputs")
+    elif told["output_error"] is not None:
+        parts.append(f"outputs {numbers.percent(told['output_error'])} off those of before")
     text = ", ".join(parts)
     return text[:1].upper() + text[1:] if text else "Pruned"

@@ -45,12 +45,12 @@ def render(record: RunRecord, sections: tuple[Section, ...] = ()) -> str:
 
 def against_cost(record: RunRecord) -> Markup:
     """The section that every report has: accuracy against MACs and against latency."""
-    name = "mAP 50–95" if record.detector else "accuracy"
+    name = record.quality
     macs = (
         None if _same_macs(record) else charts.against(record.points, "macs", "MACs of one input", numbers.count, name)
     )
     latency = charts.against(record.points, "latency_ms", "median latency", numbers.milliseconds, name)
-    quality = name if record.detector else "Accuracy"
+    quality = name if record.detector else name.capitalize()
     return fill(_HERE / "cost.html.jinja", quality=quality, macs_chart=macs, latency_chart=latency)
 
 

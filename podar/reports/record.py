@@ -69,6 +69,12 @@ class RunRecord:
         """Whether the model's quality is told in mean average precision, and not as accuracy."""
         return "map50_95" in self.after
 
+    @property
+    def quality(self) -> str:
+        """What the model's quality is called."""
+        known = {"map50_95": "mAP 50–95", "agreement": "agreement with dense"}
+        return next((name for key, name in known.items() if key in self.after), "accuracy")
+
     @staticmethod
     def from_folder(folder: str | os.PathLike[str]) -> RunRecord:
         """Read the record of a finished run from its summary.json and the pictures that this names.

@@ -75,7 +75,9 @@ class Half(_Plain):
     """The figures of one model: of the dense one before the run, or of the one after it.
 
     `macs` and `params` are counted, `bytes`, `memory_bytes`, `latency_ms` and `energy_joules` are measured on the
-    deployable file, `accuracy` (detectors: `map50`, `map50_95`) is a fraction. What is not known is None or absent.
+    deployable file, `accuracy` (detectors: `map50`, `map50_95`) is a fraction. Without labels `agreement` is the share
+    of inputs on which a classifier says what the dense one said, and `output_error` how far its outputs are off, as a
+    share of their size. What is not known is None or absent.
     """
 
     params: Count | None = None

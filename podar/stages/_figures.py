@@ -22,7 +22,7 @@ def quality(job: Job) -> dict[str, float]:
 
 def point(name: str, stage: str, state: dict[str, Any]) -> list[dict[str, Any]]:
     """One state of the model for the charts; none where its quality is not known."""
-    told = state.get("accuracy", state.get("map50_95"))
+    told = next((state[key] for key in ("accuracy", "map50_95", "agreement") if key in state), None)
     return [] if told is None else [{"name": name, "stage": stage, "accuracy": told, "macs": state["macs"]}]
 
 

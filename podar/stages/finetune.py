@@ -23,8 +23,13 @@ def _precisions() -> Iterable[str]:
     return ("auto", "bf16", "fp32")
 
 
+EPOCHS = 5
+"""So many where nothing else is asked for and the data have labels."""
+
+
 class Finetune(StageOptions):
-    """The options of `podar.finetune`. `distill`: the unpruned model is the teacher.
+    """The options of `podar.finetune`. `epochs` None: 5, and none where the data have no labels.
+    `distill`: the unpruned model is the teacher.
 
     `precision`: "fp32" or "bf16", with ", channels_last" where that layout is wanted; None, or "auto": the fastest of a
     few timed steps, decided once for the run. `settings`: further arguments of the model's own trainer (Ultralytics),
@@ -37,10 +42,10 @@ class Finetune(StageOptions):
         Flag("YOLO: any further argument of Ultralytics' trainer.", metavar="[KEY=VALUE]…", argument=True, rank=1),
     ] = Field(default_factory=dict)
     epochs: Annotated[
-        int,
-        Flag("Epochs of fine-tuning afterwards; 0 trains nothing.", least=0, rank=2),
+        int | None,
+        Flag("Epochs of fine-tuning afterwards; 0 trains nothing. Default: 5, 0 without labels.", least=0, rank=2),
         Field(ge=1),
-    ] = 5
+    ] = None
     lr: Annotated[float | None, Flag(RATE, rank=5), Field(gt=0)] = None
     batch_size: Annotated[
         int | None,
@@ -85,7 +90,7 @@ class Finetune(StageOptions):
         from podar.sources.naming import parse_model_args
 
         settings: list[str] = given.pop("settings", None) or []
-        if data is not None and given["epochs"]:
+        if data is not None and given["epochs"] != 0:
             return {**given, "settings": parse_model_args(settings, option="")}
         if settings:
             raise UsageError(
@@ -130,11 +135,15 @@ def finetune(job: Job, options: Finetune) -> Finding:
     made_sparse = job.found.own("sparsity") is not None  # by a stage of this run; else the model may have come so
     came_sparse = 0.0 if made_sparse else share_of_zeros(job.model)
     sparse = made_sparse or came_sparse >= SPARSE
+    unlabelled = job.source.data is not None and not job.source.data.labelled
+    deferred = any(getattr(stage, "deferred", False) for stage in job.recipe.stages)
+    if unlabelled and options.epochs is None and not deferred:
+        return Finding()
     settled = f"{job.step}: precision"
     training = Training(
         checkpoint=job.checkpoint,
         files=job.files,
-        epochs=options.epochs,
+        epochs=EPOCHS if options.epochs is None else options.epochs,
         lr=options.lr,
         batch_size=options.batch_size,
         seconds=options.seconds,

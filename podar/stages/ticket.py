@@ -86,6 +86,8 @@ def ticket(job: Job, options: Ticket) -> Finding:
 
     if job.source.data is None:
         raise UsageError(f"{job.recipe.model} with {job.recipe.data}: a ticket search trains classifiers on pictures.")
+    if not job.source.data.labelled:
+        raise UsageError(f"{job.recipe.data} has no labels: a ticket search trains classifiers, which needs some.")
     found = find_ticket(
         job.source.build, job.source.data, folder=job.scratch / _FOLDER, progress=job.progress,
         evaluate=lambda model: job.workshop.evaluate(model)["accuracy"], **options.model_dump(),

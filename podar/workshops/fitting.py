@@ -54,10 +54,12 @@ def fitting_data(source: Source, spec: str, image_size: int | None) -> tuple[Dat
 
 
 def check_classes(model: nn.Module, dataset: Dataset, name: str) -> None:
-    """See that a model is a classifier with as many outputs as the data have classes.
+    """See that a model is a classifier with as many outputs as the data have classes; data without labels fit any.
 
     **Raises:** `PodarError` that says both numbers, and how to give the model the right one.
     """
+    if not dataset.labelled:
+        return
     with torch.no_grad():
         outputs = call(model, dataset.train[0][0].unsqueeze(0))
     try:
@@ -70,5 +72,6 @@ def check_classes(model: nn.Module, dataset: Dataset, name: str) -> None:
         count = len(dataset.classes)
         raise PodarError(
             f"{dataset.name} has {count} classes and {name} has {shape[1]} outputs: add "
-            f"--model-arg num_classes={count}."
+            f"--model-arg num_classes={count}. Pictures of other classes serve without labels, in one folder without "
+            "sub-folders."
         )

@@ -14,12 +14,13 @@ from podar.data import Dataset, Split
 from podar.errors import UsageError
 from podar.formats import FORMATS, Exported, export
 from podar.graph import Graph, trace
+from podar.model.batches import collated
 from podar.model.checkpoints import read_state
 from podar.model.inputs import ExampleInputs
 from podar.pruning.options import Options
 from podar.pruning.pipeline import Result, prune_by
 from podar.recover import History, accuracy, finetune, recalibrate
-from podar.workshops.answers import pictures
+from podar.workshops.answers import likeness, pictures
 from podar.workshops.contract import Loss, Source, Training, needed
 from podar.workshops.fitting import check_classes, fitting_data
 
@@ -30,11 +31,13 @@ _CHECKED = 8  # test images on which an exported file is compared with its model
 class PodarWorkshop:
     """Trains and evaluates classifiers on a data set of podar's; without one it can still cut, export and save.
 
-    `podar.workshops.Workshop` describes the methods.
+    On pictures without labels models are compared with `dense`, and learn from it. `podar.workshops.Workshop` describes
+    the methods.
     """
 
     data: Dataset | None = None
     importance: str = "magnitude"
+    dense: nn.Module | None = None
 
     def formats(self) -> Mapping[str, str]:
         return dict.fromkeys(FORMATS, "")
@@ -56,12 +59,13 @@ class PodarWorkshop:
         image = dataset.train[0][0].unsqueeze(0)
         about = (
             f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images of "
-            f"{'×'.join(map(str, dataset.shape))}, {len(dataset.classes)} classes"
+            f"{'×'.join(map(str, dataset.shape))}, "
+            + (f"{len(dataset.classes)} classes" if dataset.labelled else "without labels")
         )
         return source.replaced(
-            workshop=replace(self, data=dataset, importance="reconstruction"),
+            workshop=replace(self, data=dataset, importance="reconstruction", dense=source.model),
             example_inputs=lambda _: image,
-            task="classify",
+            task="classify" if dataset.labelled else source.task,
             data=dataset,
             classes=dataset.classes,
             about_data=about,
@@ -98,6 +102,11 @@ class PodarWorkshop:
         if training.settings:
             names = ", ".join(training.settings)
             raise UsageError(f"{names}: podar's own trainer takes no such arguments.")
+        if training.teacher is None and not needed(self.data).labelled:
+            raise UsageError(
+                f"{needed(self.data).name} has no labels, so the model can only learn from the unpruned one, and "
+                "--no-distill (distill: false) forbids that: leave it away, or train nothing (--epochs 0)."
+            )
         sizes: dict[str, Any] = {} if training.batch_size is None else {"batch_size": training.batch_size}
         return finetune(
             model,
@@ -117,7 +126,10 @@ class PodarWorkshop:
         )
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        return {"accuracy": accuracy(model, needed(self.data).test)}
+        data = needed(self.data)
+        if data.labelled or self.dense is None:
+            return {"accuracy": accuracy(model, data.test)}
+        return likeness(self.dense, model, data.test)
 
     def pictures(self, dense: nn.Module, model: nn.Module, folder: Path) -> dict[str, list[dict[str, Any]]]:
         return {"pictures": [] if self.data is None else pictures(dense, model, self.data, folder)}
@@ -131,15 +143,18 @@ class PodarWorkshop:
 
 
 class Batches:
-    """A few batches (images, labels) of the training data, for criteria that need them; read only when asked for."""
+    """A few batches (images, labels) of the training data, for criteria that need them; read only when asked for.
+
+    Where the data have no labels a batch is the images alone.
+    """
 
     def __init__(self, train: Split, seed: int, batches: int = 8, size: int = 64) -> None:
         self._train = train
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         self._places = order[: batches * size].split(size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self._train.batch(places) for places in self._places)
+    def __iter__(self) -> Iterator[Any]:
+        return (collated(self._train, places.tolist()) for places in self._places)
 
 
 def first(split: Split, count: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import podar.recover
 from podar import data
 from podar.errors import PodarError, UsageError
 
@@ -68,7 +70,6 @@ def test_an_image_folder_is_read_with_its_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": None}, r"has pictures \(images\) and no labels: add the array labels"),
         ({"labels": np.zeros(40, int)}, r"has one class"),
         ({"labels": np.arange(39) % 2}, r"40 pictures and 39 labels"),
         ({"labels": np.full(40, -1)}, r"40 negative labels"),
@@ -105,8 +106,32 @@ def test_folders_that_cannot_be_trained_on(tmp_path: Path) -> None:
         data.load(str(tmp_path / "empty"))
     with pytest.raises(PodarError, match=r"has one class \(cat\)"):
         data.load(str(folder(tmp_path / "one", ("cat",))))
-    with pytest.raises(PodarError, match="have no labels: put those of each class"):
-        data.load(str(tmp_path / "one" / "cat"))
+
+
+def test_pictures_without_labels_have_no_classes_and_teach_nothing(tmp_path: Path) -> None:
+    root = folder(tmp_path / "pets") / "cat"
+    for spec in (str(root), write(tmp_path / "x.npz", labels=None)):
+        found = data.load(spec)
+        assert found.classes == () and not found.labelled and not found.train.labelled
+        assert len(found.train) == 4 * len(found.test) > 0
+        with pytest.raises(PodarError, match="needs labels"):
+            podar.recover.accuracy(torch.nn.Flatten(), found.test)
+        with pytest.raises(PodarError, match="needs labels"):
+            podar.finetune(
+                torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(math.prod(found.shape), 3)), found, epochs=1
+            )
+
+
+def test_pictures_of_which_some_have_labels_are_refused(tmp_path: Path) -> None:
+    images, labels = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "x.npz", x_train=images, y_train=labels, x_test=images)
+    with pytest.raises(PodarError, match=r"has pictures \(x_test\) and no labels: add the array y_test"):
+        data.load(str(tmp_path / "x.npz"))
+    root = tmp_path / "pets"
+    folder(root / "train")
+    (folder(tmp_path / "other") / "cat").rename(root / "test")
+    with pytest.raises(PodarError, match="have no labels, those of the other split have"):
+        data.load(str(root))
 
 
 def test_images_that_do_not_decode_are_named_and_counted(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class Split(torch.utils.data.Dataset[tuple[Tensor, int]]):
     - `shape`: (C, H, W) as they are given out.
     - `mean`, `std`: per channel, of the training pictures with values from 0 to 1 (float data: as they come).
     - `flip`: whether the mirror image of a picture is of the same class, so that training may flip it.
+    - `labelled`: whether the labels say something; where they do not they are all 0, and nobody learns from them.
 
     `split[i]` is (float32 [C, H, W], standardised; class number).
     """
@@ -32,6 +33,7 @@ class Split(torch.utils.data.Dataset[tuple[Tensor, int]]):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool = True
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,7 +85,7 @@ class Dataset:
 
     - `name`: for tables and files.
     - `train`, `test`: the pictures. Test pictures serve no training, no selection and no early stop.
-    - `classes`: their names; label k means `classes[k]`.
+    - `classes`: their names; label k means `classes[k]`. None where the pictures have no labels.
     - `shape`: (channels, height, width) of a picture.
     - `mean`, `std`: per channel, of the training pictures alone; all splits are standardised with them.
     - `validation`: where the data set brings its own; else `carve` takes one out of `train` when one is needed.
@@ -97,3 +99,8 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     validation: Split | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the pictures have labels."""
+        return bool(self.classes)

@@ -23,13 +23,15 @@ _MEASURED = 10_000  # pictures from which mean and standard deviation are taken
 def load(
     spec: str, *, image_size: int | None = None, channels: int | None = None, max_train: int | None = None
 ) -> Dataset:
-    """Load labelled pictures.
+    """Load pictures, with labels or without.
 
     **Arguments:**
 
     - `spec`: `fashion-mnist-demo` (12,000 training and all 10,000 test pictures, packaged), `fashion-mnist` (all
       70,000: installed or downloaded), `digits` (scikit-learn's), an image folder with a sub-folder a class (and
-      train, test or val folders above them, if it is split), a .npz file, or a folder of Hugging Face datasets.
+      train, test or val folders above them, if it is split), a .npz file, or a folder of Hugging Face datasets. A
+      folder of pictures without sub-folders and a .npz file without labels have no classes: such pictures serve what
+      needs none.
     - `image_size`: side in pixels; None keeps the pictures' own size (files of many sizes: 224). Pictures are scaled
       by their short side and the middle is taken.
     - `channels`: 1 (grey) or 3 (RGB); None keeps them.
@@ -39,7 +41,7 @@ def load(
 
     **Returns:** `Dataset`.
 
-    **Raises:** `PodarError` for what is missing, damaged, not labelled, of one class, not finite or of clashing
+    **Raises:** `PodarError` for what is missing, damaged, of one class, not finite or of clashing
     shapes; `UsageError` for arguments that make no sense.
 
     ```python
@@ -58,7 +60,8 @@ def load(
     for name, part in found.parts.items():
         check_part(found.name, name, part)
     parts = _split(found)
-    check_labels(found.name, {name: part.labels for name, (part, _) in parts.items()}, found.classes)
+    if found.classes:
+        check_labels(found.name, {name: part.labels for name, (part, _) in parts.items()}, found.classes)
     part, rows = parts["train"]
     if max_train is not None:
         rows = _fewer(part.labels, max_train, len(found.classes))
@@ -70,7 +73,7 @@ def load(
     )
     mean, std = _statistics(part.pixels, rows, (shape[0], *part.shape[1:]))
     splits = {
-        name: Split(part.pixels, rows, part.labels, shape, mean, std, found.flip)
+        name: Split(part.pixels, rows, part.labels, shape, mean, std, found.flip, bool(found.classes))
         for name, (part, rows) in parts.items()
     }
     return Dataset(
