@@ -37,7 +37,10 @@ def _parameters() -> list[inspect.Parameter]:
         (7, "deterministic", options.Deterministic, False),
     ]
     found = [(rank, stage_commands.parameter(name, annotation, default)) for rank, name, annotation, default in own]
-    found += [(option.flag.rank + 0.5, option.parameter()) for option in _stage_options()]
+    theirs = {option.option: option for option in reversed(_stage_options())}  # one flag serves all that bear its name
+    for name, option in theirs.items():
+        if name not in {parameter.name for _, parameter in found}:
+            found.append((option.flag.rank + 0.5, option.parameter()))
     return [parameter for _, parameter in sorted(found, key=lambda ranked: ranked[0])]
 
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from podar.workshops import Source
 
 
+def _importances(incomplete: str) -> list[str]:
+    from podar.pruning.options import RECONSTRUCTION
+    from podar.stages._flags import importances
+
+    return [name for name in (RECONSTRUCTION, *importances()) if name.startswith(incomplete)]
+
+
 @app.command()
 def sensitivity(
     model: Model,
@@ -26,7 +33,9 @@ def sensitivity(
         str, typer.Option(metavar="A,B,…", help="Fractions to which each group is cut.")
     ] = "0.75,0.5,0.25",
     samples: Annotated[int, typer.Option(min=1, metavar="N", help="Samples on which outputs are compared.")] = 256,
-    importance: Annotated[str, typer.Option(help="What a unit's worth is judged by.")] = "reconstruction",
+    importance: Annotated[
+        str, typer.Option(help="What a unit's worth is judged by.", autocompletion=_importances)
+    ] = "reconstruction",
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to. Default: runs/NAME-sensitivity.")
     ] = None,

@@ -90,7 +90,7 @@ def start(
     folder = out or _free_folder(wanted, recipes[0])
     _refuse_other(folder, wanted)
     if not is_sweep(folder):
-        wanted = _opened(wanted, recipes[0], folder, trust, progress)
+        wanted = _opened(wanted, recipes, folder, trust, progress)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with _held(folder):
@@ -134,7 +134,7 @@ def write_report(out: Path, path: Path) -> SweepSummary:
     return found
 
 
-def _opened(asked: Asked, recipe: Recipe, folder: Path, trust: bool, progress: Progress | None) -> Asked:
+def _opened(asked: Asked, recipes: Sequence[Recipe], folder: Path, trust: bool, progress: Progress | None) -> Asked:
     """What is known once model and data are open: the page's head, and the files that every run reads.
 
     A model that is not there is refused here, once, and not by every point.
@@ -145,11 +145,11 @@ def _opened(asked: Asked, recipe: Recipe, folder: Path, trust: bool, progress: P
 
     if progress is not None:
         progress("load", 0, 0, {})
-    source = open_recipe(recipe, trust)
-    facts = {"model": recipe.model, **({"data": source.about_data} if source.about_data else {})}
+    source = open_recipe(recipes[0], trust)
+    facts = {"model": recipes[0].model, **({"data": source.about_data} if source.about_data else {})}
     targets = [point.name for point in asked.points if point.kind == "target"]
     facts |= {"targets": ", ".join(targets), "processor": str(processor())}
-    read = fingerprints.take(files_of(recipe, source), folder)
+    read = fingerprints.take([path for recipe in recipes for path in files_of(recipe, source)], folder)
     return asked.model_copy(update={"title": source.title, "facts": facts, "read": read})
 
 
@@ -184,8 +184,8 @@ def _carry_on(
     except KeyboardInterrupt as error:
         whole = sum(points.is_finished(out / point.folder) for point in asked.points)
         raise PodarError(
-            f"interrupted with {whole} of {len(asked.points)} points finished: {resume_command(out)} goes on with "
-            "the others."
+            f"interrupted with {whole} of {len(asked.points)} points finished: {resume_command(out)} goes on "
+            "from there."
         ) from error
 
 

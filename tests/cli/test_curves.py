@@ -117,7 +117,7 @@ def test_children_end_with_the_sweep_and_it_goes_on(folder: Path, sent: str) -> 
         rest = started.stderr.read()
     assert started.returncode == 1
     assert rest.splitlines()[-1] == (
-        "Error: interrupted with 1 of 3 points finished: podar resume runs/x goes on with the others."
+        "Error: interrupted with 1 of 3 points finished: podar resume runs/x goes on from there."
     )
     assert len(children) >= 2 and not any(_alive(child) for child in children)
     assert (folder / "runs/x/dense/summary.json").is_file()

@@ -223,7 +223,7 @@ unregister("breaks")
 def test_interrupted_it_goes_on_with_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executor("breaks")(breaks)
     try:
-        with pytest.raises(PodarError, match=r"interrupted with 2 of 3 points finished: podar resume x goes on"):
+        with pytest.raises(PodarError, match=r"interrupted with 2 of 3 points finished: podar resume x goes on from"):
             sweep("macs=0.6", "macs=0.4", executor="breaks")
     finally:
         unregister("breaks")
