@@ -29,6 +29,7 @@ from podar.model.inputs import ExampleInputs
 from podar.model.members import Members
 from podar.model.nested_traces import outside_of_other_traces
 from podar.model.patterns import means, patterns
+from podar.model.quantizers import refuse_quantized
 from podar.model.wrappers import bare
 
 KERNEL = "kernel positions"
@@ -310,14 +311,15 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
     **Returns:** The graph: `print(graph)`, `graph.groups`, `graph.frozen`, `graph.explain("layer3.0.conv1")`,
     `graph.cost()`.
 
-    **Raises:** `PodarError`: the model does not run on these inputs, has no values (meta device) or is a TorchScript
-    program.
+    **Raises:** `PodarError`: the model does not run on these inputs, has no values (meta device), is a TorchScript
+    program, or quantised.
 
     ```python
     graph = podar.trace(torchvision.models.resnet18(), torch.zeros(1, 3, 224, 224))
     ```
     """
     model = bare(model)
+    refuse_quantized(model)
     try:
         members = Members(model)
         record = observe(model, example_inputs, members)

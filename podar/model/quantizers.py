@@ -1,4 +1,4 @@
-"""Which modules rehearse quantisation: the fake-quantisers and observers of torch.ao."""
+"""What rehearses quantisation, the fake-quantisers and observers of torch.ao and torchao, and what is quantised."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import functools
 
 from torch import nn
 
-OPERATORS = {"FakeQuantizeBase": "fake_quantize", "ObserverBase": "observe"}
+from podar.errors import PodarError
+
+OPERATORS = {"FakeQuantizeBase": "fake_quantize", "ObserverBase": "observe", "FakeQuantizerBase": "fake_quantize"}
 """The operator that stands for each class in a trace. By name: asking for the classes would import all of torch.ao."""
+
+_MODULES = ("torch.ao.", "torchao.quantization.")
 
 
 def is_quantizer(kind: type[nn.Module]) -> bool:
@@ -18,5 +22,29 @@ def is_quantizer(kind: type[nn.Module]) -> bool:
 @functools.cache
 def operator_of(kind: type[nn.Module]) -> str:
     """The operator that stands for modules of a class; nothing for all that do not rehearse quantisation."""
-    bases = [base for base in kind.__mro__ if base.__module__.startswith("torch.ao.")]
+    bases = [base for base in kind.__mro__ if base.__module__.startswith(_MODULES)]
     return next((OPERATORS[base.__name__] for base in bases if base.__name__ in OPERATORS), "")
+
+
+def is_by_index(module: nn.Module) -> bool:
+    """Whether a fake-quantiser rounds each value by a range in which a zero more or less does not count.
+
+    torchao's take that of a row or a token, with zero in it. Groups of inputs would be other groups after a cut, and
+    ranges that are learned are parameters of a shape of their own.
+    """
+    config = getattr(module, "config", None)
+    by_group = type(getattr(config, "granularity", None)).__name__ == "PerGroup"
+    return not by_group and not getattr(config, "range_learning", False)
+
+
+def refuse_quantized(model: nn.Module) -> None:
+    """Refuse weights that hold whole numbers in a tensor of torchao's own, which no operator of torch cuts.
+
+    **Raises:** `PodarError` that names the first.
+    """
+    for name, tensor in model.named_parameters():
+        if type(tensor).__module__.startswith("torchao."):
+            raise PodarError(
+                f"{name} is quantised ({type(tensor).__name__} of torchao), and what is quantised cannot be cut: prune "
+                "the model before quantize_, and quantise what remains"
+            )

@@ -1,4 +1,4 @@
-"""Modules that rehearse quantisation: fake-quantisers and observers of torch.ao, each traced as one operator.
+"""Modules that rehearse quantisation, fake-quantisers and observers of torch.ao and torchao, are one operator each.
 
 They round each value by itself, and zero stays zero. What they know of a channel (scale, zero point, range) goes with
 it; ranges of whole tensors are over what remains, from the next forward on.
@@ -17,7 +17,7 @@ from podar.graph.operators import shapes
 from podar.graph.operators.computed_weights import rows_and_columns
 from podar.graph.operators.register import operator
 from podar.graph.operators.tracer import Tracer
-from podar.model.quantizers import operator_of
+from podar.model.quantizers import is_by_index, operator_of
 
 
 @operator("fake_quantize", shape=shapes.same, whole=True)
@@ -35,6 +35,18 @@ def rehearsed(tracer: Tracer, out: Any, x: Tensor, axis: int, *own: Tensor) -> N
         tracer.put(out, tracer.blocks(x), tracer.mark(x).zero)
 
 
+@operator("fake_quantize_in_groups", shape=shapes.same, whole=True)
+def in_groups(tracer: Tracer, out: Any, x: Tensor, axis: int, *own: Tensor) -> None:
+    """Nothing goes where the borders of groups would move."""
+    if tracer.mark(x).fresh:
+        rows_and_columns(tracer, x)
+    tracer.freeze_all(
+        x,
+        f"rounded in groups, or by a range that is learned, at {tracer.where}: prune first, and prepare the model for "
+        "training in whole numbers afterwards",
+    )
+
+
 def as_a_quantizer(whole: Callable[..., Any], module: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
     """What to call instead of a fake-quantiser or an observer; `whole(function, name, args)` runs it as one operator.
 
@@ -43,6 +55,8 @@ def as_a_quantizer(whole: Callable[..., Any], module: nn.Module, call: Callable[
     name = operator_of(type(module))
     if not name:
         return call
+    if not is_by_index(module):
+        name = "fake_quantize_in_groups"
 
     def alone(x: Tensor, *_: Any) -> Any:
         return call(x)
