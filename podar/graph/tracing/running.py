@@ -22,6 +22,7 @@ from podar.graph.tracing.dispatch import Dispatch
 from podar.graph.tracing.shortcuts import plainly, shortcuts
 from podar.graph.tracing.training import with_training
 from podar.graph.tracing.twins import Again, Own, twin
+from podar.model.collector import collector_held_back
 from podar.model.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.model.members import Members
 from podar.model.nested_traces import outside_of_other_traces
@@ -95,7 +96,8 @@ def _run(
 
     def once(own: Own) -> Record:
         record = start()
-        with alone(), twin(members, inputs, train=train, own=own, change=change) as double:
+        quickly = contextlib.nullcontext() if real else collector_held_back()  # computing may take long
+        with quickly, alone(), twin(members, inputs, train=train, own=own, change=change) as double:
             run = Dispatch(double, record, real, labels)
             calls = Calls(run, train)
             with watching(run, None if train else shortcuts(calls)):
