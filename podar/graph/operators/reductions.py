@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from podar.graph.operators import shapes, statistics
@@ -16,6 +17,9 @@ from podar.graph.operators.tracer import Tracer
 
 SUMS = {"sum", "linalg_vector_norm", "norm"}
 """Zeros add nothing to them, so indices that are zero may go."""
+
+COUNTING = SUMS | {"logsumexp"}
+"""Of constants (`torch.ones_like(x).sum(1)`), and of yes and no, they are the width or a part of it: no statistic."""
 
 
 @operator("mean", shape=shapes.mean, zero=FIRST, scales=FIRST, statistic=TAKEN)
@@ -42,6 +46,9 @@ def reduction(tracer: Tracer, out: Any, x: Tensor, *args: Any, **kwargs: Any) ->
             continue
         if tracer.operator.statistic is not TAKEN or tracer.is_computed_weight(mark):
             tracer.freeze(ids, "a statistic over this axis at")
+            continue
+        if name in COUNTING and (not mark.needs or x.dtype is torch.bool):
+            tracer.freeze(ids, "the units of this axis are counted at")
             continue
         beside = math.prod(x.shape[d] for d in gone.difference(own))
         statistics.take(tracer, outs, ids, _correction(name, args, kwargs), beside)

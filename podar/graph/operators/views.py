@@ -351,7 +351,10 @@ def created(tracer: Tracer, out: Tensor, *given: Any, **_: Any) -> None:
     tracer.put(out, tuple(blocks), zero=tracer.operator.name.endswith("zeros"))
 
 
-@operator("zeros_like ones_like full_like rand_like randn_like randint_like")
+LIKE = frozenset(("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "empty_like"))
+
+
+@operator(" ".join(sorted(LIKE - {"empty_like"})))
 @operator("empty_like", unfilled=True)
 def like(tracer: Tracer, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
     """Other values in the shape of a tensor, which they follow."""

@@ -17,6 +17,7 @@ from podar.graph.operators import statistics
 from podar.graph.operators.marks import Mark, Marks, is_parameter, storage, tensors_in
 from podar.graph.operators.register import OPERATORS, Operator
 from podar.graph.operators.tracer import Tracer
+from podar.graph.operators.views import LIKE
 from podar.graph.record import Decision, Makers, Record, Step
 from podar.graph.tracing import hollow
 from podar.graph.tracing.decisions import Told, masks_of, own, with_masks
@@ -309,6 +310,8 @@ class Dispatch(TorchDispatchMode):
         for mark in inputs:
             needs |= mark.needs
         tracer.met |= needs
+        if tracer.operator.name in LIKE:  # it reads the shape alone
+            needs = 0
         bases: dict[int, Mark] = {}
         for o in outs:
             known = self.marks.known(o)

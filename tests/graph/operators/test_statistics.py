@@ -326,3 +326,24 @@ def test_a_sum_divided_by_the_size_of_its_axis_is_a_mean(pair: Any, last: bool, 
 def test_what_only_looks_like_a_mean_is_none(norm: Any) -> None:
     graph = podar.trace(Hand(lambda m, x: norm(x.relu(), m.dim) * m.g + m.b, True), IMAGES)
     assert any(name == "stem.weight" and "used as a number" in why for name, _, why in graph.frozen)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda x, dim: torch.ones_like(x).sum(dim, keepdim=True),
+        lambda x, dim: x.new_ones(x.shape).sum(dim, keepdim=True),
+        lambda x, dim: torch.full_like(x, 2).norm(dim=dim, keepdim=True),
+        lambda x, dim: (torch.ones_like(x) * 3 + 1).sum(dim, keepdim=True),
+        lambda x, dim: torch.zeros_like(x).logsumexp(dim, keepdim=True),
+        lambda x, dim: (x == x).sum(dim, keepdim=True),
+        lambda x, dim: torch.isfinite(x).sum(dim, keepdim=True),
+        lambda x, dim: (x.sigmoid() >= 0.0).sum(dim, keepdim=True),
+    ],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_a_width_that_is_counted_is_no_statistic(count: Callable[[Tensor, int], Tensor], last: bool) -> None:
+    """Values that are divided by how many there are would be divided by fewer after a cut, whoever counts."""
+    model = Hand(lambda m, x: x / count(x, m.dim), last)
+    with pytest.raises(podar.errors.PodarError, match="nothing of this model can be cut"):
+        podar.prune(model, IMAGES, "channels=0.5", scope="local")
