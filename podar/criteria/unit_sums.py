@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from podar.criteria.register import PerParameter, Scorer, named, score
+from podar.criteria.register import PerParameter, Scorer, named, prunable, score
 from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.model.fast_loops import BLOCK, Sums, square_sums, squared
@@ -60,16 +60,16 @@ def unit_scores(graph: Graph, scores: Mapping[str, Tensor] | None = None) -> NDA
     **Raises:** `PodarError`: a score is NaN or infinite, or has not the shape that its parameter had when the model was
     traced.
     """
-    own = {n: p.detach() for n, p in graph.parameters.items() if p.is_floating_point()}
     if scores is None:
-        return _sum(graph, PerParameter(own, squared))
+        return _sum(graph, PerParameter(prunable(graph.model), squared))
     total = _sum(graph, scores)
     touched = np.zeros(len(graph.families) + 1, dtype=bool)
     touched[graph.families.family_of[:-1][total != 0]] = True
     untouched = np.flatnonzero(~touched[:-1]).tolist()
     if untouched:
         needed = {n for k in untouched for n, _ in graph.families.members[k]}
-        other = _sum(graph, PerParameter({n: t for n, t in own.items() if n in needed}, squared))
+        own = {n: t for n, t in prunable(graph.model).items() if n in needed}
+        other = _sum(graph, PerParameter(own, squared))
         for k in untouched:
             units = graph.families[k].units
             total[units] = other[units]

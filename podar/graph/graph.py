@@ -47,7 +47,6 @@ class Graph:
 
     - `record`: what the trace wrote down.
     - `model`, `example_inputs`: what was traced, without wrappers, to be looked at once more.
-    - `parameters`: the model's own, by name: what a unit is worth is read from them when somebody asks for it.
     - `shapes`: of every parameter and buffer, under each of its names.
     - `aliases`: first name → all names of each distinct tensor.
     - `elements`: first name → number of elements, bytes an element, and whether it is a parameter.
@@ -60,7 +59,6 @@ class Graph:
     record: Record
     model: nn.Module
     example_inputs: ExampleInputs
-    parameters: Mapping[str, nn.Parameter]
     shapes: Mapping[str, tuple[int, ...]]
     aliases: Mapping[str, list[str]]
     elements: Mapping[str, tuple[int, int, bool]]
@@ -361,7 +359,6 @@ def _finished(
         record=record,
         model=model,
         example_inputs=example_inputs,
-        parameters=members.parameters,
         shapes=shapes,
         aliases=aliases,
         elements=elements,

@@ -124,7 +124,7 @@ class Options:
             hint = f"did you mean {close!r}? " if close else ""
             raise UsageError(f"no scope is named {self.scope!r}; {hint}known: {', '.join(SCOPES)}")
         if self.multiple_of != AUTO and (type(self.multiple_of) is not int or self.multiple_of < 1):
-            raise UsageError(f"multiple_of is {self.multiple_of!r}; give a whole number of at least 1, or {AUTO!r}")
+            raise UsageError(f"multiple_of is {self.multiple_of!r}; give a whole number of at least 1, or {AUTO}")
         if type(self.widths) is not int or self.widths < 1:
             raise UsageError(
                 f"widths is {self.widths!r}; give the multiple that runtimes like, a whole number from 1 up"

@@ -63,9 +63,10 @@ class _Target(StageOptions):
     def _multiple(cls, value: Any) -> Any:
         if value is None:  # recipes of older versions
             return "auto"
-        if value != "auto" and (type(value) is not int or value < 1):
-            raise ValueError(f"multiple_of is {value!r}, give a whole number of at least 1, or auto")
-        return value
+        try:
+            return Options(multiple_of=value).multiple_of
+        except UsageError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _something_asked(self) -> _Target:
@@ -90,9 +91,7 @@ class _Target(StageOptions):
         for name, option in written().items():
             if option.told.names is not None and (value := self.asked(name)) is not None:
                 check_known(name, value, option.told.names())
-        for pattern, kept in self.asked("ratios").items():
-            if not 0 < kept <= 1:
-                raise UsageError(f"ratio {pattern}={kept:g}: give the fraction to keep, above 0 and at most 1.")
+        Options(ratios=self.asked("ratios"))  # refuses a number that is no fraction
 
     def __str__(self) -> str:
         """What is asked for."""

@@ -37,24 +37,12 @@ def convolution(
     channel = x.dim() - rank - 1
     name = tracer.name(w)
     cin = tracer.axis(x, channel)
-    inner, outer = (0, 1) if transposed else (1, 0)  # which weight axis lists inputs, which outputs
     per_in, per_out = x.shape[channel] // groups, out.shape[channel] // groups
-    mark = tracer.mark(w)
-    fresh = mark.fresh
-    grouped = groups > 1 and per_in > 1 and not transposed
+    fresh = tracer.mark(w).fresh
     if fresh and name is not None:
-        # Kernel positions are no candidates: only rows and columns get atoms.
-        layout = tracer.record.layouts.setdefault(name, {})
-        if grouped and cin is not None:
-            layout[1] = cin.reshape(groups, per_in)
-        elif groups == 1 and cin is not None:
-            layout.setdefault(inner, cin)
-        elif per_in == per_out == 1 and cin is not None:
-            layout.setdefault(0, cin)
-        rows = [(d, n) for d, n in enumerate(w.shape[: 1 if grouped and cin is not None else 2]) if n > 1]
-        tracer.put(w, tuple([((d,), tracer.layout(name, d, n)) for d, n in rows]), zero=True)
-        mark.hollow = True
+        _first_use(tracer, w, name, cin, groups, per_in, per_out, transposed)
     if groups == 1:
+        inner, outer = _axes(transposed)
         tracer.equal(cin, tracer.axis(w, inner))
         cout = tracer.axis(w, outer)
     elif per_in == 1 or transposed:
@@ -86,6 +74,32 @@ def convolution(
     batch = math.prod(x.shape[:channel])
     count = batch * places * kernel * per_in * out.shape[channel]
     tracer.macs(count, cout, cin if per_in > 1 else None)
+
+
+def _axes(transposed: bool) -> tuple[int, int]:
+    """Which axis of a weight lists inputs, and which outputs."""
+    return (0, 1) if transposed else (1, 0)
+
+
+def _first_use(
+    tracer: Tracer, w: Tensor, name: str, cin: Ids | None, groups: int, per_in: int, per_out: int, transposed: bool
+) -> None:
+    """Give a weight its labels when it is met first: inputs take those of the channels that come in.
+
+    Kernel positions are no candidates: only rows and columns get atoms.
+    """
+    layout = tracer.record.layouts.setdefault(name, {})
+    apart = groups > 1 and per_in > 1 and not transposed and cin is not None  # each group has inputs of its own
+    if cin is not None:
+        if apart:
+            layout[1] = cin.reshape(groups, per_in)
+        elif groups == 1:
+            layout.setdefault(_axes(transposed)[0], cin)
+        elif per_in == per_out == 1:
+            layout.setdefault(0, cin)
+    rows = [(d, n) for d, n in enumerate(w.shape[: 1 if apart else 2]) if n > 1]
+    tracer.put(w, tuple([((d,), tracer.layout(name, d, n)) for d, n in rows]), zero=True)
+    tracer.mark(w).hollow = True
 
 
 def _grouped_outputs(tracer: Tracer, w: Tensor, groups: int, transposed: bool) -> Ids | None:

@@ -24,20 +24,21 @@ from podar.graph.tracing.functionals import bodies
 from podar.graph.tracing.shapes import Shape, product, sizes_among, strides
 
 NAMES = {"_weight_norm": "_weight_norm_interface"}
-"""Calls that are one operator, by whatever others torch computes it."""
+"""Calls that are traced as one operator, whichever operators torch computes them with: their name in the trace."""
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 DEFAULTS = (None, None, None, 1, 0, 1, 1)
-"""Of their arguments: input, weight, bias, stride, padding, dilation, groups."""
+"""The defaults of their arguments: input, weight, bias, stride, padding, dilation, groups."""
 
 ASKED = {"__get__", "size", "numel", "nelement", "stride", "__len__"}
 """Questions about a tensor's shape."""
 
 FILLED = {"full": 1, "new_full": 2}
-"""The place of a value beside sizes that are one's own: the same size may stand for both."""
+"""Functions that fill a new tensor, and at which place they take the value. What stands before it is a shape; the value
+is a number that the model computes with, even where it is the same size."""
 
 DIVISIONS = {"div", "div_", "true_divide", "__truediv__", "__itruediv__"}
-"""A sum divided by the size of its axis is a mean."""
+"""Functions that may make a mean of a sum: a sum that is divided by the size of its axis is one."""
 
 TENSORS = frozenset((Tensor, nn.Parameter))
 

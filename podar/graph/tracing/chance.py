@@ -99,7 +99,7 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _alone(func: Any) -> Way:
-    """One that takes none: the global one is put back at once."""
+    """Run an operator that takes no generator; torch's global one is put back to its state at once."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         state = torch.get_rng_state()

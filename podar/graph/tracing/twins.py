@@ -29,7 +29,7 @@ plain_dispatch = torch._C._disabled_torch_dispatch_impl  # pyright: ignore[repor
 
 @dataclass(frozen=True)
 class Own:
-    """What a twin has of its own although that costs time: nearly no forward needs it.
+    """What a twin has copies of in addition. Copying takes time, and nearly no forward needs it.
 
     **Attributes:**
 
@@ -42,7 +42,7 @@ class Own:
 
 
 class Again(BaseException):
-    """A run needs more of its own: it is to start again. No `except Exception` of the model's may hide that."""
+    """The run starts again on a twin with more copies. No `except Exception` in the model may hide that."""
 
     def __init__(self, storages: frozenset[int] = frozenset(), containers: bool = False) -> None:
         super().__init__("the model changes its weights, its inputs or its own structure")
@@ -56,7 +56,8 @@ def _shut(*_: Any, **__: Any) -> Any:
 SHUT: dict[str, Any] = dict.fromkeys(
     "__setitem__ __delitem__ __ior__ update setdefault pop popitem clear".split(), _shut
 )
-"""An empty container stands for all of its kind; one that somebody wants to fill must be there for each module."""
+"""All modules share one empty container of each kind. A forward that writes to one raises `Again`: the next twin then
+has containers of its own for every module."""
 
 NO_HOOKS: Any = type("NoHooks", (OrderedDict,), SHUT)()
 NOTHING: Any = type("Nothing", (dict,), SHUT)()
@@ -122,7 +123,9 @@ class Twin(Copies):
         return set(map(id, self.originals.values()))
 
     def close(self) -> None:
-        """Let go of everything, whatever cycles the model has: the memory must not wait for a collection."""
+        """Empty all that the twin holds. Its modules may refer to each other in circles, and their memory must not wait
+        until Python's collector finds them.
+        """
         for module in self.inside:
             if self.ending[type(module)]:  # would end what the model goes on using
                 object.__setattr__(module, "__class__", nn.Module)
@@ -248,7 +251,7 @@ class Twin(Copies):
         return _of_kind(x, made)
 
     def _dressed(self, x: Tensor, made: Tensor) -> Tensor:
-        """Attributes that somebody hung on a tensor, but for the marks of a trace around this one."""
+        """Give a copied tensor the attributes that somebody set on the original, except the marks of other traces."""
         own = vars(x)
         if own and made is not x:
             vars(made).update({k: v for k, v in own.items() if k != "_podar_mark"})
