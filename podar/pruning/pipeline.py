@@ -48,12 +48,14 @@ class Joints:
     **Attributes:**
 
     - `scores(scores)`: elementwise importance by parameter name, as units are to be judged by.
+    - `errors(graph, errors)`: what the removal of each unit adds, as units are to be judged by, under "reconstruction".
     - `uneven(graph, allocation)`: fractions to keep of groups that must lose alike and would not, by name; empty where
       they do. The allocation is then made again with these as `ratios`.
     - `follows(model, plan)`: the plan with what else has to change.
     """
 
     scores: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda scores: scores
+    errors: Callable[[Graph, NDArray[np.float64]], NDArray[np.float64]] = lambda graph, errors: errors
     uneven: Callable[[Graph, Allocation], Mapping[str, float]] = lambda graph, allocation: {}
     follows: Callable[[nn.Module, Plan], Plan] = lambda model, plan: plan
 
@@ -278,7 +280,7 @@ def _solved(model: nn.Module, work: _Work, blocks: Sequence[ResidualBlock]) -> R
         found, left = _without_blocks(model, work, blocks)
     else:
         work.elementwise = None
-        scores, left, options = _weighed(work.graph, model, work.scores, work.inputs, work.options)
+        scores, left, options = _weighed(work.graph, model, work.scores, work.inputs, work.options, work.joints)
         made, allocation, graph = _cut(
             model, work.example_inputs, work.graph, work.targets, scores, options, work.joints
         )
@@ -287,13 +289,18 @@ def _solved(model: nn.Module, work: _Work, blocks: Sequence[ResidualBlock]) -> R
 
 
 def _weighed(
-    graph: Graph, model: nn.Module, scores: NDArray[np.float64], inputs: Read | None, options: Options
+    graph: Graph,
+    model: nn.Module,
+    scores: NDArray[np.float64],
+    inputs: Read | None,
+    options: Options,
+    joints: Joints,
 ) -> tuple[NDArray[np.float64], Mapping[str, str], Options]:
     """What each unit is worth, the groups that have plain scores although errors were asked for, and who competes."""
     if not options.by_reconstruction:
         return scores, {}, options
     found = worth(graph, model, inputs, scores)
-    return found.errors, found.left, replace(options, scope=options.scope or "error")
+    return joints.errors(graph, found.errors), found.left, replace(options, scope=options.scope or "error")
 
 
 def _compensated(model: nn.Module, dense: nn.Module, inputs: Read | None, left: Mapping[str, str]) -> Compensation:
@@ -316,7 +323,9 @@ def _without_blocks(model: nn.Module, work: _Work, blocks: Sequence[ResidualBloc
         fill(reshape(model, skipping, undo))
         remember(model, skipping)
         rest = trace(model, inputs, outputs=options.outputs)
-        scores, left, options = _weighed(rest, model, unit_scores(rest, work.elementwise), work.inputs, options)
+        scores, left, options = _weighed(
+            rest, model, unit_scores(rest, work.elementwise), work.inputs, options, work.joints
+        )
         goals = amounts_of(work.targets, graph)
         made, allocation, rest = _cut(model, inputs, rest, goals, scores, options, work.joints)
     except BaseException:

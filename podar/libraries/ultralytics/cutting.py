@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from podar.errors import UsageError
@@ -46,7 +48,8 @@ def prune(
     - The one-to-many and the one-to-one head lose the same channels, so that the saving does not lie in the head that
       `fuse()` drops anyway. A unit is worth the mean of what it is worth in both.
     - The configuration is sealed: see `podar.libraries.ultralytics.sealing`.
-    - Nothing is compensated: `compensate=True` and `importance="reconstruction"` raise UsageError.
+    - Compensation is asked for: `compensate=True`, or `importance="reconstruction"`, which brings it. Pictures are
+      taken as Ultralytics letterboxes them; both heads are solved, from the features that they share.
     - `depth=True` raises UsageError: plain Ultralytics could not load a model that lacks blocks.
 
     **Arguments:** `graph`: what `trace_model` found in the model as it is now; None: it is traced here.
@@ -61,11 +64,6 @@ def prune(
         raise UsageError(
             "depth (whole blocks) cannot go from a YOLO: plain Ultralytics, which has no module for a missing block, "
             "could not load the result; leave --depth out"
-        )
-    if options.compensate or options.importance == RECONSTRUCTION:
-        raise UsageError(
-            "compensation does not know YOLO's two heads, which must stay in step: leave compensate and "
-            "importance='reconstruction' out"
         )
     forget_sizes(model)
     settled = _settled(model, example_inputs, options)
@@ -87,7 +85,7 @@ def _settled(model: nn.Module, example_inputs: ExampleInputs, options: Options) 
         options,
         data=data,
         loss=loss,
-        compensate=False,
+        compensate=options.importance == RECONSTRUCTION if options.compensate is None else options.compensate,
         importance=options.importance or (IMPORTANCE if data is not None else "magnitude"),
         outputs=is_answer if options.outputs is None else options.outputs,
         protect=(*patterns(options.protect), *([f"*{LOOKED_UP}*"] if looked_up else [])),
@@ -121,6 +119,20 @@ def in_step(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return shared
 
 
+def errors_in_step(graph: Graph, errors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give units of both heads that stand for one another the mean of what their removals add."""
+    shared, groups = errors.copy(), {group.name: group for group in graph.groups}
+    for name, group in groups.items():
+        twin = groups.get(name.replace(ONE_TO_ONE, ""))
+        if twin is None or twin is group:
+            continue
+        for one, other in zip(group.families, twin.families):
+            own, others = graph.families[one].units, graph.families[other].units
+            if len(own) == len(others):
+                shared[own] = shared[others] = (errors[own] + errors[others]) / 2
+    return shared
+
+
 def fused_cost(model: nn.Module, example_inputs: ExampleInputs) -> Cost:
     """Cost of what is deployed: batch norms folded away and, where there are two heads, one of them dropped."""
     fused: Any = copy.deepcopy(model).eval()
@@ -148,4 +160,4 @@ def _uneven(graph: Graph, allocation: Allocation) -> dict[str, float]:
     return found
 
 
-JOINTS = Joints(scores=in_step, uneven=_uneven, follows=_with_halves)
+JOINTS = Joints(scores=in_step, errors=errors_in_step, uneven=_uneven, follows=_with_halves)
