@@ -17,6 +17,9 @@ from torch import Tensor
 AT_ONCE = 32
 """Of the units that are left, one of this many goes in a round, by the scores of that round."""
 
+DENSE = 0.75
+"""A share is made smaller where less than this part of its columns is left: what is gone is carried along till then."""
+
 SMALLEST = 1e-30
 
 
@@ -60,6 +63,9 @@ def eliminate(shares: Sequence[Share], units: int, at_once: int = AT_ONCE) -> Cu
     order: list[Tensor] = []
     errors = [np.zeros(1)]
     while len(left) > 1:
+        for share in shares:
+            if left.numel() * share.columns.shape[1] < DENSE * len(share.inverse):
+                _shrink(share, left)
         each = torch.stack([_each(s, left) for s in shares]).sum(0)
         count = max(1, len(left) // at_once)
         cheapest = each.argsort(stable=True)[:count]
@@ -91,9 +97,17 @@ def _remove(share: Share, gone: Tensor) -> float:
     factor, _ = torch.linalg.cholesky_ex(_ridged(across[:, columns]))
     lower = torch.linalg.solve_triangular(factor, across, upper=False)
     weights = torch.linalg.solve_triangular(factor, share.weight[:, columns].T, upper=False)
-    share.weight -= weights.T @ lower
-    share.inverse -= lower.T @ lower
+    share.weight.addmm_(weights.T, lower, alpha=-1)
+    share.inverse.addmm_(lower.T, lower, alpha=-1)
     return float(weights.square().sum())
+
+
+def _shrink(share: Share, left: Tensor) -> None:
+    """Keep the columns of the units that are left: the others, and those of other families, change nothing any more."""
+    kept = share.columns[left].reshape(-1)
+    share.weight, share.inverse = share.weight[:, kept].contiguous(), share.inverse[kept][:, kept]
+    share.columns = torch.full_like(share.columns, -1)
+    share.columns[left] = torch.arange(len(kept)).reshape(len(left), -1)
 
 
 def _ridged(blocks: Tensor) -> Tensor:

@@ -58,3 +58,12 @@ def test_curves_never_fall_and_rounds_of_many_stay_near_single_steps() -> None:
     for curve in (single, many):
         assert (np.diff(curve.errors) >= 0).all() and sorted(curve.order) == list(range(64))
     assert many.errors[48] <= 1.2 * single.errors[48]
+
+
+def test_columns_of_other_families_stay_and_help() -> None:
+    weight, h, columns = problem(units=12)
+    own, others = columns[::2], columns[1::2].reshape(-1)
+    curve = eliminate([share(weight, h, own)], 6)
+    for gone in range(1, 6):
+        kept = torch.cat([own[torch.from_numpy(curve.order[gone:])].reshape(-1), others]).sort().values
+        np.testing.assert_allclose(curve.errors[gone], refit(weight, h, kept), rtol=1e-6)
