@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from podar.errors import UsageError
 from podar.graph.cost import Shares
@@ -15,47 +16,65 @@ TOLERANCE = 0.03
 """A target is met when |reached − target| is at most this share of dense, below a tenth of dense 0.3 of the target."""
 
 
+Prices = NDArray[np.float64]
+"""What a model costs by each target's metric, on the scale of the first target's."""
+
+
 class Aim:
-    """One target, or several upper bounds at once, on one scale: that of the first target's metric.
+    """One target, or several at once, on one scale: that of the first target's metric.
 
     The cost of several is that of the one that is furthest from its bound, relative to the bounds.
     """
 
-    def __init__(self, graph: Graph, targets: Sequence[Target], tables: object = None) -> None:
+    def __init__(self, graph: Graph, targets: Sequence[Target]) -> None:
         """**Raises:** `UsageError`: an amount that is more than the model has."""
-        self.graph, self.targets, self.tables = graph, targets, tables
+        self.graph, self.targets = graph, targets
         whole = Shares(np.ones(len(graph.families)))
-        self.dense = [target.metric.price(graph, whole, tables) for target in targets]
+        self.dense = [target.price(graph, whole) for target in targets]
         self.goals = [
             target.value if target.absolute else target.value * dense for target, dense in zip(targets, self.dense)
         ]
         for target, goal, dense in zip(targets, self.goals, self.dense):
             if target.absolute and target.dense is None and goal >= dense:
-                raise UsageError(f"target {target}: the model has {dense:,.0f} already, there is nothing to do")
+                raise UsageError(
+                    f"target {target}: the model has {target.metric.told(dense)} already, there is nothing to do"
+                )
         self.goal = self.goals[0]
         self.scales = [self.goal / goal for goal in self.goals]
         self.whole = max(scale * (t.dense or dense) for scale, t, dense in zip(self.scales, targets, self.dense))
-        self.most = targets[0].most
-        self.tolerance = min(
-            scale * min(TOLERANCE * (t.dense or dense), 0.3 * goal)
-            for scale, t, goal, dense in zip(self.scales, targets, self.goals, self.dense)
+        self.exact = np.array([not target.most for target in targets])
+        self.tolerances = np.array(
+            [
+                scale * (TOLERANCE * goal if t.tables is not None else min(TOLERANCE * (t.dense or dense), 0.3 * goal))
+                for scale, t, goal, dense in zip(self.scales, targets, self.goals, self.dense)
+            ]
         )
+        self.tolerance = float(self.tolerances.min())
+
+    def prices(self, left: Shares) -> Prices:
+        """What is left costs this much by each target's metric."""
+        return np.array([scale * target.price(self.graph, left) for scale, target in zip(self.scales, self.targets)])
 
     def cost(self, left: Shares) -> float:
         """What is left costs this much, by the metric of the target that it is furthest from."""
-        return max(
-            scale * target.metric.price(self.graph, left, self.tables)
-            for scale, target in zip(self.scales, self.targets)
-        )
+        return float(self.prices(left).max())
 
-    def off(self, cost: float) -> float:
-        """How far a cost is from the goal; above an upper bound every cost is further off than any below."""
-        return cost - self.goal + self.whole if self.most and cost > self.goal else abs(cost - self.goal)
+    def off(self, prices: Prices) -> float:
+        """How far prices are from the goals; above an upper bound every price is further off than any below."""
+        over = prices > self.goal
+        if not self.exact.any():
+            cost = float(prices.max())
+            return cost - self.goal + self.whole if over.any() else self.goal - cost
+        beyond = np.where(over & ~self.exact, prices - self.goal + self.whole, 0.0)
+        return float(np.where(self.exact, np.abs(prices - self.goal), beyond).sum())
 
-    def near(self, cost: float) -> bool:
-        """Whether the targets are met with this cost, and no less is left than has to be."""
-        return self.off(cost) <= self.tolerance
+    def near(self, prices: Prices) -> bool:
+        """Whether the targets are met, and no less is left than has to be."""
+        if not self.exact.any():
+            return self.off(prices) <= self.tolerance
+        return not self.unmet(prices)
 
-    def met(self, cost: float) -> bool:
-        """Whether the targets are met with this cost: an upper bound is by every cost below it."""
-        return cost <= self.goal if self.most else self.near(cost)
+    def unmet(self, prices: Prices) -> list[int]:
+        """The places of the targets that are not met with these prices: an upper bound is by every price below it."""
+        close = np.abs(prices - self.goal) <= self.tolerances
+        return np.flatnonzero(~np.where(self.exact, close, prices <= self.goal)).tolist()

@@ -14,7 +14,8 @@ from podar.errors import PodarError, UsageError
 from podar.graph.cost import Shares
 from podar.graph.graph import Graph
 from podar.model.patterns import patterns
-from podar.pruning.aim import Aim
+from podar.pruning.aim import Aim, Prices
+from podar.pruning.balance import balanced, several
 from podar.pruning.metrics import METRICS
 from podar.pruning.moves import Allocation, Moves, kept_steps
 from podar.pruning.options import AUTO, SCOPES, Options
@@ -24,6 +25,7 @@ Steps = NDArray[np.int64]
 """For each cluster the number of its steps that it keeps."""
 
 _ROUNDS = 64  # of changing single clusters
+_LONG = 512  # where each change weighs one target against another
 
 
 def allocate(
@@ -37,7 +39,7 @@ def allocate(
     **Arguments:**
 
     - `graph`: the traced model.
-    - `targets`: what must remain: one, several upper bounds, or none where `ratios` say it all: what they do not name
+    - `targets`: what must remain: one, several at once, or none where `ratios` say it all: what they do not name
       stays whole.
     - `scores`: importance of each unit; within a family the lowest go first.
     - `options`: who competes (`scope`: "local" cuts every group alike; "global" compares units across all groups, by
@@ -125,28 +127,34 @@ def _count(moves: Moves, fraction: float, scope: str) -> Steps:
 def _budget(moves: Moves, aim: Aim, scope: str) -> Steps:
     """The steps that each cluster keeps so that the cost comes to the aim, or a refusal that names the nearest."""
     kept = _search(moves, aim, scope)
-    if not aim.near(_cost(moves, aim, kept)) and moves.multiple_of == AUTO:
+    if not aim.near(_prices(moves, aim, kept)) and moves.multiple_of == AUTO:
         exact = _search(moves.exact(), aim, scope)
-        relaxed = _any_width(moves, aim, kept) if aim.near(_cost(moves, aim, exact)) else kept
-        if not aim.near(_cost(moves, aim, relaxed)):  # single layers do not help: all may have any width
-            kept = min(exact, kept, key=lambda steps: aim.off(_cost(moves, aim, steps)))
+        relaxed = _any_width(moves, aim, kept) if aim.near(_prices(moves, aim, exact)) else kept
+        if not aim.near(_prices(moves, aim, relaxed)):  # single layers do not help: all may have any width
+            kept = min(exact, kept, key=lambda steps: aim.off(_prices(moves, aim, steps)))
         else:
             kept = relaxed
-    reached = _cost(moves, aim, kept)
-    if not aim.met(reached):
-        raise PodarError(_unreachable(moves, aim, reached))
+    if aim.unmet(_prices(moves, aim, kept)):
+        raise PodarError(_unreachable(moves, aim, kept))
     return kept
 
 
-def _unreachable(moves: Moves, aim: Aim, reached: float) -> str:
-    """The sentence that refuses a target, with the nearest value that can be reached."""
+def _unreachable(moves: Moves, aim: Aim, kept: Steps) -> str:
+    """The sentence that refuses targets: which cannot be reached, and the nearest value that can."""
+    prices = _prices(moves, aim, kept)
+    place = aim.unmet(prices)[0]
+    target, goal, scale = aim.targets[place], aim.goals[place], aim.scales[place]
+    reached, whole = prices[place] / scale, target.dense or aim.dense[place]
+    share = f"{reached / whole:{_digits(goal / whole)}}"
     held = ", protected layers" if moves.fixed or moves.clusters is not moves.graph.clusters else ""
-    target, why = aim.targets[0], frozen_reasons(moves.graph)
-    share = f"{reached / aim.whole:{_digits(aim.goal / aim.whole)}}"
-    asked = ", ".join(map(str, aim.targets))
+    why = frozen_reasons(moves.graph)
+    others = ", ".join(str(own) for k, own in enumerate(aim.targets) if k != place)
+    least = aim.prices(Shares(moves.share(moves.exact().settle(moves.least))))[place] / scale
+    takes = f"; what cannot be cut takes {target.metric.told(least)} by itself" if least > goal else ""
     return (
-        f"target {asked} cannot be reached: the nearest is {target.kind}={share} of dense ({reached:,.0f}); "
-        f"the rest is in frozen axes{held} and in widths that cannot be split further" + (f" ({why})" if why else "")
+        f"target {target} cannot be reached{f' together with {others}' if others else ''}: the nearest is "
+        f"{target.kind}={share} of dense ({target.metric.told(reached)}){takes}; the rest is in frozen axes{held} and "
+        "in widths that cannot be split further" + (f" ({why})" if why else "")
     )
 
 
@@ -160,13 +168,18 @@ def _cost(moves: Moves, aim: Aim, kept: Steps) -> float:
     return aim.cost(Shares(moves.share(kept)))
 
 
+def _prices(moves: Moves, aim: Aim, kept: Steps) -> Prices:
+    """The same by each target's metric."""
+    return aim.prices(Shares(moves.share(kept)))
+
+
 def _search(moves: Moves, aim: Aim, scope: str) -> Steps:
     """Remove in order until the cost falls to the goal, then mend single steps for what rounding left."""
     order, _ = moves.sequence(scope, lambda kept: _cost(moves, aim, kept))
     close = aim.tolerance / 4
 
     def off(kept: Steps) -> float:
-        return aim.off(_cost(moves, aim, kept))
+        return aim.off(_prices(moves, aim, kept))
 
     def around(state: Callable[[int], Steps], moves_there: int) -> list[Steps]:
         """The last state above the goal and the first one that is not."""
@@ -185,19 +198,26 @@ def _search(moves: Moves, aim: Aim, scope: str) -> Steps:
 
             options += around(beside, len(others))
         kept = min(options, key=off)
+    if several(aim) and aim.unmet(_prices(moves, aim, kept)):
+        kept = min((kept, balanced(moves, aim, kept)), key=off)
     return _mended(moves, aim, kept, close)
 
 
 def _mended(moves: Moves, aim: Aim, kept: Steps, close: float) -> Steps:
     """Take or give back single steps while that brings the cost nearer to the goal."""
 
+    both = several(aim)  # what is too much for one may be too little for another
+
     def next_width(kept: Steps, cluster: int, over: bool) -> Iterable[int]:
         widths = np.flatnonzero(moves.allowed[cluster])
-        if over:
-            return widths[widths < kept[cluster]][-1:].tolist()
-        return widths[widths > kept[cluster]][:1].tolist()
+        below, above = widths[widths < kept[cluster]], widths[widths > kept[cluster]]
+        if both:
+            return {*below[-1:].tolist(), *below[-4:-3].tolist(), *above[:1].tolist(), *above[3:4].tolist()}
+        return below[-1:].tolist() if over else above[:1].tolist()
 
-    return _one_by_one(moves, aim, kept, next_width, lambda cost: aim.off(cost) <= close)
+    return _one_by_one(
+        moves, aim, kept, next_width, lambda prices: aim.off(prices) <= close, rounds=_LONG if both else _ROUNDS
+    )
 
 
 def _any_width(moves: Moves, aim: Aim, kept: Steps) -> Steps:
@@ -216,8 +236,9 @@ def _one_by_one(
     aim: Aim,
     kept: Steps,
     widths: Callable[[Steps, int, bool], Iterable[int]],
-    enough: Callable[[float], bool],
+    enough: Callable[[Prices], bool],
     once: bool = False,
+    rounds: int = _ROUNDS,
 ) -> Steps:
     """Change one cluster at a time, that one and so that the cost comes nearest to the goal, until it is near enough.
 
@@ -228,14 +249,14 @@ def _one_by_one(
     - `once`: a cluster that was changed stays as it then is.
     """
     free = [k for k in range(len(kept)) if k not in moves.fixed]
-    for _ in range(_ROUNDS):
-        cost = _cost(moves, aim, kept)
-        if enough(cost):
+    for _ in range(rounds):
+        prices = _prices(moves, aim, kept)
+        if enough(prices):
             break
-        tried = ((k, n) for k in free for n in widths(kept, k, cost > aim.goal))
-        found = ((aim.off(_cost(moves, aim, _with(kept, k, n))), k, n) for k, n in tried)
+        tried = ((k, n) for k in free for n in widths(kept, k, float(prices.max()) > aim.goal))
+        found = ((aim.off(_prices(moves, aim, _with(kept, k, n))), k, n) for k, n in tried)
         off, cluster, steps = min(found, default=(math.inf, 0, 0))
-        if off >= aim.off(cost):
+        if off >= aim.off(prices):
             break
         kept = _with(kept, cluster, steps)
         if once:

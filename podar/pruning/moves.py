@@ -147,7 +147,7 @@ class Moves:
             rounded[list(self.fixed)] = list(self.fixed.values())
         return rounded
 
-    def share(self, kept: NDArray[np.int64]) -> NDArray[np.float64]:
+    def share(self, kept: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
         share = np.ones(len(self.graph.families))
         for k, cluster in enumerate(self.clusters):
             share[list(cluster.families)] = kept[k] / cluster.steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar, get_type_hints
@@ -103,6 +104,15 @@ class Options:
         bool | None,
         Option("Solve what stays anew from the inputs. Default: where data are given.", bool),
     ] = None
+    runtime: Annotated[
+        str | None,
+        Option("The runtime that latency is measured in. Default: the table's, else onnxruntime.", str),
+    ] = None
+    threads: Annotated[int, Option("On how many threads latency is measured.")] = 1
+    table: Annotated[
+        str | os.PathLike[str] | None,
+        Option("Layers measured on another device (podar profile).", str, "FILE"),
+    ] = None
 
     @property
     def by_reconstruction(self) -> bool:
@@ -129,6 +139,8 @@ class Options:
             raise UsageError(
                 f"widths is {self.widths!r}; give the multiple that runtimes like, a whole number from 1 up"
             )
+        if type(self.threads) is not int or self.threads < 1:
+            raise UsageError(f"threads is {self.threads!r}; give a whole number from 1 up")
         for pattern, kept in (self.ratios or {}).items():
             if not isinstance(kept, (int, float)) or not 0 < kept <= 1:
                 raise UsageError(f"ratios[{pattern!r}] is {kept!r}; give the fraction kept, above 0 and at most 1")

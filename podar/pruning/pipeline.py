@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,7 @@ from podar.plans.surgery import Undo, fill, remember, reshape
 from podar.pruning.allocation import allocate
 from podar.pruning.carrying_out import carry_out, changing, changing_as_traced
 from podar.pruning.depth import amounts_of, block_plan, candidates, choose_blocks, nothing_left
+from podar.pruning.measured import met_when_measured, prepared, with_widths
 from podar.pruning.measured_depth import Answers, by_error, fewest_missed, share_of
 from podar.pruning.moves import Allocation
 from podar.pruning.options import AUTO, RECONSTRUCTION, Options, takes_options
@@ -102,6 +104,8 @@ def plan(
     """
     options = options or Options()
     targets = () if target is None else parse_targets(target)
+    targets = prepared(targets, graph.model, graph.example_inputs, graph, options)
+    options = with_widths(options, targets)
     if options.depth:
         raise UsageError("a graph alone does not tell which blocks can be skipped: for depth=True call podar.prune")
     if options.importance == RECONSTRUCTION:
@@ -138,6 +142,9 @@ def prune(
     verify: bool = True,
     depth: bool = False,
     compensate: bool | None = None,
+    runtime: str | None = None,
+    threads: int = 1,
+    table: str | os.PathLike[str] | None = None,
     options: Options | None = None,
 ) -> Result:
     """Make a model smaller, in place: trace, score, plan, cut, and check that what is left fits together.
@@ -148,8 +155,9 @@ def prune(
       through, and go on working with what is left; under the first all processes cut alike.
     - `example_inputs`: a tensor, a tuple, a dict of keyword arguments, or a callable that takes the model (without its
       wrappers) and runs it.
-    - `target`: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M", or upper bounds, one or
-      several: "macs<=0.5, params<=0.4". May be left out where `ratios` are given: the rest then stays whole.
+    - `target`: what must remain: "macs=0.5", {"macs": 0.5}, "channels=0.5", "params=2M", "latency=8ms", an upper bound
+      ("macs<=0.5"), or several, each of which is met: "macs<=0.5, params<=0.4", "latency=0.6, params<=0.7". May be left
+      out where `ratios` are given: the rest then stays whole.
     - `importance`: None is "reconstruction" where `data` are given and "magnitude" (squared L2) elsewhere; or
       "magnitude-l1", "bn-scale", "taylor", "random", or a callable
       `score(model, data, loss) → {parameter name: elementwise tensor}`. Groups that it leaves out are ranked by squared
@@ -174,10 +182,13 @@ def prune(
     - `depth`: whole residual blocks may go too, each weighed like one more unit (docs/depth.md).
     - `compensate`: whether the weights that stay are solved anew, from `data` without labels, so that the model gives
       what the dense one gave. None: where `data` are given. A copy of the model is held meanwhile.
+    - `runtime`, `threads`: where the model will run, for targets of latency: "onnxruntime", "openvino" or "torch"
+      (docs/latency.md). None: that of the table, else onnxruntime.
+    - `table`: a file of measured layers, for targets of latency on another device (`podar profile`).
     - `options`: `podar.pruning.Options`, which has all these from `importance` on as its fields; what is given beside
       it is joined with it.
 
-    **Returns:** Result: .model, .plan, .before, .after, .removed, .removed_mask(name); `print(result)` shows a table.
+    **Returns:** Result: .model, .plan, .before, .after, .removed, .removed_mask(name), .latency; printed, a table.
 
     **Raises:**
 
@@ -229,6 +240,8 @@ def _pruned(
             options = replace(options, data=list(options.data))
         inputs = first_batches(options.data, model)
     graph = trace(model, example_inputs, outputs=options.outputs) if graph is None else graph
+    targets = prepared(targets, model, example_inputs, graph, options)
+    options = with_widths(options, targets)
     usual = USUAL if options.by_reconstruction else options.importance or USUAL
     scores, elementwise = scored_units(graph, usual, model, options.data, options.loss, joints.scores)
     if options.depth and elementwise is None:
@@ -281,10 +294,10 @@ def _solved(model: nn.Module, work: _Work, blocks: Sequence[ResidualBlock]) -> R
     else:
         work.elementwise = None
         scores, left, options = _weighed(work.graph, model, work.scores, work.inputs, work.options, work.joints)
-        made, allocation, graph = _cut(
+        made, allocation, graph, measured = _cut(
             model, work.example_inputs, work.graph, work.targets, scores, options, work.joints
         )
-        found = Result(model, made, graph, allocation, targets=tuple(work.targets))
+        found = Result(model, made, graph, allocation, targets=tuple(work.targets), measured=measured)
     return found if dense is None else replace(found, compensation=_compensated(model, dense, work.inputs, left))
 
 
@@ -327,12 +340,13 @@ def _without_blocks(model: nn.Module, work: _Work, blocks: Sequence[ResidualBloc
             rest, model, unit_scores(rest, work.elementwise), work.inputs, options, work.joints
         )
         goals = amounts_of(work.targets, graph)
-        made, allocation, rest = _cut(model, inputs, rest, goals, scores, options, work.joints)
+        made, allocation, rest, measured = _cut(model, inputs, rest, goals, scores, options, work.joints)
     except BaseException:
         undo.restore()
         raise
     names = tuple(block.name for block in blocks)
-    return Result(model, skipping + made, graph, allocation, names, rest, tuple(work.targets)), left
+    found = Result(model, skipping + made, graph, allocation, names, rest, tuple(work.targets), measured=measured)
+    return found, left
 
 
 def _cut(
@@ -343,18 +357,30 @@ def _cut(
     scores: NDArray[np.float64],
     options: Options,
     joints: Joints,
-) -> tuple[Plan, Allocation, Graph]:
+) -> tuple[Plan, Allocation, Graph, Mapping[str, Any]]:
     """Allocate, carry the plan out and check it. Groups whose width turns out to reach a value stay, and it is done
     again: a width can reach one by ways that a trace does not see (`math.log(x.shape[1])`, numpy).
 
-    **Returns:** The plan, its allocation, and the graph that they were made for, in which these groups are frozen.
+    **Returns:** The plan, its allocation, the graph that they were made for, in which these groups are frozen, and what
+    was measured for targets that are.
     """
+
+    def candidate(graph: Graph, allocation: Allocation) -> nn.Module:
+        smaller = copy.deepcopy(model)
+        fill(reshape(smaller, joints.follows(model, plan_for(graph, allocation.removed)), Undo(smaller)))
+        return smaller
+
     while True:  # with fewer groups each time
-        allocation = _allocated(graph, targets, scores, options, joints)
+        allocation, measured = met_when_measured(
+            graph,
+            targets,
+            lambda asked, graph=graph: _allocated(graph, asked, scores, options, joints),
+            lambda allocation, graph=graph: candidate(graph, allocation),
+        )
         made = joints.follows(model, plan_for(graph, allocation.removed))
         try:
             carry_out(model, made, Expectation(graph, allocation.removed) if options.verify else None, example_inputs)
-            return made, allocation, graph
+            return made, allocation, graph, measured
         except ChangedNumber as change:
             used = changing(model, example_inputs, graph, allocation.removed, allocation.clusters)
             if not used:

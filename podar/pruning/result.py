@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ class Result:
     - `targets`: what was asked for.
     - `prefix`: what wrappers put before the names of the model inside, as "module."; plan and graph have bare names.
     - `compensation`: what was solved anew and what was left, and why; None where nothing was to be.
+    - `measured`: by metric, what was foretold and measured, for targets that are measured.
     """
 
     model: nn.Module
@@ -46,6 +48,12 @@ class Result:
     targets: tuple[Target, ...] = ()
     prefix: str = ""
     compensation: Compensation | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def latency(self) -> Any:
+        """What a target of latency foretold and measured (`podar.latency.Found`); None without such a target."""
+        return self.measured.get("latency")
 
     @cached_property
     def before(self) -> Cost:
@@ -59,9 +67,11 @@ class Result:
 
     def reached(self, target: Target) -> tuple[float, float]:
         """What the model cost before and costs now, by the metric of a target."""
-        rest, price = self.rest or self.graph, target.metric.price
-        before = price(self.graph, Shares(np.ones(len(self.graph.families))), None)
-        return before, price(rest, Shares(self.allocation.share), None)
+        before = target.price(self.graph, Shares(np.ones(len(self.graph.families))))
+        known = self.measured.get(target.kind)
+        if known is not None:
+            return known.dense, known.reached
+        return before, target.price(self.rest or self.graph, Shares(self.allocation.share))
 
     def missed(self, visibly: float = 0.05) -> list[str]:
         """A sentence for each target from which what was reached differs by more than this share of it."""
@@ -73,7 +83,7 @@ class Result:
             if not target.metric.counts and (off if target.most else abs(off)) > visibly:
                 found.append(
                     f"target {target}: the nearest that this model's widths allow is {after / before:.3f} of dense "
-                    f"({after:,.0f})"
+                    f"({target.metric.told(after)})"
                 )
         return found
 
@@ -116,6 +126,7 @@ class Result:
         lines.append(f"{cut} of {len(graph.groups)} groups cut, {len(graph.frozen)} axes frozen")
         if self.blocks:
             lines.append(f"whole blocks that went: {', '.join(self.blocks)}")
+        lines += [str(found) for found in self.measured.values()]
         if self.compensation is not None:
             lines.append(self.compensation.headline)
         return "\n".join(lines)

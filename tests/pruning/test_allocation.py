@@ -70,8 +70,9 @@ def test_targets_are_read(text: Any, wanted: Target) -> None:
         ("macs=1.0", "nothing to do"),
         ("channels=2k", "as a fraction"),
         ("params=0M", "above 0"),
-        ({"macs": 0.5, "params": 0.5}, "one target at a time"),
-        ({}, "one target at a time"),
+        ({"macs": 0.5, "channels": 0.5}, "stands alone"),
+        ("macs<=0.5, macs=0.4", "both of macs"),
+        ({}, "empty"),
     ],
 )
 def test_targets_that_make_no_sense_say_why(text: Any, said: str) -> None:
@@ -477,3 +478,30 @@ def test_where_one_move_costs_much_the_fine_ones_beside_it_meet_the_target(share
     model = nn.Sequential(nn.Linear(6, 48), *layers, nn.Linear(48, 3)).eval()
     result = podar.prune(model, torch.zeros(1, 10, 6), f"macs={share}")
     assert abs(result.after.macs / result.before.macs - share) <= 0.01
+
+
+# Several targets at once
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize(
+    ("macs", "params"),
+    [("=0.5", "=0.5"), ("=0.5", "=0.6"), ("<=0.5", "=0.4"), ("=0.6", "<=0.4"), ("<=0.5", "<=0.4")],
+)
+def test_several_targets_are_each_met(macs: str, params: str, scope: str) -> None:
+    layers = [(3, 32), (32, 64), (64, 64), (64, 96), (96, 128)]
+    convs = [nn.Sequential(nn.Conv2d(a, b, 3, 1 + (a != b), 1), nn.ReLU()) for a, b in layers]
+    model = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 5)).eval()
+    result = podar.prune(model, torch.zeros(1, 3, 32, 32), f"macs{macs}, params{params}", scope=scope)
+    for asked, kept in (
+        (macs, result.after.macs / result.before.macs),
+        (params, result.after.params / result.before.params),
+    ):
+        goal = float(asked.lstrip("<="))
+        assert kept <= goal + 1e-9 if asked[0] == "<" else abs(kept - goal) <= 0.03
+    assert not result.missed()
+
+
+def test_the_target_that_cannot_be_met_beside_the_others_is_named() -> None:
+    with pytest.raises(PodarError, match=r"target (params=0.9|macs=0.1) cannot be reached together with"):
+        podar.prune(stack(32, 64, 64), IMAGES, "macs=0.1, params=0.9")

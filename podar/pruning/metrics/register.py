@@ -5,19 +5,48 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from podar.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from podar.graph.cost import Shares
     from podar.graph.graph import Graph
+    from podar.model.inputs import ExampleInputs
+    from podar.pruning.options import Options
 
 Price = Callable[["Graph", "Shares", Any], float]
 """`price(graph, left, tables)`: what `left` of the traced model costs. It falls, or stays, as less is left. `tables`:
 measured times, for metrics that need them; None otherwise."""
 
+Prepare = Callable[["nn.Module", "ExampleInputs", "Graph", "Options"], Any]
+"""`prepare(model, example_inputs, graph, options)`: the tables for a model, made once before anything is priced."""
+
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+class Measuring(Protocol):
+    """Tables of a metric whose prices foretell what can be measured: a plan is then measured before it is taken.
+
+    `widths`: the multiple of channels at which the price is lowest, for `multiple_of="auto"`.
+    """
+
+    @property
+    def widths(self) -> int: ...
+
+    def predicted(self, graph: Graph, left: Shares) -> float:
+        """What is left of a graph will cost this much, as well as can be said of one plan."""
+        ...
+
+    def measured(self, candidate: nn.Module) -> float | None:
+        """What a smaller model costs; None where it cannot be measured here."""
+        ...
+
+    def found(self, predicted: float, measured: float | None) -> Any:
+        """What the result of a cut says of both."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +61,7 @@ class Metric:
     - `example`: a target that the command's help shows.
     - `counts`: it counts the units that stay, of every group where the scope is local. Such targets are fractions, and
       no width is rounded to what runtimes like.
+    - `prepare`: makes the `tables` of a model, for prices that are measured (`Prepare`); they may be `Measuring`.
     """
 
     name: str
@@ -39,6 +69,11 @@ class Metric:
     unit: str = ""
     example: str = ""
     counts: bool = False
+    prepare: Prepare | None = None
+
+    def told(self, amount: float) -> str:
+        """An amount in its unit: "1,820,000", "7.94 ms"."""
+        return f"{amount:,.0f}" if self.unit in ("", "B") else f"{amount:.3g} {self.unit}"
 
     def amount(self, text: str) -> tuple[float, bool]:
         """Read what stands behind "macs=": the number, and whether it is an amount rather than a fraction of dense.
@@ -76,7 +111,9 @@ METRICS: Mapping[str, Metric] = _metrics
 """Every metric by its name."""
 
 
-def metric(name: str, *, unit: str = "", example: str = "", counts: bool = False) -> Callable[[Price], Price]:
+def metric(
+    name: str, *, unit: str = "", example: str = "", counts: bool = False, prepare: Prepare | None = None
+) -> Callable[[Price], Price]:
     """Register a function `price(graph, left, tables)` as a metric; `Metric` says what the arguments mean.
 
     ```python
@@ -87,7 +124,7 @@ def metric(name: str, *, unit: str = "", example: str = "", counts: bool = False
     """
 
     def register(price: Price) -> Price:
-        _metrics[name] = Metric(name, price, unit, example or f"{name}=0.5", counts)
+        _metrics[name] = Metric(name, price, unit, example or f"{name}=0.5", counts, prepare)
         return price
 
     return register
