@@ -90,5 +90,8 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+importlib.import_module("podar.latency")  # a target like any other: it must be known before one is read
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 # In the order of the help; the commands of stages stand behind the first.
-_COMMANDS = ("demo", "run", "resume", "inspect", "sensitivity", "pareto", "export", "bench", "report")
+_COMMANDS = ("demo", "run", "resume", "inspect", "sensitivity", "pareto", "profile", "export", "bench", "report")
 _EARLY = "interrupted before anything was done."
 
 

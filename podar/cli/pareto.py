@@ -45,9 +45,9 @@ def _parameters() -> list[inspect.Parameter]:
 
 
 def _stage_options() -> list[stage_commands.Typed]:
-    """The flags of pruning and training; what must remain is `--targets`."""
+    """The flags of pruning and training; what must remain is `--targets`, and one `--runtime` serves all."""
     of = [option for name in ("prune", "finetune") for option in stage_commands.options_of(stages()[name])]
-    return [option for option in of if option.option != "target"]
+    return [option for option in of if option.option not in ("target", "runtime")]
 
 
 Targets = Annotated[
@@ -93,6 +93,7 @@ def _pareto(**given: Any) -> None:
         for part in ("prune", "finetune")
     }
     runtime, format = measured_in(given["runtime"])
+    asked["prune"]["runtime"] = given["runtime"]
     finetune = stages()["finetune"].options.from_flags(asked["finetune"], given["data"])
     model = {name: given[name] for name in ("model", "data", "weights", "image_size", "seed", "deterministic")}
     planned = points.pareto_points(

@@ -34,12 +34,31 @@ class Step(NamedTuple):
     writes: tuple[tuple[int, int], ...]  # (storage, bytes) allocated here
 
 
+class Form(NamedTuple):
+    """A convolution or linear layer as it was called: what a runtime that is to compute one like it must know.
+
+    `settings` of a convolution are stride, padding, dilation, whether it is transposed, output padding and groups; a
+    linear layer has none. `into` and `out_of` are the labels of its input and output channels.
+    """
+
+    input: tuple[int, ...]
+    weight: tuple[int, ...]
+    settings: tuple[Any, ...]
+    into: Ids | None
+    out_of: Ids | None
+
+
 class Product(NamedTuple):
-    """Multiply-accumulates of one operator: `macs` in the dense model, in proportion to each axis in `axes`."""
+    """Multiply-accumulates of one operator: `macs` in the dense model, in proportion to each axis in `axes`.
+
+    `step` is its place among the steps of the trace; `form` is None of what is no convolution or linear layer.
+    """
 
     module: str
     macs: int
     axes: tuple[Ids, ...]
+    step: int
+    form: Form | None
 
 
 class Attention(NamedTuple):

@@ -38,6 +38,8 @@ class Session(Protocol):
 
     - `inputs`, `outputs`: what it takes and gives, in order.
     - `version`: the runtime's name and version, e.g. `"onnxruntime 1.32.0"`.
+
+    A simulator of a device may have `elapsed_ms` beside these: what the last run takes there, which then counts.
     """
 
     @property

@@ -19,6 +19,14 @@ def importances() -> Iterable[str]:
     return CRITERIA
 
 
+def runtimes() -> Iterable[str]:
+    """The names of all runtimes."""
+    import podar.measuring  # noqa: F401  # the sparse engine registers itself, too
+    from podar.runtimes import RUNTIMES
+
+    return RUNTIMES
+
+
 def fractions(flag: str) -> Callable[[list[str]], dict[str, float]]:
     """A reader of `["layer1*=0.5"]`, which becomes `{"layer1*": 0.5}`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_origin
 
 from pydantic import create_model, field_validator, model_validator
 
@@ -14,7 +14,8 @@ from podar.pruning.options import Option, Options, Written, written
 from podar.reports.sections import Section, fill
 from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage
 from podar.stages._figures import costs
-from podar.stages._flags import fractions
+from podar.stages._flags import fractions, runtimes
+from podar.stages.measure import Measure
 
 if TYPE_CHECKING:
     from podar.pruning.pipeline import Result
@@ -35,11 +36,14 @@ def _flag(name: str, told: Option, several: bool) -> Flag:
     first, stop, rest = told.help.partition(".")
     read = fractions("--ratios") if name == "ratios" else _whole if name == "multiple_of" else None
     text = f"{first}; may be repeated{stop}{rest}" if several else told.help
-    return Flag(text, metavar=told.metavar, choices=told.names, read=read, rank=5)
+    choices = runtimes if name == "runtime" else told.names
+    return Flag(text, metavar=told.metavar, choices=choices, read=read, rank=5)
 
 
 class _Target(StageOptions):
     """What must remain; it may be left out where `ratios` are given."""
+
+    file_options: ClassVar[tuple[str, ...]] = ("table",)
 
     target: Annotated[
         str | None,
@@ -54,9 +58,7 @@ class _Target(StageOptions):
     @classmethod
     def _target_text(cls, value: Any) -> Any:
         """`target: {macs: 0.5}` reads better in YAML than "macs=0.5"; both are taken."""
-        if isinstance(value, Mapping) and len(value) == 1:
-            return "=".join(str(part) for part in next(iter(value.items())))
-        return value
+        return ", ".join(f"{kind}={kept}" for kind, kept in value.items()) if isinstance(value, Mapping) else value
 
     @field_validator("multiple_of", mode="before", check_fields=False)
     @classmethod
@@ -88,6 +90,8 @@ class _Target(StageOptions):
 
         if self.target is not None:
             parse_targets(self.target)
+        if self.asked("runtime") is not None:
+            check_known("runtime", self.asked("runtime"), runtimes())
         for name, option in written().items():
             if option.told.names is not None and (value := self.asked(name)) is not None:
                 check_known(name, value, option.told.names())
@@ -151,7 +155,7 @@ def prune(job: Job, options: _Target) -> Finding:
     chosen = {name: options.asked(name) for name in written()}
     given = {name: value for name, value in chosen.items() if value not in (None, (), {})}
     importance = given.setdefault("importance", job.workshop.importance)
-    asked = Options(**given, data=data, loss=loss, widths=liked_widths(exported))
+    asked = Options(**_served(given, job.recipe, exported), data=data, loss=loss, widths=liked_widths(exported))
     result = job.workshop.prune(
         job.model, job.source.inputs(), options.target, asked, graph=None if asked.outputs else job.graph
     )
@@ -166,10 +170,23 @@ def prune(job: Job, options: _Target) -> Finding:
         facts["frozen"] = [{"name": name, "dim": dim, "reason": reason} for name, dim, reason in result.graph.frozen]
     if result.compensation is not None:
         facts["compensation"] = result.compensation.to_json()
+    facts |= {name: found.to_json() for name, found in result.measured.items()}
     notes = [f"whole residual blocks went: {', '.join(result.blocks)}"] if result.blocks else []
     notes += [] if result.compensation is None else [result.compensation.sentence]
+    notes += [str(found) for found in result.measured.values()]
     notes += result.missed(_VISIBLY)
     return Finding(after=costs(result.after), notes=tuple(notes), facts=facts)
+
+
+def _served(given: dict[str, Any], recipe: Recipe, exported: list[str]) -> dict[str, Any]:
+    """The options with the runtime and threads that are to serve: those of the stages that export and measure."""
+    from podar.formats import FORMATS
+
+    threads = next((stage.threads for stage in recipe.stages if isinstance(stage, Measure)), 1)
+    served = {"threads": threads, **given}
+    if "table" not in given and exported:
+        served = {"runtime": FORMATS[exported[0]].runtime, **served}
+    return served
 
 
 def _layers(result: Result, first: Mapping[str, int]) -> list[dict[str, Any]]:

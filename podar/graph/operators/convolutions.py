@@ -16,6 +16,7 @@ from podar.graph.operators import shapes
 from podar.graph.operators.products import axes_of
 from podar.graph.operators.register import FIRST, operator
 from podar.graph.operators.tracer import Tracer
+from podar.graph.record import Form
 
 
 @operator("convolution", shape=shapes.convolution, zero=(1, 2), scales=(1, 2), counts=True)
@@ -73,7 +74,9 @@ def convolution(
     places = math.prod(x.shape[channel + 1 :]) if transposed else math.prod(out.shape[channel + 1 :])
     batch = math.prod(x.shape[:channel])
     count = batch * places * kernel * per_in * out.shape[channel]
-    tracer.macs(count, cout, cin if per_in > 1 else None)
+    settings = (stride, padding, dilation, transposed, extra, groups)
+    form = Form(x.shape, w.shape, settings, cin if per_in > 1 else None, cout)
+    tracer.macs(count, cout, cin if per_in > 1 else None, form=form)
 
 
 def _axes(transposed: bool) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from podar.graph.operators import shapes
 from podar.graph.operators.elementwise import join
 from podar.graph.operators.register import ANY, WEIGHT, Compared, operator
 from podar.graph.operators.tracer import Tracer
-from podar.graph.record import Blocks
+from podar.graph.record import Blocks, Form
 
 
 @operator(
@@ -41,7 +41,8 @@ def linear(tracer: Tracer, out: Tensor, x: Tensor, w: Tensor, bias: Tensor | Non
     both = tracer.mark(x).zero and tracer.mark(w).zero
     tracer.put(out, lead if rows is None else (*lead, ((last,), rows)), zero=both or not lead)
     axes = [ids for block in lead for _, ids in tracer.factors(block)]
-    tracer.macs(math.prod(x.shape) * (w.shape[0] if w.dim() == 2 else 1), *axes, inner, rows)
+    form = Form(x.shape, w.shape, (), inner, rows) if w.dim() == 2 else None
+    tracer.macs(math.prod(x.shape) * (w.shape[0] if w.dim() == 2 else 1), *axes, inner, rows, form=form)
 
 
 @operator("mm", shape=shapes.mm, zero=ANY, scales=WEIGHT, counts=True, compared=Compared.WITHOUT_LAYOUT)

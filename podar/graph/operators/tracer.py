@@ -13,7 +13,7 @@ from torch import Tensor
 from podar.graph.labels import Ids
 from podar.graph.operators.marks import Bits, Mark, Marks, is_parameter
 from podar.graph.operators.register import Operator, passes
-from podar.graph.record import Block, Blocks, Product, Record
+from podar.graph.record import Block, Blocks, Form, Product, Record
 from podar.graph.sizes import Size
 
 INPUTS = "the inputs of the model"
@@ -243,6 +243,7 @@ class Tracer:
         if parts > 1:
             self.sizes.grid(ids.reshape(parts, -1), (parts, None), self.where)
 
-    def macs(self, count: int, *axes: Ids | None) -> None:
+    def macs(self, count: int, *axes: Ids | None, form: Form | None = None) -> None:
         """Multiply-accumulates, in proportion to these axes (None: to nothing)."""
-        self.record.products.append(Product(self.module, int(count), tuple(a for a in axes if a is not None)))
+        counted, step = tuple(a for a in axes if a is not None), len(self.record.steps)
+        self.record.products.append(Product(self.module, int(count), counted, step, form))
