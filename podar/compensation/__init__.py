@@ -2,6 +2,6 @@
 
 from podar.compensation.choosing import Worth, worth
 from podar.compensation.repairing import compensate
-from podar.compensation.report import Compensation, Consumer
+from podar.compensation.report import Compensation, Consumer, Refinement
 
-__all__ = ["Compensation", "Consumer", "Worth", "compensate", "worth"]
+__all__ = ["Compensation", "Consumer", "Refinement", "Worth", "compensate", "worth"]

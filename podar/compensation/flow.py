@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from podar.compensation.computed import Computed
+from podar.compensation.forms import Form
 from podar.compensation.readings import ATEN, Key, Parameters, Reading, Watch
 from podar.model.tensors import tensors_in
 
@@ -88,11 +89,22 @@ class After:
 
 @dataclass
 class Flow:
-    """The readings of one model in order, what follows each, and which parameters are read through computed weights."""
+    """The readings of one model in order, and what follows each.
+
+    **Attributes:**
+
+    - `order`: the readings. `after`: what follows each.
+    - `computed`: parameters that are read through computed weights.
+    - `ends`: by reading, the number of the operator whose result is the last that hangs on its output alone: its own,
+      its norm's, the sum's into which it flows, or that of the ReLU behind these.
+    - `forms`: how each parameter is read, by its name.
+    """
 
     order: list[Key] = field(default_factory=list)
     after: dict[Key, After] = field(default_factory=dict)
     computed: set[str] = field(default_factory=set)
+    ends: dict[Key, int] = field(default_factory=dict)
+    forms: dict[str, Form] = field(default_factory=dict)
 
     @property
     def awaited(self) -> set[int]:
@@ -137,12 +149,13 @@ class _Tracker:
         self.readers: dict[int, int] = {}  # by operator: how many others read what it made
         self.branches: dict[int, _Branch] = {}  # by operator
         self.ends: dict[Key, int] = {}  # by reading: the operator whose result is rectified, or not
-        self.rectified: set[int] = set()
+        self.rectified: dict[int, int] = {}  # by operator: the ReLU that reads its result
         self.sums: list[_Sum] = []
         self.computed = Computed(parameters)
 
     def met(self, reading: Reading) -> None:
         self.flow.order.append(reading.key)
+        self.flow.forms[reading.name] = reading.form
 
     def done(self, func: Any, args: tuple[Any, ...], out: Any, reading: Reading | None) -> None:
         number, self.count = self.count, self.count + 1
@@ -167,7 +180,7 @@ class _Tracker:
     def _passed_on(self, func: Any, args: tuple[Any, ...], result: Tensor, number: int) -> None:
         entered = self.maker.get(id(args[0]))
         if func in RELUS and entered is not None:
-            self.rectified.add(entered)
+            self.rectified[entered] = number
         branch = None if entered is None else self.branches.get(entered)
         if func in SUMS and isinstance(args[1], Tensor):
             if branch is None or not self._bias(branch, args[1], number):
@@ -224,9 +237,11 @@ class _Tracker:
         for key, after in self.flow.after.items():
             if after.norm is not None and self.readers.get(after.made) != 1:
                 after.norm = None  # somebody else reads the output without it
+                self.flow.ends[key] = after.made
                 continue
             end = self.ends[key]
             after.rectified = end in self.rectified and self.readers.get(end) == 1
+            self.flow.ends[key] = self.rectified[end] if after.rectified else end
         return self.flow
 
 

@@ -8,24 +8,23 @@ a residual branch also takes over what the other branch lost, and what a ReLU cu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from podar.compensation.flow import After, follow
 from podar.compensation.forms import Convolution
 from podar.compensation.inputs import first_batches, monotonous, ready, running
+from podar.compensation.pair import Pair
 from podar.compensation.readings import Key, Parameters, Reading
+from podar.compensation.refining import refine as moved_together
 from podar.compensation.report import Compensation, Consumer
 from podar.compensation.solving import Cutoff, Solution, solve
 from podar.compensation.statistics import checksum
 from podar.compensation.walking import Walk
 from podar.model.batches import run
-from podar.plans.plan import Plan
-from podar.plans.surgery import PLAN_ATTRIBUTE
 
 ROWS_PER_COLUMN = 8
 """Rows that are drawn for each unknown of an output, where the inputs give as many; more change nothing."""
@@ -44,7 +43,7 @@ NOT_WHOLE = "no convolution or product reads it as a whole"
 Run = Callable[[nn.Module], Any]
 
 
-def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, seed: int = 0) -> Compensation:
+def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, refine: bool = True, seed: int = 0) -> Compensation:
     """Solve the linear maps of a pruned model anew, in place, from inputs without labels.
 
     Least squares over all inputs of a map, kernel positions included, towards the dense model's outputs, with an
@@ -59,6 +58,8 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, seed: int = 
     - `dense`: the model as it was before. Left as it is.
     - `inputs`: a tensor (its first axis is the batch), batches, or a data set, as docs/data.md says; targets are not
       looked at. The first 512 samples are read: shuffle what is in the order of its classes.
+    - `refine`: afterwards move all maps together, a hundred steps towards what the dense model computes on the way
+      (docs/compensation.md).
     - `seed`: of the rows that are drawn. The order of the batches changes nothing.
 
     **Returns:** Compensation: per map the error before and after; `print(…)` shows a table.
@@ -76,33 +77,15 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, seed: int = 
     useless = monotonous(batches)
     if useless is not None:
         return Compensation((), failed=useless)
-    pair = _Pair(pruned, dense)
+    pair = Pair(pruned, dense)
     runs: list[Run] = [lambda model, batch=batch: run(model, batch) for batch in batches]
     with ready(pruned) as meant, ready(dense), running(), torch.no_grad():
-        return _Repair(pair, runs, [seed + checksum(batch) for batch in batches], meant).carried_out()
-
-
-class _Pair:
-    """The two models, and which indices of the dense one's axes the pruned one kept."""
-
-    def __init__(self, pruned: nn.Module, dense: nn.Module) -> None:
-        self.pruned, self.dense = pruned, dense
-        self.of_pruned, self.of_dense = Parameters(pruned), Parameters(dense)
-        self._kept: dict[tuple[str, int], np.ndarray] = {}
-        self.cut: set[str] = set()
-        text = pruned.__dict__.get(PLAN_ATTRIBUTE)
-        for step in Plan.from_json(text).steps if text else ():
-            for name, cuts in step.cuts.items():
-                self.cut.add(name)
-                for c in cuts:
-                    if c.groups == 1:
-                        before = self._kept.get((name, c.dim), np.arange(c.size))
-                        self._kept[name, c.dim] = np.delete(before, c.array)
-
-    def kept(self, name: str, dim: int) -> Tensor | None:
-        """The indices of an axis that were kept; None: all."""
-        found = self._kept.get((name, dim))
-        return None if found is None else torch.from_numpy(found)
+        repair = _Repair(pair, runs, [seed + checksum(batch) for batch in batches], meant)
+        found = repair.carried_out()
+        if not refine:
+            return found
+        measured = [c.name for c in found.consumers if c.before is not None]
+        return replace(found, refined=moved_together(pair, repair.flow, repair.dense_flow, batches, measured, seed))
 
 
 @dataclass(frozen=True)
@@ -127,7 +110,7 @@ class _Sample:
 class _Repair:
     """One walk of both models through all batches."""
 
-    def __init__(self, pair: _Pair, runs: Sequence[Run], seeds: Sequence[int], meant: set[int]) -> None:
+    def __init__(self, pair: Pair, runs: Sequence[Run], seeds: Sequence[int], meant: set[int]) -> None:
         self.pair, self.runs, self.seeds, self.meant = pair, runs, seeds, meant
         self.flow = follow(pair.pruned, runs[0], pair.of_pruned)
         self.dense_flow = follow(pair.dense, runs[0], pair.of_dense)

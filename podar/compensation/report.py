@@ -28,6 +28,29 @@ class Consumer:
 
 
 @dataclass(frozen=True)
+class Refinement:
+    """What moving all maps together did.
+
+    **Attributes:**
+
+    - `before`, `after`: mean over all tensors on the way that could be compared of their squared error on samples held
+      back, as a share of the dense ones' squared spread; None where it was not measured.
+    - `steps`: how many were taken.
+    - `left`: why the maps stayed as they were; None where they moved.
+    """
+
+    before: float | None = None
+    after: float | None = None
+    steps: int = 0
+    left: str | None = None
+
+    def __str__(self) -> str:
+        if self.left is not None or self.before is None or self.after is None:
+            return f"all maps together: left: {self.left}"
+        return f"all maps together: {self.before:.4f} → {self.after:.4f} in {self.steps} steps"
+
+
+@dataclass(frozen=True)
 class Compensation:
     """Every linear map of the pruned model in the order in which the model reads them.
 
@@ -36,11 +59,13 @@ class Compensation:
     - `consumers`: the maps.
     - `unmeasured`: groups whose units were chosen by plain scores, and why, where units are chosen by reconstruction.
     - `failed`: why nothing was solved at all; None where something was.
+    - `refined`: what moving all maps together did; None where nobody asked for it.
     """
 
     consumers: tuple[Consumer, ...]
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     failed: str | None = None
+    refined: Refinement | None = None
 
     @property
     def solved(self) -> tuple[Consumer, ...]:
@@ -74,6 +99,7 @@ class Compensation:
             "left": [vars(consumer) for consumer in self.left],
             "unmeasured": dict(self.unmeasured),
             "failed": self.failed,
+            "refined": None if self.refined is None else vars(self.refined),
         }
 
     def __str__(self) -> str:
@@ -83,6 +109,7 @@ class Compensation:
             numbers = "" if c.before is None or c.after is None else f"{c.before:8.4f} → {c.after:.4f}"
             notes = f"{'  left: ' + c.left if c.left else ''}{'  few inputs' if c.few else ''}"
             lines.append(f"  {c.name:<{width}}  {numbers}{notes}".rstrip())
+        lines += [] if self.refined is None else [f"  {self.refined}"]
         lines += [f"  chosen by plain scores: {name}: {why}" for name, why in self.unmeasured.items()]
         lines += [] if self.failed is None else [f"  nothing was solved: {self.failed}"]
         return "\n".join(lines)

@@ -1,0 +1,373 @@
+"""All linear maps of a pruned model together: a few steps of natural gradient towards what the dense one computes.
+
+Solved one after the other, each map takes what those before it give as it is, and none knows what those behind it need.
+Here the squared errors of all maps, as shares of what the dense outputs spread, are one sum, and its gradient moves all
+maps at once. Each gradient is multiplied by the inverse second moments of the map's inputs, which is the step that
+least squares would take (Benzing 2022, "Gradient descent on neurons"; without the factor of the outputs it is K-FAC,
+Martens and Grosse 2015). That makes a hundred steps do what plain gradients need thousands for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from podar.compensation.calls import Calls, calls_that_return
+from podar.compensation.flow import Flow
+from podar.compensation.forms import Convolution, Form
+from podar.compensation.pair import Pair
+from podar.compensation.readings import Parameters, Reading, Watch
+from podar.compensation.report import Refinement
+from podar.compensation.statistics import checksum, moments
+from podar.errors import PodarError, first_line
+from podar.model.batches import rows, run, size
+
+PASSES = 10
+"""Passes over the inputs; fewer where `WORK` does not allow them."""
+
+WORK = 1e12
+"""Multiplications that all steps may take together, some forty seconds of one core; on other devices `FASTER` times."""
+
+FASTER = 100
+
+FEWEST = 16
+"""Where the work allows fewer steps than this, none is taken: they would move next to nothing."""
+
+SAMPLES = 64
+"""Samples a step; fewer where the activations of so many do not fit into `ACTIVATIONS`."""
+
+ACTIVATIONS = 2 << 30
+"""Bytes that the activations of one step may take, and the dense model's outputs, which are kept where they fit."""
+
+HELD = 10
+"""One sample of this many is held back: these say whether the steps did good."""
+
+STEP = 0.03
+"""A step changes a map's outputs by this share at most; it falls to zero along half a cosine."""
+
+DAMPING = 1e-2
+"""Share of the mean of the second moments' diagonal that is added to it."""
+
+WIDEST = 4096
+"""Maps with more columns have the inverse of the diagonal alone: the whole one would take longer than all steps."""
+
+MOMENTUM = 0.9
+
+RATE = 1e-3
+"""Of Adam, which moves biases and the norms' scales and offsets."""
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """A tensor on the way that is to be what it is in the dense model.
+
+    **Attributes:**
+
+    - `call`, `dense_call`: the calls that return it.
+    - `axis`: its channels. `kept`: those that the pruned model kept; None: all.
+    - `spread`: mean squared distance of the dense model's from the mean of its channel.
+    """
+
+    call: int
+    dense_call: int
+    axis: int
+    kept: Tensor | None
+    spread: float
+
+    def wanted(self, dense: Tensor) -> Tensor:
+        """What of the dense model's tensor the pruned one is to give; a copy that nobody writes into."""
+        return dense.detach().clone() if self.kept is None else dense.detach().index_select(self.axis, self.kept)
+
+
+@dataclass
+class _Map:
+    """A linear map that moves: its parameter, and what its gradient is multiplied by."""
+
+    weight: Tensor
+    form: Form
+    inverse: Tensor  # (groups, columns, columns), or (groups, 1, columns) of a diagonal
+    size: float  # root of the mean square of the outputs, over all of them
+    momentum: Tensor
+
+    def move(self, gradient: Tensor, step: float) -> None:
+        slope = self.form.matrix(gradient).float()
+        way = slope * self.inverse if self.inverse.shape[1] == 1 else slope @ self.inverse
+        length = float((way * slope).sum().clamp_min(0).sqrt())
+        if length > 0 and math.isfinite(length):
+            self.momentum.mul_(MOMENTUM).add_(way, alpha=(1 - MOMENTUM) * self.size / length)
+        self.weight.data.sub_(self.form.weight(step * self.momentum, self.weight))
+
+
+def refine(
+    pair: Pair, flow: Flow, dense_flow: Flow, batches: Sequence[Any], names: Sequence[str], seed: int
+) -> Refinement:
+    """Move the maps of the pruned model together, in place; what does no good on samples held back is taken back.
+
+    **Arguments:**
+
+    - `flow`, `dense_flow`: what follows the readings of the two models.
+    - `batches`: inputs. `names`: the maps that may move.
+    - `seed`: of the order of the steps, and of the rows of the second moments.
+    """
+    still = [n for n in names if pair.of_pruned.members.tensors[n].dtype not in (torch.float32, torch.float64)]
+    names = [n for n in names if n not in still]
+    if not names:
+        return Refinement(left="no map has weights in single or double precision" if still else "no map was solved")
+    try:
+        return _refined(pair, flow, dense_flow, batches, names, seed)
+    except PodarError as error:
+        return Refinement(left=str(error))
+    except (RuntimeError, NotImplementedError) as error:
+        return Refinement(left=f"no gradient passes through the model ({first_line(error)})")
+
+
+def _refined(
+    pair: Pair, flow: Flow, dense_flow: Flow, batches: Sequence[Any], names: Sequence[str], seed: int
+) -> Refinement:
+    ordered = sorted(batches, key=checksum)
+    few = rows(ordered[0], 0, min(8, size(ordered[0])), size(ordered[0]))
+    taps, need = _taps(pair, flow, dense_flow, few)
+    if not taps:
+        return Refinement(left="no tensor on the way can be compared with the dense model's")
+    train, held = _divided(ordered, max(4, min(SAMPLES, int(ACTIVATIONS / need))))
+    if not train or not held:
+        return Refinement(left="too few inputs")
+    each = 3 * _work(pair.pruned, pair.of_pruned, few) + _work(pair.dense, pair.of_dense, few)
+    device = next(iter(pair.of_pruned.members.tensors.values())).device
+    allowed = WORK * (1 if device.type == "cpu" else FASTER) / (each / size(few) * size(train[0]))
+    steps = int(min(PASSES * len(train), allowed))
+    if steps < min(FEWEST, PASSES * len(train)):
+        return Refinement(left=f"{FEWEST} steps would take {FEWEST / allowed * WORK:.0e} multiplications")
+    targets = _Targets(pair, taps, keep=need * sum(map(size, train)) <= ACTIVATIONS)
+    maps = _maps(pair, batches, names, seed)
+    before = _error(pair, taps, targets, held)
+    undo = [(t, t.detach().clone()) for t in _moving(pair, maps)]
+    try:
+        with _gradients([t for t, _ in undo]):
+            _walk(pair, taps, targets, train, maps, steps, seed)
+        after = _error(pair, taps, targets, held)
+    except BaseException:
+        _put_back(undo)
+        raise
+    if not after < before:
+        _put_back(undo)
+        return Refinement(before, before, 0, "no better on the samples held back")
+    return Refinement(before, after, steps)
+
+
+def _put_back(undo: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in undo:
+        tensor.data.copy_(value)
+
+
+def _divided(batches: Sequence[Any], samples: int) -> tuple[list[Any], list[Any]]:
+    """Inputs for the steps, in portions, and those that are held back."""
+    train: list[Any] = []
+    held: list[Any] = []
+    small = 0
+    for batch in batches:
+        count = size(batch)
+        for start in range(0, count, samples):
+            stop = min(start + samples, count)
+            apart = (stop - start) // HELD
+            if apart:
+                train.append(rows(batch, start, stop - apart, count))
+                held.append(rows(batch, stop - apart, stop, count))
+            else:
+                small += 1
+                (held if small % HELD == 0 else train).append(rows(batch, start, stop, count))
+    return train, held
+
+
+def _taps(pair: Pair, flow: Flow, dense_flow: Flow, few: Any) -> tuple[list[_Tap], float]:
+    """The tensors that are compared, and the bytes that the activations of one sample take, roughly."""
+    ends = {key: flow.ends[key] for key in flow.order if key in flow.ends and key in dense_flow.ends}
+    calls = calls_that_return(pair.pruned, lambda m: run(m, few), pair.of_pruned, set(ends.values()))
+    dense_calls = calls_that_return(
+        pair.dense, lambda m: run(m, few), pair.of_dense, {dense_flow.ends[key] for key in ends}
+    )
+    got = _results(pair.pruned, few, set(calls.values()))
+    wanted = _results(pair.dense, few, set(dense_calls.values()))
+    found: dict[int, _Tap] = {}
+    for key, end in ends.items():
+        call, dense_call = calls.get(end), dense_calls.get(dense_flow.ends[key])
+        if call is None or dense_call is None or call in found:
+            continue
+        tap = _tap(pair, key[0], flow, call, dense_call, got[call], wanted[dense_call])
+        if tap is not None:
+            found[call] = tap
+    need = 3 * sum(wanted[t.dense_call].numel() * 4 for t in found.values()) / size(few)
+    return list(found.values()), max(need, 1.0)
+
+
+def _tap(pair: Pair, name: str, flow: Flow, call: int, dense_call: int, got: Tensor, wanted: Tensor) -> _Tap | None:
+    """None where the two tensors cannot be compared index by index."""
+    if got.dim() != wanted.dim() or not got.is_floating_point() or got.dim() < 2:
+        return None
+    form = flow.forms[name]
+    kept = pair.kept(name, 1 - form.input_dim if form.groups == 1 else 0)
+    differ = [k for k in range(got.dim()) if got.shape[k] != wanted.shape[k]]
+    axis = 1 if isinstance(form, Convolution) else got.dim() - 1
+    if differ:
+        axis = differ[0]
+        if len(differ) > 1 or kept is None or len(kept) != got.shape[axis] or int(kept.max()) >= wanted.shape[axis]:
+            return None
+        kept = kept.to(wanted.device)
+    tap = _Tap(call, dense_call, axis, kept if differ else None, 1.0)
+    target = tap.wanted(wanted).float()
+    mean = target.mean([k for k in range(target.dim()) if k != axis], keepdim=True)
+    spread = float((target - mean).square().mean())
+    if not math.isfinite(spread) or spread <= torch.finfo(torch.float32).tiny:
+        return None
+    return _Tap(call, dense_call, axis, tap.kept, spread)
+
+
+def _results(model: nn.Module, inputs: Any, calls: set[int]) -> dict[int, Tensor]:
+    found: dict[int, Tensor] = {}
+
+    def seen(call: int, tensor: Tensor) -> None:
+        if call in calls:
+            found[call] = tensor.detach().clone()
+
+    with torch.no_grad(), Calls(seen):
+        run(model, inputs)
+    return found
+
+
+class _Targets:
+    """What the dense model gives at the taps, by portion of the inputs; kept where memory allows."""
+
+    def __init__(self, pair: Pair, taps: Sequence[_Tap], keep: bool) -> None:
+        self._dense, self._taps, self._keep = pair.dense, {t.dense_call: t for t in taps}, keep
+        self._known: dict[int, dict[int, Tensor]] = {}
+
+    def of(self, inputs: Any) -> Mapping[int, Tensor]:
+        """By call of the pruned model."""
+        known = self._known.get(id(inputs))
+        if known is not None:
+            return known
+        found: dict[int, Tensor] = {}
+
+        def seen(call: int, tensor: Tensor) -> None:
+            tap = self._taps.get(call)
+            if tap is not None:
+                found[tap.call] = tap.wanted(tensor)
+
+        with torch.no_grad(), Calls(seen):
+            run(self._dense, inputs)
+        if self._keep:
+            self._known[id(inputs)] = found  # the portions outlive this object
+        return found
+
+
+def _loss(model: nn.Module, taps: Sequence[_Tap], targets: _Targets, inputs: Any) -> Tensor:
+    """Sum over the taps of mean squared error, as a share of the spread."""
+    spreads = {t.call: t.spread for t in taps}
+    wanted = targets.of(inputs)
+    errors: list[Tensor] = []
+
+    def seen(call: int, tensor: Tensor) -> None:
+        target = wanted.get(call)
+        if target is not None:
+            errors.append((tensor - target).square().mean() / spreads[call])
+
+    with Calls(seen):
+        run(model, inputs)
+    return torch.stack(errors).sum()
+
+
+def _error(pair: Pair, taps: Sequence[_Tap], targets: _Targets, held: Sequence[Any]) -> float:
+    """Mean over the taps and the samples held back."""
+    with torch.no_grad():
+        each = [float(_loss(pair.pruned, taps, targets, inputs)) * size(inputs) for inputs in held]
+    return sum(each) / len(taps) / sum(size(inputs) for inputs in held)
+
+
+def _maps(pair: Pair, batches: Sequence[Any], names: Sequence[str], seed: int) -> dict[str, _Map]:
+    found = {}
+    for name, stats in moments(pair.pruned, batches, pair.of_pruned, set(names), seed).items():
+        weight = pair.of_pruned.members.tensors[name]
+        products = (stats.products / stats.count).float()
+        matrix = stats.form.matrix(weight).detach().float().cpu()
+        mean = products.diagonal(dim1=1, dim2=2)
+        damping = (DAMPING * mean.mean(1)).clamp_min(torch.finfo(torch.float32).tiny)
+        if products.shape[-1] > WIDEST:
+            inverse = (1 / (mean + damping.unsqueeze(1))).unsqueeze(1)
+        else:
+            damped = products + torch.diag_embed(damping.unsqueeze(1).expand_as(mean))
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        length = float(((matrix @ products) * matrix).sum().clamp_min(0).sqrt())
+        inverse = inverse.to(weight.device)
+        found[name] = _Map(weight, stats.form, inverse, length, torch.zeros_like(matrix).to(weight.device))
+    return found
+
+
+def _moving(pair: Pair, maps: Mapping[str, _Map]) -> list[Tensor]:
+    """The maps' parameters, then biases and the norms' scales and offsets."""
+    own = {id(m.weight) for m in maps.values()}
+    rest = [p for p in pair.of_pruned.members.parameters.values() if p.dim() == 1 and p.dtype == torch.float32]
+    return [m.weight for m in maps.values()] + list({id(p): p for p in rest if id(p) not in own}.values())
+
+
+@contextmanager
+def _gradients(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Gradients of these parameters can be asked for; afterwards each wants them as it did before."""
+    before = [t.requires_grad for t in tensors]
+    try:
+        for t in tensors:
+            t.requires_grad_(True)
+        with torch.enable_grad():
+            yield
+    finally:
+        for t, wanted in zip(tensors, before):
+            t.requires_grad_(wanted)
+
+
+def _walk(
+    pair: Pair,
+    taps: Sequence[_Tap],
+    targets: _Targets,
+    train: Sequence[Any],
+    maps: Mapping[str, _Map],
+    steps: int,
+    seed: int,
+) -> None:
+    tensors = _moving(pair, maps)
+    rest = [nn.Parameter(t.data) for t in tensors[len(maps) :]]  # the same memory, with gradients of their own
+    adam = torch.optim.Adam(rest or [torch.zeros(1)], lr=RATE)
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    for step in range(steps):
+        order = order or torch.randperm(len(train), generator=generator).tolist()
+        loss = _loss(pair.pruned, taps, targets, train[order.pop()])
+        gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
+        if not bool(loss.isfinite()):
+            raise PodarError("the error is not finite any more")
+        share = min(1.0, 10 * (step + 1) / steps) * (1 + math.cos(math.pi * step / steps)) / 2
+        with torch.no_grad():
+            for map_, gradient in zip(maps.values(), gradients):
+                if gradient is not None:
+                    map_.move(gradient, STEP * share)
+            for parameter, gradient in zip(rest, gradients[len(maps) :]):
+                parameter.grad = gradient
+            adam.param_groups[0]["lr"] = RATE * share
+            adam.step()
+
+
+def _work(model: nn.Module, parameters: Parameters, inputs: Any) -> float:
+    """Multiplications of the model's linear maps on some inputs."""
+    found = 0.0
+
+    def met(reading: Reading) -> None:
+        nonlocal found
+        found += reading.form.positions(reading.x, reading.weight) * reading.weight.numel()
+
+    with torch.no_grad(), Watch(parameters, met):
+        run(model, inputs)
+    return found
