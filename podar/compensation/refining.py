@@ -24,7 +24,7 @@ from podar.compensation.forms import Convolution, Form
 from podar.compensation.pair import Pair
 from podar.compensation.readings import Parameters, Reading, Watch
 from podar.compensation.report import Refinement
-from podar.compensation.statistics import checksum, moments
+from podar.compensation.statistics import moments
 from podar.errors import PodarError, first_line
 from podar.model.batches import rows, run, size
 
@@ -48,8 +48,9 @@ ACTIVATIONS = 2 << 30
 HELD = 10
 """One sample of this many is held back: these say whether the steps did good."""
 
-STEP = 0.03
-"""A step changes a map's outputs by this share at most; it falls to zero along half a cosine."""
+STEP = 0.1
+"""A step changes a map's outputs by this share of the root of the relative error at most, so that it is the smaller the
+nearer the models are; it falls to zero along half a cosine."""
 
 DAMPING = 1e-2
 """Share of the mean of the second moments' diagonal that is added to it."""
@@ -112,7 +113,7 @@ def refine(
     **Arguments:**
 
     - `flow`, `dense_flow`: what follows the readings of the two models.
-    - `batches`: inputs. `names`: the maps that may move.
+    - `batches`: inputs, in an order that hangs on their values alone. `names`: the maps that may move.
     - `seed`: of the order of the steps, and of the rows of the second moments.
     """
     still = [n for n in names if pair.of_pruned.members.tensors[n].dtype not in (torch.float32, torch.float64)]
@@ -130,12 +131,11 @@ def refine(
 def _refined(
     pair: Pair, flow: Flow, dense_flow: Flow, batches: Sequence[Any], names: Sequence[str], seed: int
 ) -> Refinement:
-    ordered = sorted(batches, key=checksum)
-    few = rows(ordered[0], 0, min(8, size(ordered[0])), size(ordered[0]))
+    few = rows(batches[0], 0, min(8, size(batches[0])), size(batches[0]))
     taps, need = _taps(pair, flow, dense_flow, few)
     if not taps:
         return Refinement(left="no tensor on the way can be compared with the dense model's")
-    train, held = _divided(ordered, max(4, min(SAMPLES, int(ACTIVATIONS / need))))
+    train, held = _divided(batches, max(4, min(SAMPLES, int(ACTIVATIONS / need))))
     if not train or not held:
         return Refinement(left="too few inputs")
     each = 3 * _work(pair.pruned, pair.of_pruned, few) + _work(pair.dense, pair.of_dense, few)
@@ -150,7 +150,7 @@ def _refined(
     undo = [(t, t.detach().clone()) for t in _moving(pair, maps)]
     try:
         with _gradients([t for t, _ in undo]):
-            _walk(pair, taps, targets, train, maps, steps, seed)
+            _walk(pair, taps, targets, train, maps, steps, STEP * math.sqrt(min(before, 1.0)), seed)
         after = _error(pair, taps, targets, held)
     except BaseException:
         _put_back(undo)
@@ -336,6 +336,7 @@ def _walk(
     train: Sequence[Any],
     maps: Mapping[str, _Map],
     steps: int,
+    largest: float,
     seed: int,
 ) -> None:
     tensors = _moving(pair, maps)
@@ -353,7 +354,7 @@ def _walk(
         with torch.no_grad():
             for map_, gradient in zip(maps.values(), gradients):
                 if gradient is not None:
-                    map_.move(gradient, STEP * share)
+                    map_.move(gradient, largest * share)
             for parameter, gradient in zip(rest, gradients[len(maps) :]):
                 parameter.grad = gradient
             adam.param_groups[0]["lr"] = RATE * share

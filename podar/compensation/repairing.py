@@ -73,7 +73,7 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, refine: bool
     print(podar.compensate(model, dense, pictures))
     ```
     """
-    batches = first_batches(inputs, dense)
+    batches = sorted(first_batches(inputs, dense), key=checksum)  # their order is to change nothing
     useless = monotonous(batches)
     if useless is not None:
         return Compensation((), failed=useless)
