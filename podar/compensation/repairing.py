@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from podar.compensation.flow import After, follow
 from podar.compensation.forms import Convolution
-from podar.compensation.inputs import first_batches, monotonous, ready, running
+from podar.compensation.inputs import Read, first_batches, monotonous, ready, running
 from podar.compensation.pair import Pair
 from podar.compensation.readings import Key, Parameters, Reading
 from podar.compensation.refining import refine as moved_together
@@ -73,7 +73,7 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, refine: bool
     print(podar.compensate(model, dense, pictures))
     ```
     """
-    batches = sorted(first_batches(inputs, dense), key=checksum)  # their order is to change nothing
+    batches = Read(sorted(first_batches(inputs, dense), key=checksum))  # their order is to change nothing
     useless = monotonous(batches)
     if useless is not None:
         return Compensation((), failed=useless)
