@@ -68,10 +68,20 @@ def _read(file: Path) -> Any:
         refuse_outside(file)
     else:
         refuse_sidecar(file, file.with_suffix(".bin"))
+        with file.open("rb") as opened:
+            begins = opened.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not begins.startswith(b"<"):  # OpenVINO goes by what a file holds, and reads ten other formats
+            raise PodarError(f"{file} is no XML, which OpenVINO's files are: name other formats by their own suffix.")
     try:
         return require("openvino", extra="openvino").Core().read_model(str(file))
     except Exception as error:  # its errors share no base class
-        raise PodarError(f"{file} is not a model that OpenVINO can open: {first_line(error)}.") from error
+        raise PodarError(f"{file} is not a model that OpenVINO can open: {_said(error)}.") from error
+
+
+def _said(error: Exception) -> str:
+    """What OpenVINO says went wrong, without the places in its source that come first."""
+    lines = [line for line in str(error).splitlines() if not line.startswith(("Exception from", "Check '"))]
+    return " ".join(" ".join(lines).split())[:300].rstrip(".") or first_line(error)
 
 
 def count_weights(file: Path) -> int:

@@ -201,3 +201,22 @@ def test_graphs_inside_graphs_are_read_without_end(tmp_path: Path) -> None:
         graph = field(1, field(5, field(6, graph)))
     (tmp_path / "m.onnx").write_bytes(field(7, graph))
     assert stored(tmp_path / "m.onnx") == []
+
+
+@pytest.mark.parametrize("location", ["w.bin", "../secret.bin", None])
+def test_another_format_under_the_name_of_openvino_s_is_refused(home: Path, location: str | None) -> None:
+    """OpenVINO looks at what a file holds: what is asked of an ONNX file would not be asked of this one."""
+    pytest.importorskip("openvino")
+    named = write(home / "m.xml", location)
+    for act in (lambda: podar.measure(named, X, seconds=0.05), lambda: bench_models([str(named)], seconds=0.05)):
+        with pytest.raises(PodarError, match=r"m\.xml is no XML, which OpenVINO's files are") as caught:
+            act()
+        assert "\n" not in str(caught.value)
+
+
+def test_why_openvino_cannot_open_a_file_is_what_it_says_and_not_where(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "m.xml").write_text("<net version='11'><layers><layer/></layers></net>")
+    with pytest.raises(PodarError, match="mandatory attribute") as caught:
+        podar.measure(tmp_path / "m.xml", X, seconds=0.05)
+    assert "Exception from" not in str(caught.value) and "\n" not in str(caught.value)
