@@ -318,9 +318,9 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
     ```
     """
     model = bare(model)
-    refuse_quantized(model)
     try:
         members = Members(model)
+        refuse_quantized(members.parameters)
         record = observe(model, example_inputs, members)
     except Exception as error:
         if isinstance(error, PodarError):

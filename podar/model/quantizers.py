@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from podar.errors import PodarError
 
@@ -37,13 +38,16 @@ def is_by_index(module: nn.Module) -> bool:
     return not by_group and not getattr(config, "range_learning", False)
 
 
-def refuse_quantized(model: nn.Module) -> None:
+def refuse_quantized(parameters: Mapping[str, Tensor]) -> None:
     """Refuse weights that hold whole numbers in a tensor of torchao's own, which no operator of torch cuts.
+
+    **Arguments:** `parameters`: those of the model, by name.
 
     **Raises:** `PodarError` that names the first.
     """
-    for name, tensor in model.named_parameters():
-        if type(tensor).__module__.startswith("torchao."):
+    foreign = {kind for kind in set(map(type, parameters.values())) if kind.__module__.startswith("torchao.")}
+    for name, tensor in parameters.items() if foreign else ():
+        if type(tensor) in foreign:
             raise PodarError(
                 f"{name} is quantised ({type(tensor).__name__} of torchao), and what is quantised cannot be cut: prune "
                 "the model before quantize_, and quantise what remains"
