@@ -1,4 +1,4 @@
-"""Sees which parameters a model multiplies activations with through weights that it computes from them."""
+"""Sees which parameters a model reads in other ways than whole: through weights computed from them, or by rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from podar.compensation.readings import Parameters
 from podar.model.tensors import tensors_in
 
 CONTRACTIONS = {"mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+LOOKUPS = {"embedding", "embedding_bag", "_embedding_bag", "_embedding_bag_forward_only", "index", "index_select"}
 
 
 class Computed:
@@ -17,11 +18,13 @@ class Computed:
 
     **Attributes:**
 
+    - `looked_up`: names of the parameters of which rows are looked up.
     - `found`: names of the parameters that an operator contracted with activations, changed or in part.
     """
 
     def __init__(self, parameters: Parameters) -> None:
         self.found: set[str] = set()
+        self.looked_up: set[str] = set()
         self._made_of = WeakTensorKeyDictionary()  # of tensors without activations: the parameters in them
         for name, tensor in parameters.members.tensors.items():
             if tensor not in self._made_of:
@@ -30,9 +33,12 @@ class Computed:
     def done(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
         """An operator gave `out`."""
         known = [self._made_of.get(tensor) for tensor in tensors_in(args)]
+        operator = getattr(func, "__name__", "").partition(".")[0]
+        if operator in LOOKUPS and known and known[0]:
+            self.looked_up |= known[0]
         names = set[str]().union(*(own for own in known if own is not None))
         if None not in known:
             for tensor in tensors_in(out):
                 self._made_of[tensor] = names
-        elif names and getattr(func, "__name__", "").partition(".")[0] in CONTRACTIONS:
+        elif names and operator in CONTRACTIONS:
             self.found |= names

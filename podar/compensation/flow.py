@@ -94,7 +94,7 @@ class Flow:
     **Attributes:**
 
     - `order`: the readings. `after`: what follows each.
-    - `computed`: parameters that are read through computed weights.
+    - `computed`: parameters that are read through computed weights. `looked_up`: those of which rows are.
     - `ends`: by reading, the number of the operator whose result is the last that hangs on its output alone: its own,
       its norm's, the sum's into which it flows, or that of the ReLU behind these.
     - `forms`: how each parameter is read, by its name.
@@ -105,6 +105,7 @@ class Flow:
     computed: set[str] = field(default_factory=set)
     ends: dict[Key, int] = field(default_factory=dict)
     forms: dict[str, Form] = field(default_factory=dict)
+    looked_up: set[str] = field(default_factory=set)
 
     @property
     def awaited(self) -> set[int]:
@@ -228,7 +229,7 @@ class _Tracker:
                 self.sums.append(_Sum(branch, own, other, number))
 
     def finish(self) -> Flow:
-        self.flow.computed = self.computed.found
+        self.flow.computed, self.flow.looked_up = self.computed.found, self.computed.looked_up
         for met in self.sums:
             if self.readers.get(met.own) == 1:  # nobody else reads the branch, so it may hold what the other one lost
                 after = self.flow.after[met.branch.key]

@@ -40,6 +40,9 @@ SPARSE = 0.1
 NOT_WHOLE = "no convolution or product reads it as a whole"
 """Why a parameter is left that weights are computed from, or of which a part is read."""
 
+TABLE = "rows of it are looked up, too: an embedding is tied to it"
+"""Why a head is left whose weight is an embedding's: solved anew it would change what every layer is given."""
+
 Run = Callable[[nn.Module], Any]
 
 
@@ -169,7 +172,7 @@ class _Repair:
             return
         reading = walks[0][0].at
         assert reading is not None
-        reason = unsolvable(reading, walks[0][1].at)
+        reason = TABLE if name in self.flow.looked_up else unsolvable(reading, walks[0][1].at)
         if reason is None:
             samples = [*self.earlier.pop(name, ()), *self._samples(key, walks)]
             last = number + 1 == self.calls[name]

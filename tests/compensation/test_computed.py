@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -66,3 +68,29 @@ def test_what_is_computed_or_read_in_part_is_named() -> None:
     graph = podar.trace(model, X[:1])
     left = worth(graph, model, X, unit_scores(graph)).left
     assert "scaled.weight" in left["embed"]
+
+
+class Tied(nn.Module):
+    """A small language model whose head is its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.up, self.down = nn.Embedding(30, 16), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        x = x + self.down(torch.relu(self.up(x)))
+        return x @ self.embed.weight.t()
+
+
+def test_a_head_that_is_an_embedding_stays_as_it_is() -> None:
+    dense = Tied().eval()
+    tokens = torch.randint(0, 30, (64, 12), generator=torch.Generator().manual_seed(1))
+    model = copy.deepcopy(dense)
+    result = podar.prune(model, tokens[:1], "params=0.7", data=tokens)
+    assert result.compensation is not None and not result.compensation.failed
+    left = {c.name: c.left for c in result.compensation.consumers}
+    assert "tied" in str(left["embed.weight"]) and set(left) == {"embed.weight", "up.weight", "down.weight"}
+    kept = model.get_parameter("embed.weight")
+    assert all(any(torch.equal(column, own) for own in dense.embed.weight.T) for column in kept.T)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import podar
 from podar.compensation.computed import Computed
 from podar.compensation.readings import Parameters, Reading, Watch
-from podar.compensation.repairing import NOT_WHOLE, unsolvable
+from podar.compensation.repairing import NOT_WHOLE, TABLE, unsolvable
 from podar.model.batches import run
 from tests.zoo.models import FURTHER, NAMES, build
 from tests.zoo.run import one
@@ -76,12 +76,13 @@ def covered(source: str, name: str, target: str) -> dict[str, Any]:
 
 def solvable(pruned: nn.Module, dense: nn.Module, inputs: Any) -> dict[str, str | None]:
     """Each parameter that reads something, and why `podar.compensate` leaves it as it is; None where it is solved."""
-    (own, computed), (other, _) = _readings(pruned, inputs), _readings(dense, inputs)
-    return dict.fromkeys(computed, NOT_WHOLE) | {n: unsolvable(reading, other.get(n)) for n, reading in own.items()}
+    (own, computed, tables), (other, _, _) = _readings(pruned, inputs), _readings(dense, inputs)
+    found = dict.fromkeys(computed, NOT_WHOLE) | {n: unsolvable(reading, other.get(n)) for n, reading in own.items()}
+    return found | dict.fromkeys(tables & own.keys(), TABLE)
 
 
-def _readings(model: nn.Module, inputs: Any) -> tuple[dict[str, Reading], set[str]]:
-    """The readings of a model, and the parameters that it reads through computed weights."""
+def _readings(model: nn.Module, inputs: Any) -> tuple[dict[str, Reading], set[str], set[str]]:
+    """The readings of a model, and the parameters that it reads through computed weights, or looks up."""
     found: dict[str, Reading] = {}
     parameters = Parameters(model)
 
@@ -96,7 +97,7 @@ def _readings(model: nn.Module, inputs: Any) -> tuple[dict[str, Reading], set[st
 
     with torch.no_grad(), Watch(parameters, met, done):
         run(model, inputs)
-    return found, computed.found
+    return found, computed.found, computed.looked_up
 
 
 def _output(module: nn.Module) -> int | None:
