@@ -38,6 +38,9 @@ PASSES = 4
 """An operator that belongs to no layer takes at most as long as so many copies of what it moves; what a model takes
 beyond that is its layers', which in the model are a little slower than alone."""
 
+SLOWER = 1.25
+"""The layers of a model take at most so many times what they take alone; what is left over, each run takes."""
+
 LEAST = 0.02
 """Share of what a layer takes alone that is its own at least, whatever entering and leaving the runtime take."""
 
@@ -132,9 +135,11 @@ class Prices:
         tabled = table.layers.get(self._whole, total)  # of another device perhaps nobody measured the whole
         self.dense_ms = now or tabled
         today = self.dense_ms / max(tabled, TINY)  # the machine's speed, and its own when the table was made
-        rest = min(max(0.0, tabled - total), self._rest_dense * moving(first, table.layers) * PASSES)
-        self.scale = today * (tabled - rest) / max(total, TINY)
-        self.rest_ms = today * (rest if total else tabled)
+        fixed = min(tabled, run_alone(table.layers)) if total else 0.0
+        rest = min(max(0.0, tabled - fixed - total), self._rest_dense * moving(first, table.layers) * PASSES)
+        scale = min(SLOWER, (tabled - fixed - rest) / max(total, TINY))
+        self.scale, self.rest_ms = today * scale, today * (rest if total else tabled)
+        self.fixed_ms = self.dense_ms - self.scale * total - self.rest_ms
 
     def layers(self, graph: Graph) -> Layers:
         """The fused layers of a graph."""
@@ -178,7 +183,9 @@ class Prices:
         return Found(self.dense_ms, predicted, measured, own.runtime, own.threads, own.processor)
 
     def _rest(self, layers: Layers, left: Shares) -> float:
-        return self.rest_ms * layers.rest(left) / self._rest_dense if self._rest_dense else self.rest_ms
+        """Milliseconds of what belongs to no layer, and of each run whatever it computes."""
+        rest = self.rest_ms * layers.rest(left) / self._rest_dense if self._rest_dense else self.rest_ms
+        return rest + self.fixed_ms
 
     def _grid(self, layers: Layers) -> Grid:
         """The layers of a model at the widths of the grid."""
@@ -254,6 +261,8 @@ def grid_widths(place: Place, shares: Sequence[float]) -> tuple[list[int], list[
 def files_for(layers: Iterable[Layer]) -> dict[str, tuple[Layer, int]]:
     """What has to be timed for these layers, by name: the layers, and for each shape what entering and leaving take."""
     found: dict[str, tuple[Layer, int]] = {}
+    for times, name in ((1, "{}"), (2, "2 times {}")):
+        found[name.format(_through(()))] = (_through(()), times)
     for layer in layers:
         found[str(layer)] = (layer, 1)
         for shape in (layer.input, layer.output):
@@ -280,9 +289,15 @@ def own_time(layer: Layer, took: Mapping[str, float]) -> float:
 
 
 def _border(through: Layer, took: Mapping[str, float]) -> float:
-    """What it takes to enter the runtime with a shape and to leave it with the same."""
-    once = took[str(through)]
-    return min(once, max(0.0, 2 * once - took[f"2 times {through}"]))
+    """What it takes to enter the runtime with a shape and to leave it with the same: no less than an empty run."""
+    once, least = took[str(through)], run_alone(took)
+    return min(once, max(least, 2 * once - took[f"2 times {through}"]))
+
+
+def run_alone(took: Mapping[str, float]) -> float:
+    """Milliseconds that a run takes which computes next to nothing; 0 where none was timed."""
+    name = str(_through(()))
+    return max(0.0, 2 * took[name] - took[f"2 times {name}"]) if name in took else 0.0
 
 
 def moving(layers: Layers, took: Mapping[str, float]) -> float:

@@ -29,6 +29,9 @@ from podar.runtimes.torch import as_for_serving
 
 ONNX = ".onnx"
 
+LAYER_SECONDS = 2.0
+"""How long a portion of layers is timed at least: small ones, which other programs disturb most, are run often."""
+
 TINY = 1e-6
 """No run takes less: milliseconds."""
 
@@ -58,8 +61,9 @@ class Serving:
         for part in portions(sizes):
             with tempfile.TemporaryDirectory(prefix="podar-latency-") as folder, as_for_serving(_NOTHING, self.threads):
                 laps = {name: self._layer(*layers[name], Path(folder) / f"{k}{ONNX}") for k, name in enumerate(part)}
-                times = self.in_turn([beside, *laps.values()])
-                found |= {name: beside_ms * own / max(times[0], TINY) for name, own in zip(laps, times[1:])}
+                times = rounds({"": beside, **laps}, self.threads, LAYER_SECONDS)
+                speed = beside_ms / max(quick(times.pop("")), TINY)
+                found |= {name: speed * quick(own) for name, own in times.items()}
         return found
 
     def _layer(self, layer: Layer, times: int, file: Path) -> Lap:
