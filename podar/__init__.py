@@ -28,6 +28,7 @@ __all__ = [
     "measure",
     "plan",
     "prune",
+    "quantize",
     "save",
     "sensitivity",
     "sparsify",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from podar.plans.surgery import apply, mask
     from podar.pruning.group_curves import sensitivity
     from podar.pruning.pipeline import plan, prune
+    from podar.quantization import quantize
     from podar.recover import distill, finetune
     from podar.sparse import bake, sparsify, sparsity
     from podar.tickets import find_ticket
@@ -69,6 +71,7 @@ _HOME = {
     "measure": "podar.measuring",
     "plan": "podar.pruning.pipeline",
     "prune": "podar.pruning.pipeline",
+    "quantize": "podar.quantization",
     "save": "podar.plans.saving",
     "sensitivity": "podar.pruning.group_curves",
     "sparsify": "podar.sparse",
@@ -77,7 +80,7 @@ _HOME = {
 }
 
 # Rooms that examples call by their path, as in podar.sparse.gradual(model, 0.9).
-_ROOMS = {"criteria", "data", "demo", "pruning", "recover", "sparse"}
+_ROOMS = {"criteria", "data", "demo", "pruning", "quantization", "recover", "sparse"}
 
 
 def __getattr__(name: str) -> Any:

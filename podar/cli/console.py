@@ -108,8 +108,37 @@ def headline(summary: Mapping[str, Any]) -> Iterator[Any]:
     if latency:
         threads = "one thread" if latency["threads"] == 1 else f"{latency['threads']} threads"
         yield Text(f"Latency in {latency['runtime']}, {threads}, dense and pruned in turn.", style="dim")
+    if "quantize" in summary:
+        yield encodings(summary["quantize"])
     for note in summary.get("notes", ()):
         yield Text(note, style="dim")
+
+
+def encodings(found: Mapping[str, Any]) -> Table:
+    """Every encoding that quantizing built and timed, and what was timed beside them."""
+    from podar.reports import numbers
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("encoding", overflow="fold")
+    for name in ("size", "accuracy", "agreement", "error", "latency", "times as fast"):
+        table.add_column(name, justify="right")
+    floating = found["table"][0]["latency_ms"]
+    for row in found["table"]:
+        if row["reason"]:
+            table.add_row(row["encoding"], Text(row["reason"], style="dim"))
+            continue
+        shares = (row[key] for key in ("accuracy", "agreement"))
+        table.add_row(
+            Text(row["encoding"], style="bold" if row["encoding"] == found["encoding"] else ""),
+            numbers.size(row["bytes"]),
+            *("–" if share is None else numbers.percent(share) for share in shares),
+            "broken" if row["error"] is None else f"{row['error']:.3f}",
+            numbers.milliseconds(row["latency_ms"]),
+            Text(f"{row['ratio']:.2f}×", style="" if row["keeps"] else "yellow"),
+        )
+    for name, latency in found["beside"].items():
+        table.add_row(name, "", "", "", "", numbers.milliseconds(latency), f"{floating / latency:.2f}×")
+    return table
 
 
 def measured(lines: Sequence[Mapping[str, Any]]) -> Iterator[Any]:

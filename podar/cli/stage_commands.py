@@ -43,6 +43,12 @@ class Typed:
     option: str
     flag: Flag
     field: FieldInfo
+    follows: bool = False  # another stage, whose command this is
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for its stage, which is left out where it is not given."""
+        return self.follows and self.flag.asks is not None
 
     @property
     def several(self) -> bool:
@@ -59,7 +65,7 @@ class Typed:
         kind = (
             list[str] if self.several else plain[0] if plain[0] in (bool, int, float, str) and len(plain) == 1 else str
         )
-        default: Any = None if self.several else self.field.default
+        default: Any = None if self.several or self.asks else self.field.default
         told: dict[str, Any] = {"help": self.flag.help, "metavar": self.flag.metavar}
         if self.flag.choices is not None:
             told["autocompletion"] = _completion(self.flag.choices)
@@ -69,7 +75,8 @@ class Typed:
         if kind in (int, float):
             least = next((m.ge for m in self.field.metadata if isinstance(m, annotated_types.Ge)), None)
             told["min"] = self.flag.least if self.flag.least is not None else least
-        name = self.flag.name or f"--{self.option.replace('_', '-')}"
+        own = self.flag.name or f"--{self.option.replace('_', '-')}"
+        name = (self.flag.asks or own) if self.follows else own
         if kind is bool and default is None:  # neither is what happens where nothing is said
             both = f"{name}/--no-{name.removeprefix('--')}"
             return parameter(self.option, Annotated[bool | None, typer.Option(both, **told)], None)
@@ -106,7 +113,8 @@ def command(name: str) -> Any:
 def _callback(stage: Stage) -> Callable[..., None]:
     """The function of a command, with the signature from which Typer makes its flags."""
     parts = [stage, *(stages()[name] for name in stage.then)]
-    typed = {option.option: option for part in reversed(parts) for option in options_of(part)}
+    each = {part.name: options_of(part, follows=part is not stage) for part in parts}
+    typed = {option.option: option for part in reversed(parts) for option in each[part.name]}
 
     def callback(**given: Any) -> None:
         from podar.runs import recipe
@@ -114,6 +122,8 @@ def _callback(stage: Stage) -> Callable[..., None]:
 
         asked = []
         for part in parts:
+            if any(option.asks and given[option.option] is None for option in each[part.name]):
+                continue
             own = {name: option.value(given[name]) for name, option in typed.items() if option.stage is part}
             if (options := part.options.from_flags(own, given["data"])) is not None:
                 asked.append({part.name: options})
@@ -129,7 +139,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
     own = [
         (option.flag.rank, option.parameter())
         for part in parts
-        for option in options_of(part)
+        for option in each[part.name]
         if typed[option.option] == option
     ]
     parameters = [parameter for _, parameter in sorted([*run, *own], key=lambda ranked: ranked[0])]
@@ -138,13 +148,13 @@ def _callback(stage: Stage) -> Callable[..., None]:
     return callback
 
 
-def options_of(stage: Stage) -> list[Typed]:
-    """The options of a stage that stand on the command line."""
+def options_of(stage: Stage, follows: bool = False) -> list[Typed]:
+    """The options of a stage that stand on the command line. `follows`: of another stage, whose command it is."""
     found = []
     for name, field in stage.options.model_fields.items():
         flag = next((told for told in field.metadata if isinstance(told, Flag)), None)
         if flag is not None:
-            found.append(Typed(stage, name, flag, field))
+            found.append(Typed(stage, name, flag, field, follows))
     return found
 
 

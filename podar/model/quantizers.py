@@ -52,3 +52,17 @@ def refuse_quantized(parameters: Mapping[str, Tensor]) -> None:
                 f"{name} is quantised ({type(tensor).__name__} of torchao), and what is quantised cannot be cut: prune "
                 "the model before quantize_, and quantise what remains"
             )
+
+
+def refuse_already(model: nn.Module) -> None:
+    """Refuse a model that computes in whole numbers already, or holds such weights: it cannot be quantised again.
+
+    **Raises:** `PodarError` that names the first.
+    """
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind.__module__.startswith("torch.ao.nn.") and "quantized" in kind.__module__:
+            raise PodarError(f"{name} is quantised already ({kind.__name__}): give the float model that it came from.")
+    for name, tensor in model.named_parameters():
+        if type(tensor).__module__.startswith("torchao."):
+            raise PodarError(f"{name} is quantised already ({type(tensor).__name__} of torchao): give the float model.")

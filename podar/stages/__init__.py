@@ -120,6 +120,8 @@ class Flag:
     - `least`: the smallest number; where there is none, that of the option itself.
     - `rank`: where the flag stands in the help: 1 before --data, 2 right behind it, from 5 on behind --trust.
     - `argument`: it is no flag: its values are written without a name.
+    - `asks`: what it is called in the commands of stages that this one follows. There it asks for the stage, which is
+      left out where it is not given.
     """
 
     help: str
@@ -130,6 +132,7 @@ class Flag:
     least: float | None = None
     rank: int = 3
     argument: bool = False
+    asks: str | None = None
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def _widths(record: RunRecord) -> str:
     changes_model=True,
     fact="target",
     command="Prune a model, recover its accuracy, export it, measure it before and after, and report.",
-    then=("finetune", "export", "measure"),
+    then=("finetune", "export", "measure", "quantize"),
     sections=(Section(50, _widths),),
 )
 def prune(job: Job, options: _Target) -> Finding:

@@ -100,7 +100,7 @@ class Sparsify(StageOptions):
     changes_model=True,
     fact="sparsify",
     command="Make most weights zero, recover the accuracy, write a small checkpoint, and report.",
-    then=("finetune", "export", "measure"),
+    then=("finetune", "export", "measure", "quantize"),
 )
 def sparsify(job: Job, options: Sparsify) -> Finding:
     """Make the least weights zero; where a schedule is given, fine-tuning will."""

@@ -1,0 +1,45 @@
+"""Layers left out by sensitivity: one at a time back to float, ranked by what each gives, until the budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from podar.quantization.result import Row
+
+_MOST = 64  # layers that are tried one by one; of longer networks, ever so many neighbours at a time
+
+
+def left_out_until(
+    layers: Sequence[str], judged: Callable[[Sequence[str]], Row], told: Callable[[int, int], None]
+) -> tuple[str, ...] | None:
+    """Find layers whose return to float lets an encoding keep the budget.
+
+    Each layer alone is put back first; those whose return leaves the smallest error then go back together, the best
+    first, one more each time.
+
+    **Arguments:** `judged(left_out)`: builds the encoding without these layers. `told(done, total)`: progress.
+
+    **Returns:** the layers, or None where nothing helps before all are float.
+    """
+    pieces = _pieces(layers)
+    errors: list[float] = []
+    for at, piece in enumerate(pieces):
+        told(at, len(pieces))
+        row = judged(piece)
+        if row.keeps:
+            return tuple(piece)
+        errors.append(float("inf") if row.error is None else row.error)
+    ranked = [pieces[at] for at in sorted(range(len(pieces)), key=errors.__getitem__)]
+    gone: list[str] = list(ranked[0]) if ranked else []
+    for at, piece in enumerate(ranked[1:-1]):
+        told(at, len(ranked))
+        gone += piece
+        if judged(gone).keeps:
+            return tuple(gone)
+    return None
+
+
+def _pieces(layers: Sequence[str]) -> list[Sequence[str]]:
+    """Neighbouring layers together, so that there are not too many to try."""
+    several = -(-len(layers) // _MOST)
+    return [layers[k : k + several] for k in range(0, len(layers), several)] if layers else []
