@@ -51,6 +51,11 @@ class Typed:
         return self.follows and self.flag.asks is not None
 
     @property
+    def key(self) -> str:
+        """Its name among the command's parameters: an option that asks for its stage has one of its own."""
+        return (self.flag.asks or "").strip("-").replace("-", "_") if self.asks else self.option
+
+    @property
     def several(self) -> bool:
         """Whether it may be given more than once, or has several values."""
         return get_origin(self.field.annotation) in (tuple, dict)
@@ -71,7 +76,7 @@ class Typed:
             told["autocompletion"] = _completion(self.flag.choices)
         if self.flag.argument:
             annotation: Any = Annotated[kind | None, typer.Argument(show_default=False, **told)]
-            return parameter(self.option, annotation, default)
+            return parameter(self.key, annotation, default)
         if kind in (int, float):
             least = next((m.ge for m in self.field.metadata if isinstance(m, annotated_types.Ge)), None)
             told["min"] = self.flag.least if self.flag.least is not None else least
@@ -79,11 +84,11 @@ class Typed:
         name = (self.flag.asks or own) if self.follows else own
         if kind is bool and default is None:  # neither is what happens where nothing is said
             both = f"{name}/--no-{name.removeprefix('--')}"
-            return parameter(self.option, Annotated[bool | None, typer.Option(both, **told)], None)
+            return parameter(self.key, Annotated[bool | None, typer.Option(both, **told)], None)
         if kind is bool:
-            return parameter(self.option, Annotated[bool, typer.Option(name, **told)], default != self.switches_off)
+            return parameter(self.key, Annotated[bool, typer.Option(name, **told)], default != self.switches_off)
         return parameter(
-            self.option, Annotated[kind if default is not None else kind | None, typer.Option(name, **told)], default
+            self.key, Annotated[kind if default is not None else kind | None, typer.Option(name, **told)], default
         )
 
     def value(self, typed: Any) -> Any:
@@ -114,7 +119,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
     """The function of a command, with the signature from which Typer makes its flags."""
     parts = [stage, *(stages()[name] for name in stage.then)]
     each = {part.name: options_of(part, follows=part is not stage) for part in parts}
-    typed = {option.option: option for part in reversed(parts) for option in each[part.name]}
+    typed = {option.key: option for part in reversed(parts) for option in each[part.name]}
 
     def callback(**given: Any) -> None:
         from podar.runs import recipe
@@ -122,9 +127,9 @@ def _callback(stage: Stage) -> Callable[..., None]:
 
         asked = []
         for part in parts:
-            if any(option.asks and given[option.option] is None for option in each[part.name]):
+            if any(option.asks and given[option.key] is None for option in each[part.name]):
                 continue
-            own = {name: option.value(given[name]) for name, option in typed.items() if option.stage is part}
+            own = {option.option: option.value(given[key]) for key, option in typed.items() if option.stage is part}
             if (options := part.options.from_flags(own, given["data"])) is not None:
                 asked.append({part.name: options})
         planned = {
@@ -140,7 +145,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
         (option.flag.rank, option.parameter())
         for part in parts
         for option in each[part.name]
-        if typed[option.option] == option
+        if typed[option.key] == option
     ]
     parameters = [parameter for _, parameter in sorted([*run, *own], key=lambda ranked: ranked[0])]
     callback.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
