@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def _importances(incomplete: str) -> list[str]:
+    from podar.criteria import CRITERIA
     from podar.pruning.options import RECONSTRUCTION
-    from podar.stages._flags import importances
 
-    return [name for name in (RECONSTRUCTION, *importances()) if name.startswith(incomplete)]
+    return [name for name in (RECONSTRUCTION, *CRITERIA) if name.startswith(incomplete)]
 
 
 @app.command()

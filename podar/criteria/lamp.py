@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from podar.criteria.register import criterion, prunable
+from podar.criteria.register import criterion
+from podar.model.members import Members
 
 
 @criterion("lamp")
@@ -18,7 +19,7 @@ def lamp(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Tens
     are not scored.
     """
     scores = {}
-    for name, p in prunable(model).items():
+    for name, p in Members(model).floating.items():
         if p.dim() < 2:
             continue
         squares = p.flatten().float().square()

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from podar.errors import QUOTED, PodarError, UsageError, did_you_mean
-from podar.model.members import Members
 from podar.model.wrappers import unwrapped
 
 Scores = Mapping[str, Tensor]
@@ -151,11 +150,6 @@ def score(importance: str | Scorer | Criterion, model: nn.Module, data: Any = No
                 "a scorer returns one value an element"
             )
     return scores
-
-
-def prunable(model: nn.Module) -> dict[str, Tensor]:
-    """Floating-point parameters by name, detached, each once."""
-    return {n: p.detach() for n, p in Members(model).parameters.items() if p.is_floating_point()}
 
 
 def generator_for(tensor: Tensor, seed: int) -> torch.Generator:

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from podar.criteria.register import PerParameter, Scorer, named, prunable, score
+from podar.criteria.register import PerParameter, Scorer, named, score
 from podar.errors import PodarError
 from podar.graph.graph import Graph
 from podar.model.fast_loops import BLOCK, Sums, square_sums, squared
+from podar.model.members import Members
 
 
 def scored_units(
@@ -61,14 +62,14 @@ def unit_scores(graph: Graph, scores: Mapping[str, Tensor] | None = None) -> NDA
     traced.
     """
     if scores is None:
-        return _sum(graph, PerParameter(prunable(graph.model), squared))
+        return _sum(graph, PerParameter(Members(graph.model).floating, squared))
     total = _sum(graph, scores)
     touched = np.zeros(len(graph.families) + 1, dtype=bool)
     touched[graph.families.family_of[:-1][total != 0]] = True
     untouched = np.flatnonzero(~touched[:-1]).tolist()
     if untouched:
         needed = {n for k in untouched for n, _ in graph.families.members[k]}
-        own = {n: t for n, t in prunable(graph.model).items() if n in needed}
+        own = {n: t for n, t in Members(graph.model).floating.items() if n in needed}
         other = _sum(graph, PerParameter(own, squared))
         for k in untouched:
             units = graph.families[k].units

@@ -8,20 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from podar.criteria.register import PerParameter, Scores, criterion, generator_for, prunable
+from podar.criteria.register import PerParameter, Scores, criterion, generator_for
 from podar.model.fast_loops import squared
+from podar.model.members import Members
 
 
 @criterion("magnitude")
 def magnitude(model: nn.Module, data: Any = None, loss: Any = None) -> Scores:
     """Squared weights: over a unit's slices they sum to its squared L2 norm (Li et al., 2017; Fang et al., 2023)."""
-    return PerParameter(prunable(model), squared)
+    return PerParameter(Members(model).floating, squared)
 
 
 @criterion("magnitude-l1")
 def magnitude_l1(model: nn.Module, data: Any = None, loss: Any = None) -> Scores:
     """Absolute weights: summed over a unit's slices they are its L1 norm (Li et al., 2017)."""
-    return PerParameter(prunable(model), torch.abs)
+    return PerParameter(Members(model).floating, torch.abs)
 
 
 @criterion("bn-scale")
@@ -43,5 +44,5 @@ def random(model: nn.Module, data: Any = None, loss: Any = None) -> dict[str, Te
     seed = int(torch.randint(2**62, ()).item())
     return {
         n: torch.rand(p.shape, generator=generator_for(p, seed + k), device=p.device)
-        for k, (n, p) in enumerate(prunable(model).items())
+        for k, (n, p) in enumerate(Members(model).floating.items())
     }

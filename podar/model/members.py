@@ -81,6 +81,11 @@ class Members:
         return dict(_first(list(self._all_parameters.items())))
 
     @cached_property
+    def floating(self) -> dict[str, Tensor]:
+        """The parameters that hold floating-point numbers, detached, each under its first name alone."""
+        return {name: p.detach() for name, p in self.parameters.items() if p.is_floating_point()}
+
+    @cached_property
     def _all_parameters(self) -> dict[str, nn.Parameter]:
         return self._inside("_parameters")
 

@@ -52,7 +52,6 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         try:
             for step in plan.steps:
                 fill(reshape(own, step, undo))
-                remember(own, step)
         except BaseException:
             undo.restore()
             raise
@@ -146,13 +145,6 @@ class Undo:
             self.model.__dict__[PLAN_ATTRIBUTE] = self.plan
 
 
-def remember(model: nn.Module, step: Plan) -> None:
-    """Let the model carry its plan, joined to what it carried before."""
-    earlier = model.__dict__.get(PLAN_ATTRIBUTE)
-    plan = Plan.from_json(earlier) + step if earlier else step
-    model.__dict__[PLAN_ATTRIBUTE] = plan.to_json()
-
-
 def _check(members: Members, plan: Plan) -> None:
     tensors = members.tensors
     for name, shape in plan.shapes.items():
@@ -202,7 +194,8 @@ class Pending(NamedTuple):
 def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
     """Carry out one step of a plan but for the values of matrices, which `fill` brings; all refusals come from here.
 
-    Vectors and buffers have their values at once: they are small, and a forward pass may look at buffers.
+    Vectors and buffers have their values at once: they are small, and a forward pass may look at buffers. The model
+    carries the plan from then on, joined to what it carried before.
     """
     members = Members(model)
     _check(members, plan)
@@ -253,6 +246,8 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
     if slots:
         largest = max(range(len(slots)), key=lambda place: slots[place].dense.nbytes)
         slots.insert(0, slots.pop(largest))
+    earlier = model.__dict__.get(PLAN_ATTRIBUTE)
+    model.__dict__[PLAN_ATTRIBUTE] = (Plan.from_json(earlier) + plan if earlier else plan).to_json()
     return Pending(slots, [module for _, module in members.all if module._forward_pre_hooks], slicer)
 
 

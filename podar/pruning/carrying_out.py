@@ -16,7 +16,7 @@ from podar.graph.verification import ChangedNumber, Expectation, verify_trace
 from podar.model.inputs import ExampleInputs
 from podar.model.members import Members
 from podar.plans.plan import Plan
-from podar.plans.surgery import Pending, Undo, fill, remember, reshape
+from podar.plans.surgery import Undo, fill, reshape
 
 
 def changing(
@@ -68,14 +68,30 @@ def _changes(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, remo
     return False
 
 
-def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:
-    """Apply one plan, and undo it when the result does not run as expected."""
+def kept_whole(graph: Graph, clusters: Sequence[Cluster], why: str) -> Graph:
+    """The graph in which these clusters are frozen, for the reason given."""
+    return graph.with_frozen({family: why for cluster in clusters for family in cluster.families})
+
+
+def carry_out(model: nn.Module, plan: Plan, expected: Expectation | None, example_inputs: ExampleInputs) -> None:
+    """Apply one plan, verify the result, and undo it when that does not run as expected.
+
+    **Arguments:** `expected`: what the result is compared with; None: it is not verified.
+
+    **Raises:** `PodarError`: the plan is not the model's, or the result does not run as expected.
+    """
     undo = Undo(model)
     try:
-        pending = reshape(model, made, undo)
+        pending = reshape(model, plan, undo)
+
+        def check(real: bool) -> None:
+            assert expected is not None
+            if real:
+                fill(pending)
+            verify_trace(model, example_inputs, expected, real)
+
         if expected is not None:
-            _verify(model, example_inputs, expected, pending)
-        remember(model, made)
+            _hollow_then_real(check)
         fill(pending, 1)
     except BaseException:
         undo.restore()
@@ -84,17 +100,8 @@ def carry_out(model: nn.Module, made: Plan, expected: Expectation | None, exampl
     fill(pending)
 
 
-def _verify(model: nn.Module, example_inputs: ExampleInputs, expected: Expectation, pending: Pending) -> None:
-    def check(real: bool) -> None:
-        if real:
-            fill(pending)
-        verify_trace(model, example_inputs, expected, real)
-
-    _hollow_then_real(check)
-
-
 def _hollow_then_real(check: Callable[[bool], None]) -> None:
-    """Without values where none are needed; what fails so is looked at again with them: memory may hold anything."""
+    """Check without values where none are needed; what fails is checked again with them: memory may hold anything."""
     try:
         check(False)
         return

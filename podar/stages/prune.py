@@ -18,7 +18,7 @@ from podar.stages._flags import fractions, runtimes
 from podar.stages.measure import Measure
 
 if TYPE_CHECKING:
-    from podar.pruning.pipeline import Result
+    from podar.pruning.result import Result
     from podar.reports.record import RunRecord
     from podar.reports.summary import Layer
 

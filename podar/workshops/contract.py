@@ -21,7 +21,7 @@ from podar.formats import Exported
 from podar.graph import Graph
 from podar.model.inputs import ExampleInputs
 from podar.pruning.options import Options
-from podar.pruning.pipeline import Result
+from podar.pruning.result import Result
 from podar.recover import History
 from podar.sparse import Keeper
 

@@ -18,7 +18,8 @@ from podar.model.batches import collated
 from podar.model.checkpoints import read_state
 from podar.model.inputs import ExampleInputs
 from podar.pruning.options import Options
-from podar.pruning.pipeline import Result, prune_by
+from podar.pruning.pipeline import prune_by
+from podar.pruning.result import Result
 from podar.recover import History, accuracy, finetune, recalibrate
 from podar.workshops.answers import likeness, pictures
 from podar.workshops.contract import Loss, Source, Training, needed

@@ -26,7 +26,7 @@ IMAGES = torch.zeros(2, 3, 8, 8)
 TOKENS = torch.zeros(2, 10, 12)
 
 
-def half(model: nn.Module, inputs: Any, **options: Any) -> podar.pruning.pipeline.Result:  # pyright: ignore
+def half(model: nn.Module, inputs: Any, **options: Any) -> podar.pruning.result.Result:  # pyright: ignore
     return podar.prune(model, inputs, "channels=0.5", scope="local", importance="random", **options)
 
 

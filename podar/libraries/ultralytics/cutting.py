@@ -22,8 +22,9 @@ from podar.model.patterns import patterns
 from podar.plans.plan import Plan
 from podar.pruning.moves import Allocation
 from podar.pruning.options import RECONSTRUCTION, Options, gathered
-from podar.pruning.pipeline import Joints, prune_by
+from podar.pruning.pipeline import prune_by
 from podar.pruning.result import Result
+from podar.pruning.work import Joints
 
 # RT-DETR's training looks the classes of labels up in this table; a trace, which has no labels, does not see it.
 LOOKED_UP = "denoising_class_embed"

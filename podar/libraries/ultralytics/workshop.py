@@ -26,7 +26,7 @@ from podar.model.checkpoints import read_state
 from podar.model.example_inputs import random_images
 from podar.model.inputs import ExampleInputs
 from podar.pruning.options import Options
-from podar.pruning.pipeline import Result
+from podar.pruning.result import Result
 from podar.recover import History
 from podar.workshops import Loss, PodarWorkshop, Source, Training, needed
 
