@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,28 +19,44 @@ SAMPLES = 512
 """So many samples are read: what their layers hold is in memory at once."""
 
 
+FURTHER_BYTES = 512 << 20
+"""Bytes that inputs beyond the first samples may take."""
+
+
 class Read(list[Any]):
-    """Batches of inputs that were read already."""
+    """Batches of inputs that were read already, and a way to read on."""
+
+    def __init__(self, batches: Iterable[Any] = (), rest: Iterator[Any] | None = None) -> None:
+        super().__init__(batches)
+        self._rest, self._further = iter(()) if rest is None else rest, list[Any]()
+
+    def further(self, samples: int) -> list[Any]:
+        """Batches behind these that hold so many samples, or fewer where the data or memory end before."""
+        count = sum(size(batch) for batch in self._further)
+        held = sum(t.numel() * t.element_size() for batch in self._further for t in tensors_in(batch))
+        while count < samples and held < FURTHER_BYTES and (batch := next(self._rest, None)) is not None:
+            if own := size(batch):
+                self._further.append(batch)
+                count += own
+                held += sum(t.numel() * t.element_size() for t in tensors_in(batch))
+        return list(self._further)
 
 
 def first_batches(inputs: Any, model: nn.Module) -> Read:
-    """The first batches, up to `SAMPLES`: more change next to nothing, and all of them are in memory at once.
+    """The first batches, up to `SAMPLES`: more change next to nothing where activations are in memory at once.
 
     **Raises:** `PodarError`: no inputs, or inputs that are not finite or do not fit.
     """
     if isinstance(inputs, Read):
         return inputs
-    found, count = Read(), 0
-    for batch in inputs_of(inputs, model, "compensation"):
-        own = size(batch)
-        if own:
+    batches = inputs_of(inputs, model, "compensation")
+    found: list[Any] = []
+    while sum(size(batch) for batch in found) < SAMPLES and (batch := next(batches, None)) is not None:
+        if size(batch):
             found.append(batch)
-        count += own
-        if count >= SAMPLES:
-            break
     if not found:
         raise PodarError("the data for compensation hold no sample: every batch is empty")
-    return found
+    return Read(found, batches)
 
 
 def monotonous(batches: Read) -> str | None:

@@ -10,7 +10,7 @@ Martens and Grosse 2015). That makes a hundred steps do what plain gradients nee
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +24,12 @@ from podar.compensation.forms import Convolution, Form
 from podar.compensation.pair import Pair
 from podar.compensation.readings import Parameters, Reading, Watch
 from podar.compensation.report import Refinement
-from podar.compensation.statistics import moments
+from podar.compensation.statistics import checksum, moments
 from podar.errors import PodarError, first_line
 from podar.model.batches import rows, run, size
 
-PASSES = 10
-"""Passes over the inputs; fewer where `WORK` does not allow them."""
+STEPS = 100
+"""Steps at most; fewer where `WORK` does not allow them."""
 
 WORK = 1e12
 """Multiplications that all steps may take together, some forty seconds of one core; on other devices `FASTER` times."""
@@ -106,14 +106,21 @@ class _Map:
 
 
 def refine(
-    pair: Pair, flow: Flow, dense_flow: Flow, batches: Sequence[Any], names: Sequence[str], seed: int
+    pair: Pair,
+    flow: Flow,
+    dense_flow: Flow,
+    batches: Sequence[Any],
+    further: Callable[[int], Sequence[Any]],
+    names: Sequence[str],
+    seed: int,
 ) -> Refinement:
     """Move the maps of the pruned model together, in place; what does no good on samples held back is taken back.
 
     **Arguments:**
 
     - `flow`, `dense_flow`: what follows the readings of the two models.
-    - `batches`: inputs, in an order that hangs on their values alone. `names`: the maps that may move.
+    - `batches`: inputs. `further`: more of them, so many samples where there are as many: each step then sees its own.
+    - `names`: the maps that may move.
     - `seed`: of the order of the steps, and of the rows of the second moments.
     """
     still = [n for n in names if pair.of_pruned.members.tensors[n].dtype not in (torch.float32, torch.float64)]
@@ -121,7 +128,7 @@ def refine(
     if not names:
         return Refinement(left="no map has weights in single or double precision" if still else "no map was solved")
     try:
-        return _refined(pair, flow, dense_flow, batches, names, seed)
+        return _refined(pair, flow, dense_flow, batches, further, names, seed)
     except PodarError as error:
         return Refinement(left=str(error))
     except (RuntimeError, NotImplementedError) as error:
@@ -129,21 +136,29 @@ def refine(
 
 
 def _refined(
-    pair: Pair, flow: Flow, dense_flow: Flow, batches: Sequence[Any], names: Sequence[str], seed: int
+    pair: Pair,
+    flow: Flow,
+    dense_flow: Flow,
+    batches: Sequence[Any],
+    further: Callable[[int], Sequence[Any]],
+    names: Sequence[str],
+    seed: int,
 ) -> Refinement:
     few = rows(batches[0], 0, min(8, size(batches[0])), size(batches[0]))
     taps, need = _taps(pair, flow, dense_flow, few)
     if not taps:
         return Refinement(left="no tensor on the way can be compared with the dense model's")
-    train, held = _divided(batches, max(4, min(SAMPLES, int(ACTIVATIONS / need))))
+    samples = max(4, min(SAMPLES, int(ACTIVATIONS / need)))
+    train, held = _divided(batches, samples)
     if not train or not held:
         return Refinement(left="too few inputs")
     each = 3 * _work(pair.pruned, pair.of_pruned, few) + _work(pair.dense, pair.of_dense, few)
     device = next(iter(pair.of_pruned.members.tensors.values())).device
-    allowed = WORK * (1 if device.type == "cpu" else FASTER) / (each / size(few) * size(train[0]))
-    steps = int(min(PASSES * len(train), allowed))
-    if steps < min(FEWEST, PASSES * len(train)):
+    allowed = WORK * (1 if device.type == "cpu" else FASTER) / (each / size(few) * samples)
+    steps = int(min(STEPS, allowed))
+    if steps < FEWEST:
         return Refinement(left=f"{FEWEST} steps would take {FEWEST / allowed * WORK:.0e} multiplications")
+    train += _portions(sorted(further(steps * samples - sum(map(size, train))), key=checksum), samples)
     targets = _Targets(pair, taps, keep=need * sum(map(size, train)) <= ACTIVATIONS)
     maps = _maps(pair, batches, names, seed)
     before = _error(pair, taps, targets, held)
@@ -171,18 +186,22 @@ def _divided(batches: Sequence[Any], samples: int) -> tuple[list[Any], list[Any]
     train: list[Any] = []
     held: list[Any] = []
     small = 0
-    for batch in batches:
-        count = size(batch)
-        for start in range(0, count, samples):
-            stop = min(start + samples, count)
-            apart = (stop - start) // HELD
-            if apart:
-                train.append(rows(batch, start, stop - apart, count))
-                held.append(rows(batch, stop - apart, stop, count))
-            else:
-                small += 1
-                (held if small % HELD == 0 else train).append(rows(batch, start, stop, count))
+    for portion in _portions(batches, samples):
+        count = size(portion)
+        apart = count // HELD
+        if apart:
+            train.append(rows(portion, 0, count - apart, count))
+            held.append(rows(portion, count - apart, count, count))
+        else:
+            small += 1
+            (held if small % HELD == 0 else train).append(portion)
     return train, held
+
+
+def _portions(batches: Sequence[Any], samples: int) -> list[Any]:
+    """The same samples, so many at a time."""
+    counted = [(batch, size(batch)) for batch in batches]
+    return [rows(b, k, min(k + samples, n), n) for b, n in counted for k in range(0, n, samples)]
 
 
 def _taps(pair: Pair, flow: Flow, dense_flow: Flow, few: Any) -> tuple[list[_Tap], float]:

@@ -60,7 +60,8 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, refine: bool
     - `pruned`: a model that `podar.prune` or `podar.apply` cut; it carries its plan. Changed in place.
     - `dense`: the model as it was before. Left as it is.
     - `inputs`: a tensor (its first axis is the batch), batches, or a data set, as docs/data.md says; targets are not
-      looked at. The first 512 samples are read: shuffle what is in the order of its classes.
+      looked at. The first 512 samples are read, and some thousand more to move all maps together where there are as
+      many: shuffle what is in the order of its classes.
     - `refine`: afterwards move all maps together, a hundred steps towards what the dense model computes on the way
       (docs/compensation.md).
     - `seed`: of the rows that are drawn. The order of the batches changes nothing.
@@ -76,7 +77,8 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, refine: bool
     print(podar.compensate(model, dense, pictures))
     ```
     """
-    batches = Read(sorted(first_batches(inputs, dense), key=checksum))  # their order is to change nothing
+    read = first_batches(inputs, dense)
+    batches = Read(sorted(read, key=checksum))  # their order is to change nothing
     useless = monotonous(batches)
     if useless is not None:
         return Compensation((), failed=useless)
@@ -88,7 +90,8 @@ def compensate(pruned: nn.Module, dense: nn.Module, inputs: Any, *, refine: bool
         if not refine:
             return found
         measured = [c.name for c in found.consumers if c.before is not None]
-        return replace(found, refined=moved_together(pair, repair.flow, repair.dense_flow, batches, measured, seed))
+        refined = moved_together(pair, repair.flow, repair.dense_flow, batches, read.further, measured, seed)
+        return replace(found, refined=refined)
 
 
 @dataclass(frozen=True)
