@@ -43,13 +43,13 @@ def chosen_blocks(model: nn.Module, work: Work) -> Sequence[ResidualBlock]:
 
     def attempt(gone: Sequence[ResidualBlock]) -> float:
         twin = copy.deepcopy(model)
-        cut_down(twin, work, gone)
+        cut_down(twin, work, gone, refine=False)  # it takes longest, and tells the numbers of blocks apart no better
         return answers.error(twin)
 
     return fewest_missed(work.graph, work.targets, order, attempt)
 
 
-def cut_down(model: nn.Module, work: Work, blocks: Sequence[ResidualBlock]) -> Result:
+def cut_down(model: nn.Module, work: Work, blocks: Sequence[ResidualBlock], *, refine: bool = True) -> Result:
     """Take these blocks out, then units of what is left, and solve what stays anew where that is asked for.
 
     **Raises:** `PodarError`: the target cannot be reached, nothing can be cut, or the result does not fit together. The
@@ -68,7 +68,7 @@ def cut_down(model: nn.Module, work: Work, blocks: Sequence[ResidualBlock]) -> R
             blocks=tuple(block.name for block in blocks),
             targets=tuple(work.targets),
         )
-    return found if dense is None else replace(found, compensation=_compensated(model, dense, rest))
+    return found if dense is None else replace(found, compensation=_compensated(model, dense, rest, refine))
 
 
 @contextmanager
@@ -145,9 +145,9 @@ def _smaller_copy(model: nn.Module, work: Work, allocation: Allocation) -> nn.Mo
     return smaller
 
 
-def _compensated(model: nn.Module, dense: nn.Module, work: Work) -> Compensation:
+def _compensated(model: nn.Module, dense: nn.Module, work: Work, refine: bool) -> Compensation:
     """Solve what stays anew; a model that cannot be is left as it was cut, which the result says."""
     try:
-        return replace(compensate(model, dense, work.inputs), unmeasured=work.left)
+        return replace(compensate(model, dense, work.inputs, refine=refine), unmeasured=work.left)
     except PodarError as error:
         return Compensation((), work.left, str(error))
