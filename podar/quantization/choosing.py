@@ -159,10 +159,11 @@ def _checked_file(path: Path, backend: Backend) -> Path:
         raise PodarError(f"cannot quantise {path}: it is a folder; name the model file in it.")
     if not path.is_file():
         raise PodarError(no_file(path))
-    if path.suffix.lower() != FORMATS[backend.format].suffix:
+    suffixes = RUNTIMES[backend.runtime].suffixes
+    if path.suffix.lower() not in suffixes:
         raise UsageError(
-            f"cannot quantise {path} for {backend.runtime}: it takes a torch model or a file that ends in "
-            f"{FORMATS[backend.format].suffix}."
+            f"cannot quantise {path} for {backend.name}: it takes a torch model or a file that ends in "
+            f"{' or '.join(suffixes)}."
         )
     return path
 

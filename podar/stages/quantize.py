@@ -101,8 +101,11 @@ def _finding(job: Job, found: Quantized, runtime: str) -> Finding:
     floating, chosen = found.table[0], found.row
     facts: dict[str, Any] = {**found.to_json(), "path": found.path.name}
     facts |= {"accuracy": chosen.accuracy, "latency_ms": chosen.latency_ms, "ratio": chosen.ratio}
+    verdict = found.verdict
+    for name, latency in (found.beside or {}).items():
+        verdict += f"; what the run leaves is {latency / (chosen.latency_ms or latency):.2f} times as fast as {name}"
     if not (job.untouched and job.found.after.latency_ms is None):
-        return Finding(notes=(found.verdict, *found.notes), facts={"quantize": facts})
+        return Finding(notes=(verdict, *found.notes), facts={"quantize": facts})
     told = {"runtime": found.runtime, "threads": found.threads}
     before, after = ({"bytes": row.bytes, "latency_ms": {"p50": row.p50_ms, **told}} for row in (floating, chosen))
     return Finding(
