@@ -56,7 +56,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def open_for_torch(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for `torch.save` and its like. What goes wrong is raised when the block ends, and not within.
 
     PyTorch's writer ends its file when it is destroyed; where it cannot, on a full disk, it ends the whole process

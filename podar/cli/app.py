@@ -79,7 +79,7 @@ def _told(error: BaseException) -> int:
 
 def _say(message: str, kind: str, code: int) -> int:
     """One sentence on standard error; with --json one object on standard output, too."""
-    sentence = console.sentence(message)
+    sentence = console.on_one_line(message)
     if common.json:
         print_json({"error": {"kind": kind, "message": sentence, "exit_code": code}})
     console.fail(sentence)

@@ -61,5 +61,5 @@ def bench(
     if common.json:
         print_json(found)
         return
-    for piece in console.measured(found):
+    for piece in console.bench_table(found):
         console.out().print(piece)

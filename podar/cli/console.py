@@ -81,7 +81,7 @@ def out() -> Console:
     return console if console.is_terminal else _console(width=200)
 
 
-def sentence(message: str) -> str:
+def on_one_line(message: str) -> str:
     """A message on one line, with a full stop."""
     text = harmless(" ".join(message.split()))
     return text if text.endswith((".", "!", "?")) else text + "."
@@ -89,10 +89,10 @@ def sentence(message: str) -> str:
 
 def fail(message: str) -> None:
     """One sentence on standard error."""
-    _console(stderr=True, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), sentence(message)))
+    _console(stderr=True, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), on_one_line(message)))
 
 
-def headline(summary: Mapping[str, Any]) -> Iterator[Any]:
+def headline_table(summary: Mapping[str, Any]) -> Iterator[Any]:
     """What ends a run: every headline number before and after, and what the reader should know."""
     from podar.reports import headline
 
@@ -130,7 +130,7 @@ def encodings(found: Mapping[str, Any]) -> Table:
         shares = (row[key] for key in ("accuracy", "agreement"))
         table.add_row(
             Text(row["encoding"], style="bold" if row["encoding"] == found["encoding"] else ""),
-            numbers.size(row["bytes"]),
+            numbers.byte_size(row["bytes"]),
             *("–" if share is None else numbers.percent(share) for share in shares),
             "broken" if row["error"] is None else f"{row['error']:.3f}",
             numbers.milliseconds(row["latency_ms"]),
@@ -141,7 +141,7 @@ def encodings(found: Mapping[str, Any]) -> Table:
     return table
 
 
-def measured(lines: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+def bench_table(lines: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
     """What `podar bench` measured, piece by piece: one row a model and runtime, then why rows are empty."""
     from podar.reports import numbers
 
@@ -164,8 +164,8 @@ def measured(lines: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
             latency["runtime"],
             Text(numbers.milliseconds(latency["p50"]), style="bold"),
             numbers.milliseconds(latency["p95"]),
-            numbers.size(line["bytes"]),
-            numbers.size(line["memory_bytes"]) if line["memory_bytes"] else "–",
+            numbers.byte_size(line["bytes"]),
+            numbers.byte_size(line["memory_bytes"]) if line["memory_bytes"] else "–",
         )
     yield table
     for line in lines:
@@ -173,7 +173,7 @@ def measured(lines: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
             yield Text(f"{line['model']} in {line['runtime']}: {line['reason']}", style="dim")
 
 
-def anatomy(inspected: Mapping[str, Any]) -> Iterator[Any]:
+def anatomy_table(inspected: Mapping[str, Any]) -> Iterator[Any]:
     """What `podar inspect` found, piece by piece: costs, groups, frozen axes under their reasons."""
     from podar.reports import numbers
 
@@ -181,7 +181,8 @@ def anatomy(inspected: Mapping[str, Any]) -> Iterator[Any]:
     yield Text.assemble(
         (inspected["model"], "bold"),
         f": {numbers.count(cost['params'])} parameters, {numbers.count(cost['macs'])} MACs at {inspected['inputs']}, "
-        f"{numbers.size(cost['bytes'])} of weights, {numbers.size(cost['memory_bytes'])} of activations at the peak",
+        f"{numbers.byte_size(cost['bytes'])} of weights, "
+        f"{numbers.byte_size(cost['memory_bytes'])} of activations at the peak",
     )
     groups: Sequence[Mapping[str, Any]] = inspected["groups"]
     blocks: Sequence[Mapping[str, Any]] = inspected["blocks"]

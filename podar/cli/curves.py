@@ -23,7 +23,6 @@ def end(found: SweepSummary, folder: Path, report: Path | None = None) -> None:
     **Raises:** `typer.Exit` with code 1 where points died.
     """
     from podar.runs import finishing
-    from podar.runs.folder import command
 
     if common.json:
         print_json(found.model_dump(mode="json"))
@@ -35,7 +34,7 @@ def end(found: SweepSummary, folder: Path, report: Path | None = None) -> None:
     if found.failed:
         told = "; ".join(f"{point.name} ({point.reason})" for point in found.failed)
         count = f"{len(found.failed)} point{'s' if len(found.failed) > 1 else ''} died"
-        console.fail(f"{count}: {told}; the others are kept, and {command(folder)} tries again.")
+        console.fail(f"{count}: {told}; the others are kept, and {resume_command(folder)} tries again.")
         raise typer.Exit(1)
 
 
@@ -75,4 +74,4 @@ def drawn(found: SweepSummary) -> Iterator[Any]:
     if any(found.knees.values()):
         yield Text(f"Knee: {found.knee_rule}.", style="dim")
     for note in found.notes:
-        yield Text(console.sentence(note), style="dim")
+        yield Text(console.on_one_line(note), style="dim")

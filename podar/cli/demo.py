@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from podar.cli.app import app
-from podar.cli.output import carry_out
+from podar.cli.output import run_recipe
 
 STAGES: list[dict[str, Any]] = [
     {"prune": {"target": "macs=0.5"}},
@@ -33,4 +33,4 @@ def demo(
     """The whole story on real photographs, offline, in minutes."""
     from podar.runs import recipe
 
-    carry_out(recipe.make({"name": "demo", "model": "demo", "data": data, "stages": STAGES}), out, replace=True)
+    run_recipe(recipe.make({"name": "demo", "model": "demo", "data": data, "stages": STAGES}), out, replace=True)

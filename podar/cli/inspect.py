@@ -52,5 +52,5 @@ def inspect(
     if common.json:
         print_json(found)
         return
-    for piece in console.anatomy(found):
+    for piece in console.anatomy_table(found):
         console.out().print(piece)

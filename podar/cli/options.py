@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from podar.data.register import DataSource, complete, data_sources
+from podar.data.register import DataSource, complete_data, data_sources
 from podar.libraries import Library, libraries
 from podar.sources.naming import complete_model
 
@@ -45,7 +45,7 @@ Data = Annotated[
     typer.Option(
         metavar="DATA",
         help=_listed(data_sources()),
-        autocompletion=complete,
+        autocompletion=complete_data,
     ),
 ]
 Weights = Annotated[

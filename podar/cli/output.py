@@ -38,7 +38,7 @@ def working(first: str = "") -> Generator[Any]:
         yield progress
 
 
-def carry_out(recipe: Recipe, out: Path | None, *, trust: bool = False, replace: bool = False) -> None:
+def run_recipe(recipe: Recipe, out: Path | None, *, trust: bool = False, replace: bool = False) -> None:
     """Carry out a recipe in a folder, or in the next free one, with a progress bar and the table at the end."""
     from podar.runs import running
 
@@ -56,7 +56,7 @@ def end(summary: dict[str, Any], folder: Path, report: Path | None = None) -> No
         print_json(summary)
         return
     screen = console.out()
-    for piece in console.headline(summary):
+    for piece in console.headline_table(summary):
         screen.print(piece)
     screen.print(f"Report: {report or folder / finishing.REPORT}", markup=False, soft_wrap=True)
 

@@ -9,7 +9,7 @@ import typer
 
 from podar.cli.app import app
 from podar.cli.options import Modules, Out, Trust
-from podar.cli.output import carry_out
+from podar.cli.output import run_recipe
 
 
 @app.command()
@@ -24,5 +24,5 @@ def run(
     from podar.runs.recipe import read
 
     planned = read(recipe)
-    consent.check(planned, str(recipe), trust)
-    carry_out(planned, out, trust=trust)
+    consent.check_recipe(planned, str(recipe), trust)
+    run_recipe(planned, out, trust=trust)

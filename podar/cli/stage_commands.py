@@ -17,7 +17,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from podar.cli import options
-from podar.cli.output import carry_out
+from podar.cli.output import run_recipe
 from podar.stages import Flag, Stage, stages
 
 # What every stage's command takes, by the rank at which it stands in the help.
@@ -138,7 +138,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
             "model_args": parse_model_args(given["model_arg"] or ()),
             "stages": asked,
         }
-        carry_out(recipe.make(planned, of=f"podar {stage.name}"), given["out"], trust=given["trust"])
+        run_recipe(recipe.make(planned, of=f"podar {stage.name}"), given["out"], trust=given["trust"])
 
     run = [(rank, parameter(name, annotation, default)) for rank, name, annotation, default in _RUN]
     own = [

@@ -126,7 +126,7 @@ def _import_files() -> None:
             importlib.import_module(f"podar.data.{found.name}")
 
 
-def find(spec: str) -> DataSource | None:
+def find_data_source(spec: str) -> DataSource | None:
     """The source that reads a DATA string, or None."""
     return next((source for source in data_sources() if source.accepts(spec)), None)
 
@@ -136,7 +136,7 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
 
     **Raises:** `PodarError` where there is none of this name or path, a package is missing, or as the source.
     """
-    source = find(spec)
+    source = find_data_source(spec)
     if source is None:
         raise PodarError(_unknown(spec))
     if source.missing:
@@ -144,7 +144,7 @@ def read(spec: str, image_size: int | None, channels: int | None) -> Found:
     return source.read(spec, image_size, channels)
 
 
-def complete(incomplete: str) -> list[str]:
+def complete_data(incomplete: str) -> list[str]:
     """Every DATA that begins so, for shell completion: names, files that a source reads, and folders."""
     suffixes = {suffix for source in data_sources() for suffix in source.suffixes}
     names = [name for source in data_sources() for name in source.names]

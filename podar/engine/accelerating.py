@@ -15,9 +15,9 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.tools_common import legalize_graph
 
 from podar.engine.calling import as_arguments, calling, check_on_cpu
-from podar.engine.choosing import Decision, choose
+from podar.engine.choosing import LayerSpeed, choose
 from podar.engine.folding import exported, simplified
-from podar.engine.host import by_kind, fastest
+from podar.engine.host import by_kind, fastest_times
 from podar.engine.native import check_native
 from podar.engine.onnx_accelerating import AcceleratedFile, accelerate_file
 from podar.engine.onnx_rival import InOnnxRuntime, in_onnxruntime
@@ -41,7 +41,7 @@ class Region:
     """
 
     operators: int
-    layers: tuple[Decision, ...]
+    layers: tuple[LayerSpeed, ...]
     engine_ms: float
     torch_ms: float
     kept: bool
@@ -136,7 +136,7 @@ class Accelerated(nn.Module):
             except PodarError as error:
                 self.report = replace(self.report, not_compared=str(error))
                 return
-            ours, theirs = fastest(lambda: self(*args, **kwargs), lambda: rival(tensors), times=_TIMES)
+            ours, theirs = fastest_times(lambda: self(*args, **kwargs), lambda: rival(tensors), times=_TIMES)
         wins = theirs < ours
         self.report = replace(self.report, engine_ms=ours, onnxruntime_ms=theirs, in_onnxruntime=wins)
         self._rival = rival if wins else None
@@ -235,7 +235,7 @@ def _with_programs(
         level = runner.level
         engine_ms = torch_ms = math.nan
         if measure:
-            (engine_ms,) = fastest(lambda r=runner, i=inputs: r.run([t.contiguous().numpy() for t in i]), times=7)
+            (engine_ms,) = fastest_times(lambda r=runner, i=inputs: r.run([t.contiguous().numpy() for t in i]), times=7)
             torch_ms = sum(inside.milliseconds[n] for n in nodes)
         kept = not measure or engine_ms < torch_ms
         regions.append(Region(len(nodes), tuple(decisions), engine_ms, torch_ms, kept))

@@ -31,7 +31,7 @@ _DENSE_FROM = 0.3  # below this density, kernels that multiply zeros too were ne
 
 
 @dataclass(frozen=True)
-class Decision:
+class LayerSpeed:
     """One layer: its share of nonzero weights, whether zeros are skipped, its time, its speed on nonzeros.
 
     `crossover`: the share of nonzeros below which skipping zeros is faster, as measured in the network; None where it
@@ -55,7 +55,7 @@ class Decision:
         )
 
 
-def choose(network: Network, inputs: Sequence[np.ndarray], *, tune: bool) -> tuple[bytes, list[Decision]]:
+def choose(network: Network, inputs: Sequence[np.ndarray], *, tune: bool) -> tuple[bytes, list[LayerSpeed]]:
     """The program of a network, and what was decided for each of its layers.
 
     `inputs`: one batch of example inputs; `tune`: search (or remember) variants instead of the rules of thumb.
@@ -156,7 +156,9 @@ def profile(program: bytes, inputs: Sequence[np.ndarray], runs: int = 5) -> np.n
     return np.min([runner.profile(*inputs) for _ in range(runs)], axis=0)
 
 
-def _decisions(program: bytes, inputs: Sequence[np.ndarray], crossovers: Mapping[str, float | None]) -> list[Decision]:
+def _decisions(
+    program: bytes, inputs: Sequence[np.ndarray], crossovers: Mapping[str, float | None]
+) -> list[LayerSpeed]:
     """Each layer's time inside the network."""
     native = require("podar_native", extra="sparse")
     times = profile(program, inputs) / inputs[0].shape[0]
@@ -166,7 +168,7 @@ def _decisions(program: bytes, inputs: Sequence[np.ndarray], crossovers: Mapping
         size = int(np.prod(layer["weight"]))
         variant = f"rows {layer['rows']}, inputs {layer['input_block'] or 'all'}, tile {layer['tile'] or 'auto'}"
         found.append(
-            Decision(
+            LayerSpeed(
                 layer["name"], layer["nonzeros"] / size, _skips_zeros(layer), nanoseconds / 1e6,
                 2 * layer["nonzeros"] * layer["positions"] / nanoseconds, variant, crossovers.get(layer["name"]),
             )

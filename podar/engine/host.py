@@ -15,7 +15,7 @@ def by_kind(reasons: Iterable[tuple[str, str]]) -> dict[str, tuple[int, str]]:
     return found
 
 
-def fastest(*runs: Callable[[], Any], times: int) -> list[float]:
+def fastest_times(*runs: Callable[[], Any], times: int) -> list[float]:
     """Milliseconds of the fastest of some runs of each, in turn."""
     best = [float("inf")] * len(runs)
     for _ in range(times):

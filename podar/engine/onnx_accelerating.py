@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from podar.engine import onnx_operators as onnx_operators  # their rules register themselves
-from podar.engine.choosing import Decision, choose
-from podar.engine.host import by_kind, fastest
+from podar.engine.choosing import LayerSpeed, choose
+from podar.engine.host import by_kind, fastest_times
 from podar.engine.lowering import Unsupported
 from podar.engine.native import check_native
-from podar.engine.onnx_graph import Opened, Piece, as_model, cut, opened, with_inputs
+from podar.engine.onnx_graph import OnnxGraph, Piece, as_model, cut, simplified_graph, with_inputs
 from podar.engine.onnx_lowering import OnnxLowering, has_weight, reason_against
 from podar.errors import PodarError, UsageError, first_line
 from podar.files import write_atomic
@@ -38,7 +38,7 @@ class TimedPiece:
 
     operators: int
     in_engine: bool
-    layers: tuple[Decision, ...]
+    layers: tuple[LayerSpeed, ...]
     engine_ms: float
     onnxruntime_ms: float
 
@@ -195,7 +195,7 @@ def _planned(
 
     **Raises:** `PodarError` where the file cannot be taken apart.
     """
-    graph = opened(path, feed)
+    graph = simplified_graph(path, feed)
     nodes = list(graph.model.graph.node)
     batch = next((v.shape[0] for v in graph.feed.values() if v.ndim), 1)
     found = ((i, reason_against(node, graph, batch)) for i, node in enumerate(nodes))
@@ -203,7 +203,7 @@ def _planned(
     described, steps, tried = _pieces(graph, reasons, measure=measure, tune=tune, threads=threads)
     mixed_ms = alone_ms = float("nan")
     if measure:
-        mixed_ms, alone_ms = fastest(lambda: _all(steps, graph), lambda: alone(dict(graph.feed)), times=_TIMES)
+        mixed_ms, alone_ms = fastest_times(lambda: _all(steps, graph), lambda: alone(dict(graph.feed)), times=_TIMES)
     as_it_is = not any(step.in_engine for step in described) or (measure and mixed_ms >= alone_ms)
     host = by_kind((nodes[i].op_type, why) for i, why in reasons.items())
     level = next((s.runner.level for s in steps if isinstance(s, _InEngine)), check_native().levels()[0])
@@ -211,7 +211,7 @@ def _planned(
 
 
 def _pieces(
-    graph: Opened, reasons: dict[int, str], *, measure: bool, tune: bool, threads: int
+    graph: OnnxGraph, reasons: dict[int, str], *, measure: bool, tune: bool, threads: int
 ) -> tuple[list[TimedPiece], list[Any], list[TimedPiece]]:
     """The pieces: what is said of them, what runs them, and what is said of those that were faster in ONNX Runtime.
 
@@ -243,13 +243,13 @@ def _pieces(
         engine -= lost
 
 
-def _session(piece: Piece, graph: Opened, threads: int) -> OnnxSession:
+def _session(piece: Piece, graph: OnnxGraph, threads: int) -> OnnxSession:
     return serving(session(as_model(piece, graph), threads), "a piece of the file")
 
 
 def _prepared(
     piece: Piece,
-    graph: Opened,
+    graph: OnnxGraph,
     places: dict[int, int],
     reasons: dict[int, str],
     *,
@@ -276,12 +276,14 @@ def _prepared(
     if not measure:
         return prepared, TimedPiece(len(piece.nodes), True, tuple(decisions), float("nan"), float("nan"))
     host = _InHost(_session(piece, graph, threads))
-    engine_ms, host_ms = fastest(lambda: prepared(dict(graph.samples)), lambda: host(dict(graph.samples)), times=_TIMES)
+    engine_ms, host_ms = fastest_times(
+        lambda: prepared(dict(graph.samples)), lambda: host(dict(graph.samples)), times=_TIMES
+    )
     step = TimedPiece(len(piece.nodes), engine_ms < host_ms, tuple(decisions), engine_ms, host_ms)
     return (prepared if step.in_engine else None), step
 
 
-def _all(steps: list[Any], graph: Opened) -> None:
+def _all(steps: list[Any], graph: OnnxGraph) -> None:
     values = dict(graph.feed)
     for step in steps:
         step(values)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from podar.errors import PodarError, UsageError, first_line, require
-from podar.runtimes.file_inputs import drawn, matched
+from podar.runtimes.file_inputs import matched, random_inputs
 from podar.runtimes.onnxruntime import OnnxSession, serving, session
 
 # These would join a convolution or product with its activation into an operator that only ONNX Runtime knows.
@@ -26,7 +26,7 @@ _KEEP_AXES = set(
 
 
 @dataclass(frozen=True)
-class Opened:
+class OnnxGraph:
     """A simplified graph.
 
     - `model`: its protobuf; `makers`: the node behind each tensor; `constants`: weights by name.
@@ -58,10 +58,10 @@ def with_inputs(path: Path, example_inputs: Any, threads: int) -> tuple[OnnxSess
     for port in served.inputs:
         if None in port.shape:
             raise UsageError(f"the sizes of {path} are open ({port.name} is {port}): give example_inputs.")
-    return served, drawn(served.inputs)
+    return served, random_inputs(served.inputs)
 
 
-def opened(path: Path, feed: Mapping[str, np.ndarray]) -> Opened:
+def simplified_graph(path: Path, feed: Mapping[str, np.ndarray]) -> OnnxGraph:
     """Simplify a file for inputs of these shapes, and run it.
 
     **Raises:** `PodarError` where ONNX Runtime or onnx cannot do that.
@@ -97,7 +97,7 @@ def opened(path: Path, feed: Mapping[str, np.ndarray]) -> Opened:
         samples = _samples(model, feed)
     except Exception as error:
         raise PodarError(f"{path} does not run on the example inputs: {first_line(error)}.") from error
-    return Opened(model, makers, constants, feed, samples, _planes(model.graph.node, samples))
+    return OnnxGraph(model, makers, constants, feed, samples, _planes(model.graph.node, samples))
 
 
 def _planes(nodes: Sequence[Any], samples: Mapping[str, np.ndarray]) -> set[str]:
@@ -167,12 +167,12 @@ class Piece:
     gives: tuple[str, ...]
 
 
-def cut(opened_: Opened, engine: Collection[int]) -> list[Piece]:
+def cut(graph: OnnxGraph, engine: Collection[int]) -> list[Piece]:
     """Cut the graph into pieces that alternate between ONNX Runtime and the engine. `engine`: indices of nodes.
 
     Each node goes into the earliest piece of its kind that all it reads allows, so no piece waits for itself.
     """
-    nodes = list(opened_.model.graph.node)
+    nodes = list(graph.model.graph.node)
     level_of: dict[str, int] = {}
     levels: dict[int, list[int]] = {}
     for i, node in enumerate(nodes):
@@ -184,8 +184,8 @@ def cut(opened_: Opened, engine: Collection[int]) -> list[Piece]:
                 level = max(level, before + (before % 2 != parity))
         levels.setdefault(level, []).append(i)
         level_of |= {name: level for name in node.output if name}
-    wanted = [o.name for o in opened_.model.graph.output]
-    given = list(opened_.feed)
+    wanted = [o.name for o in graph.model.graph.output]
+    given = list(graph.feed)
     readers: dict[str, set[int]] = {}
     for i, node in enumerate(nodes):
         for name in reads_of(node):
@@ -195,7 +195,7 @@ def cut(opened_: Opened, engine: Collection[int]) -> list[Piece]:
         members = levels[level]
         inside = {name for i in members for name in nodes[i].output if name}
         reads = dict.fromkeys(
-            n for i in members for n in reads_of(nodes[i]) if n not in inside and n not in opened_.constants
+            n for i in members for n in reads_of(nodes[i]) if n not in inside and n not in graph.constants
         )
         own = set(members)
         gives = [n for i in members for n in nodes[i].output if n and (n in wanted or readers.get(n, set()) - own)]
@@ -219,20 +219,20 @@ def reads_of(node: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def as_model(piece: Piece, opened_: Opened) -> bytes:
+def as_model(piece: Piece, whole: OnnxGraph) -> bytes:
     """A piece as an ONNX model of its own."""
     onnx = require("onnx", extra="onnx")
     used = {name for node in piece.nodes for name in reads_of(node)}
-    weights = [t for t in opened_.model.graph.initializer if t.name in used]
+    weights = [t for t in whole.model.graph.initializer if t.name in used]
 
     def info(name: str) -> Any:
-        sample = opened_.samples[name]
+        sample = whole.samples[name]
         dtype = onnx.helper.np_dtype_to_tensor_dtype(sample.dtype)
         return onnx.helper.make_tensor_value_info(name, dtype, sample.shape)
 
     graph = onnx.helper.make_graph(
         list(piece.nodes), "piece", [info(n) for n in piece.reads], [info(n) for n in piece.gives], weights
     )
-    model = onnx.helper.make_model(graph, opset_imports=list(opened_.model.opset_import))
-    model.ir_version = opened_.model.ir_version
+    model = onnx.helper.make_model(graph, opset_imports=list(whole.model.opset_import))
+    model.ir_version = whole.model.ir_version
     return _bytes(model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from podar.engine.lowering import Unsupported
-from podar.engine.onnx_graph import Opened
+from podar.engine.onnx_graph import OnnxGraph
 from podar.errors import require
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class OnnxLowering:
     - Tensors of three axes are channels × length where they are among the graph's `planes`, else length × channels.
     """
 
-    def __init__(self, graph: Opened, inside: Collection[str]) -> None:
+    def __init__(self, graph: OnnxGraph, inside: Collection[str]) -> None:
         self.native = require("podar_native", extra="sparse")
         self.network: Network = self.native.Network()
         self.makers, self.samples, self.constants, self.inside = graph.makers, graph.samples, graph.constants, inside
@@ -108,7 +108,7 @@ class OnnxLowering:
         return tuple(self.samples[name].shape) if name in self.samples else tuple(self.constants[name].shape)
 
 
-def reason_against(node: Any, graph: Opened, batch: int) -> str | None:
+def reason_against(node: Any, graph: OnnxGraph, batch: int) -> str | None:
     """Why the engine cannot run this node; None where it can."""
     if node.op_type not in RULES or node.domain not in ("", "ai.onnx", "com.microsoft"):
         return "the engine has no such operator"

@@ -16,7 +16,7 @@ from podar.errors import PodarError, UsageError, first_line
 from podar.files import put_in_place, staged
 from podar.formats.flat import Flat, flatten
 from podar.formats.parity import Difference, largest, noisy, tolerance_for
-from podar.formats.registry import Format, Options, Written, format_for
+from podar.formats.registry import Format, WritingOptions, Written, format_for
 from podar.model.inputs import ExampleInputs
 from podar.runtimes import RUNTIMES, Session
 from podar.runtimes.file_inputs import matched
@@ -99,7 +99,7 @@ def export(
     allowed = tolerance_for([*flat.inputs, *flat.run(flat.inputs)]) if tolerance is None else tolerance
     with staged(target) as folder:
         written = folder / target.name
-        options = Options(dynamic_batch, opset, verbose)
+        options = WritingOptions(dynamic_batch, opset, verbose)
         how, runtime, parity = _first_that_agrees(chosen, flat, written, options, checks, allowed)
         files = [target]
         for beside in chosen.sidecars(target):
@@ -128,7 +128,7 @@ def _first_that_agrees(
     chosen: Format,
     flat: Flat,
     path: Path,
-    options: Options,
+    options: WritingOptions,
     checks: Sequence[tuple[Tensor, ...]],
     allowed: float,
 ) -> tuple[Written, str, float]:

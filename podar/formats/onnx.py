@@ -9,7 +9,7 @@ import torch
 
 from podar.errors import PodarError, UsageError, first_line, require
 from podar.formats.flat import Flat
-from podar.formats.registry import Attempt, Options, Written, file_format
+from podar.formats.registry import Attempt, WritingOptions, Written, file_format
 from podar.model.quiet import quiet_exporters
 
 OLDEST_OPSET = 9
@@ -23,7 +23,7 @@ _SIDECAR_BYTES = 2**31 - 2**24
     "onnx", suffix=".onnx", runtime="onnxruntime", packages=("onnx", "onnxscript"),
     help="ONNX Runtime, and most other runtimes",
 )  # fmt: skip
-def write_onnx(flat: Flat, path: Path, options: Options) -> list[Attempt]:
+def write_onnx(flat: Flat, path: Path, options: WritingOptions) -> list[Attempt]:
     """Ways to write an ONNX file: any batch size; the example's alone; and, where torch.export cannot follow the
     model, the older TorchScript exporter."""
     if options.opset is not None:
@@ -36,7 +36,7 @@ def write_onnx(flat: Flat, path: Path, options: Options) -> list[Attempt]:
     return attempts
 
 
-def _through_torch_export(flat: Flat, path: Path, options: Options, *, dynamic: bool) -> Written:
+def _through_torch_export(flat: Flat, path: Path, options: WritingOptions, *, dynamic: bool) -> Written:
     # torch.export takes an axis of length 1 for a constant, so the example grows to two.
     inputs = flat.with_batch(flat.inputs, max(flat.batch, 2)) if dynamic else flat.inputs
     size = torch.export.Dim("batch")
@@ -66,7 +66,7 @@ def _through_torch_export(flat: Flat, path: Path, options: Options, *, dynamic: 
     return _checked(path, dynamic=dynamic, writer="torch.export", opset=options.opset)
 
 
-def _through_torchscript(flat: Flat, path: Path, options: Options) -> Written:
+def _through_torchscript(flat: Flat, path: Path, options: WritingOptions) -> Written:
     if _weight_bytes(flat) > _SIDECAR_BYTES:
         raise PodarError("the TorchScript exporter cannot write more than 2 GB of weights.")
     with quiet_exporters(options.verbose):

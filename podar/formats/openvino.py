@@ -7,14 +7,14 @@ from pathlib import Path
 from podar.errors import PodarError, UsageError, first_line, require
 from podar.formats.flat import Flat
 from podar.formats.onnx import write_onnx
-from podar.formats.registry import Attempt, Options, Written, file_format
+from podar.formats.registry import Attempt, WritingOptions, Written, file_format
 
 
 @file_format(
     "openvino", suffix=".xml", runtime="openvino", packages=("onnx", "onnxscript"), extra="onnx",
     help="Intel processors and graphics",
 )  # fmt: skip
-def write_openvino(flat: Flat, path: Path, options: Options) -> list[Attempt]:
+def write_openvino(flat: Flat, path: Path, options: WritingOptions) -> list[Attempt]:
     """Ways to write an OpenVINO file: those of the ONNX export, each then converted."""
     if path.suffix != ".xml":
         raise UsageError(f"OpenVINO opens files that end in .xml only: write {path.with_suffix('.xml').name}.")

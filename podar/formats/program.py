@@ -7,14 +7,14 @@ from pathlib import Path
 from podar.engine.accelerating import accelerate
 from podar.engine.native import check_native
 from podar.formats.flat import Flat
-from podar.formats.registry import Attempt, Options, Written, file_format
+from podar.formats.registry import Attempt, WritingOptions, Written, file_format
 
 
 @file_format(
     "podar", suffix=".podar", runtime="podar", packages=("podar_native",), extra="sparse",
     help="podar's sparse engine, without torch",
 )  # fmt: skip
-def write_program(flat: Flat, path: Path, options: Options) -> list[Attempt]:
+def write_program(flat: Flat, path: Path, options: WritingOptions) -> list[Attempt]:
     """The one way to write a program file: every operator in the engine, whatever the batch."""
     check_native()
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from podar.errors import PodarError, first_line
-from podar.files import opened
+from podar.files import open_for_torch
 from podar.formats.flat import Flat
-from podar.formats.registry import Attempt, Options, Written, file_format
+from podar.formats.registry import Attempt, WritingOptions, Written, file_format
 
 
 @file_format("pt2", suffix=".pt2", runtime="torch", help="torch.export's own: torch, ExecuTorch, AOTInductor")
-def write_pt2(flat: Flat, path: Path, options: Options) -> list[Attempt]:
+def write_pt2(flat: Flat, path: Path, options: WritingOptions) -> list[Attempt]:
     """Ways to write an exported program: any batch size, then the example's alone."""
     sizes = [True, False] if options.dynamic_batch and any(flat.batched) else [False]
     return [lambda dynamic=dynamic: _write(flat, path, dynamic) for dynamic in sizes]
@@ -28,7 +28,7 @@ def _write(flat: Flat, path: Path, dynamic: bool) -> Written:
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(flat.module, inputs, dynamic_shapes=(shapes,) if dynamic else None)
-            with opened(path) as file:
+            with open_for_torch(path) as file:
                 torch.export.save(program, file)
         except OSError:
             raise

@@ -10,11 +10,11 @@ from pathlib import Path
 from podar.errors import UsageError, absence, did_you_mean, require
 from podar.formats.flat import Flat
 from podar.runtimes import RUNTIMES
-from podar.runtimes.register import known
+from podar.runtimes.register import runtime_named
 
 
 @dataclass(frozen=True)
-class Options:
+class WritingOptions:
     """What the caller wants of the file; a format that has no such choice ignores it."""
 
     dynamic_batch: bool = True
@@ -36,7 +36,7 @@ class Written:
 
 # One way to write the file: it writes it when it is called.
 Attempt = Callable[[], Written]
-Write = Callable[[Flat, Path, Options], "list[Attempt]"]
+Write = Callable[[Flat, Path, WritingOptions], "list[Attempt]"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Format:
     extra: str
     write: Write
 
-    def attempts(self, flat: Flat, path: Path, options: Options) -> list[Attempt]:
+    def attempts(self, flat: Flat, path: Path, options: WritingOptions) -> list[Attempt]:
         """The ways to write the file, best first.
 
         **Raises:** `PodarError` where a package is missing that writes or opens it.
@@ -123,7 +123,7 @@ def measured_in(runtime: str | None) -> tuple[str, str]:
 
     ```
     """
-    chosen = None if runtime is None else known(runtime)
+    chosen = None if runtime is None else runtime_named(runtime)
     for kind in FORMATS.values():
         own = RUNTIMES[kind.runtime]
         here = not any(absence(package, kind.extra) for package in (*kind.packages, own.package))

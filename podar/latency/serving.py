@@ -15,7 +15,7 @@ from torch import nn
 from podar.errors import PodarError, UsageError
 from podar.formats import FORMATS
 from podar.formats.flat import flatten
-from podar.formats.registry import Options
+from podar.formats.registry import WritingOptions
 from podar.latency.layers import Layer
 from podar.latency.modules import LayerModule
 from podar.latency.onnx_files import onnx_file
@@ -24,7 +24,7 @@ from podar.measuring.processors import processor
 from podar.model.inputs import ExampleInputs
 from podar.runtimes import Runtime, Session, open_file, open_in
 from podar.runtimes.file_inputs import matched
-from podar.runtimes.register import known
+from podar.runtimes.register import runtime_named
 from podar.runtimes.torch import as_for_serving
 
 ONNX = ".onnx"
@@ -149,7 +149,7 @@ def write_quickly(model: nn.Module, file: Path, example_inputs: ExampleInputs) -
     **Raises:** `PodarError`: it cannot be exported in any way.
     """
     flat = flatten(model, example_inputs)
-    attempts = FORMATS["onnx"].attempts(flat, file, Options(dynamic_batch=False))
+    attempts = FORMATS["onnx"].attempts(flat, file, WritingOptions(dynamic_batch=False))
     for left, attempt in enumerate(reversed(attempts), 1 - len(attempts)):  # the quickest comes last
         try:
             attempt()
@@ -164,7 +164,7 @@ def checked_runtime(name: str) -> Runtime:
 
     **Raises:** `UsageError`: there is none, or they cannot.
     """
-    chosen = known(name)
+    chosen = runtime_named(name)
     if ONNX not in chosen.suffixes and chosen.module is None:
         raise UsageError(f"single layers cannot be timed in {name}: give runtime='onnxruntime', 'openvino' or 'torch'")
     return chosen

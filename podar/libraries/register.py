@@ -120,12 +120,12 @@ def _import_files() -> None:
             importlib.import_module(f"podar.libraries.{found.name}")
 
 
-def find(model: str) -> Library | None:
+def find_library(model: str) -> Library | None:
     """The library that a MODEL string is of, or None."""
     return next((library for library in libraries() if library.accepts(model)), None)
 
 
 def workshop_of(model: str) -> Workshop:
     """Who works on the model that a MODEL string names: its library's workshop, podar's own for what no library has."""
-    found = find(model)
+    found = find_library(model)
     return _own_workshop(model) if found is None else found.workshop(model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from podar.errors import PodarError
-from podar.libraries.register import find, library, workshop_of
+from podar.libraries.register import find_library, library, workshop_of
 from podar.trust import user_code
 from podar.trust.plain import Unreadable, read_json
 
@@ -67,7 +67,7 @@ def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
     if model_args:
         raise PodarError(f"{model} holds a pruned model as it is, so --model-arg has no meaning here.")
     spec = _read(folder)
-    found = find(spec.model)
+    found = find_library(spec.model)
     if found is None or found.form == FORM:
         raise PodarError(f"{folder / SOURCE} names the model {spec.model[:200]!r}, which podar does not find.")
     if found.runs_code and not trust:

@@ -11,7 +11,7 @@ from podar.errors import PodarError, UsageError
 from podar.measuring.figures import Measured
 from podar.measuring.in_turn import Candidate, measure_in_turn
 from podar.runtimes import RUNTIMES, Ready, open_in, readers
-from podar.runtimes.register import known
+from podar.runtimes.register import runtime_named
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +58,7 @@ def side_by_side(
     runtime can run any of them (with the first reason), or a file is missing.
     """
     for name in runtimes or ():
-        known(name)
+        runtime_named(name)
     given = [example_inputs] * len(models) if inputs is None else inputs
     places = [
         (place, Candidate(model, given[place], reader.name))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from podar.errors import PodarError, first_line
-from podar.files import opened
+from podar.files import open_for_torch
 from podar.runtimes import RUNTIMES
 from podar.runtimes.file_inputs import arrays
 
@@ -113,7 +113,7 @@ def _pack(folder: Path, model: Any, example_inputs: Any) -> dict[str, Any]:
     import torch
 
     try:
-        with _own_code_by_value(cloudpickle), opened(folder / "model.pkl") as file:
+        with _own_code_by_value(cloudpickle), open_for_torch(folder / "model.pkl") as file:
             torch.save((model, example_inputs), file, pickle_module=cloudpickle)
     except Exception as error:  # anything a model may hold: locks, generators, open files
         raise PodarError(f"the model cannot be copied to a child process: {first_line(error)}.") from error

@@ -17,7 +17,7 @@ from podar.errors import UsageError, check_known, sizes
 from podar.model.containers import Place, leaves, name_of, replaced
 from podar.model.inputs import argument_names, arguments
 from podar.runtimes import open_file
-from podar.runtimes.file_inputs import drawn
+from podar.runtimes.file_inputs import random_inputs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,7 +76,7 @@ def shaped_file(label: str, path: Path) -> ShapedModel:
     **Raises:** `PodarError` for a file that its runtime cannot open.
     """
     ports = open_file(path).inputs
-    inputs = {name: torch.from_numpy(array) for name, array in drawn(ports).items()}
+    inputs = {name: torch.from_numpy(array) for name, array in random_inputs(ports).items()}
     return ShapedModel(label, path, inputs, _shapes(path, inputs), {port.name: port.shape for port in ports})
 
 

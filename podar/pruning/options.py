@@ -151,7 +151,7 @@ class Options:
             object.__setattr__(self, name, value)
 
 
-class Written(NamedTuple):
+class RecipeOption(NamedTuple):
     """One option as recipes and the command line have it."""
 
     type: Any
@@ -159,7 +159,7 @@ class Written(NamedTuple):
     told: Option
 
 
-def written() -> dict[str, Written]:
+def recipe_options() -> dict[str, RecipeOption]:
     """The options that a recipe and the command line take, by name: `pruning.Options` without what Python alone gives.
 
     ```python
@@ -171,7 +171,9 @@ def written() -> dict[str, Written]:
     hints = get_type_hints(Options, include_extras=True)
     told = {field.name: (hints[field.name].__metadata__[0], field.default) for field in fields(Options)}
     return {
-        name: Written(own.written, default, own) for name, (own, default) in told.items() if own.written is not None
+        name: RecipeOption(own.written, default, own)
+        for name, (own, default) in told.items()
+        if own.written is not None
     }
 
 

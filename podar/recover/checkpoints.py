@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from podar.errors import PodarError, first_line
-from podar.files import atomic_path, opened
+from podar.files import atomic_path, open_for_torch
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain data)."""
-    with atomic_path(path) as unfinished, opened(unfinished) as file:
+    with atomic_path(path) as unfinished, open_for_torch(unfinished) as file:
         torch.save(state, file)
 
 

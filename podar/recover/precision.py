@@ -54,7 +54,7 @@ def check_precision(asked: str | None) -> None:
         )
 
 
-def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor]) -> Precision:
+def fastest_precision(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor]) -> Precision:
     """Time `STEPS` forward and backward passes of a copy of the model in every arithmetic; the fastest."""
     batch = _few(batch)
     layouts = (False, True) if any(tensor.dim() == 4 for tensor in tensors_in(batch.inputs)) else (False,)

@@ -23,7 +23,7 @@ from podar.recover.evaluation import accuracy, logits_of
 from podar.recover.feeding import Feed, feed
 from podar.recover.history import History
 from podar.recover.losses import check_outputs, classifier_loss
-from podar.recover.precision import Precision, channels_last, check_precision, fastest
+from podar.recover.precision import Precision, channels_last, check_precision, fastest_precision
 
 
 class MaskKeeper(Protocol):
@@ -359,7 +359,7 @@ class _Training:
         chosen: list[Any] = [None]
         if self.accelerator.is_main_process:
             batch = next(self.food.epoch(0))
-            chosen = [str(fastest(self.model, batch, self.loss))]
+            chosen = [str(fastest_precision(self.model, batch, self.loss))]
         if self.accelerator.num_processes > 1:
             chosen = broadcast_object_list(chosen)
         return Precision.parse(str(chosen[0]))

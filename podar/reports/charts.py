@@ -27,7 +27,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Mark:
+class PlottedPoint:
     """One point: its place in percent from the left and from the bottom, its two values, and where its label goes.
 
     `index` is its place in the record's list (`points` or `history`), for the hooks that tests read.
@@ -60,7 +60,7 @@ class Chart:
     y_title: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[PlottedPoint, ...] = ()
     lines: tuple[str, ...] = ()  # polylines in a 100 × 100 box, y downwards
     summary: str = ""
 
@@ -97,7 +97,7 @@ def against(
     low, high = padded([point.accuracy for _, point, _ in costed])
     right = 1.12 * max(cost for _, _, cost in costed) or 1.0
     marks = [
-        Mark(
+        PlottedPoint(
             x=100 * cost / right,
             y=100 * (point.accuracy - low) / (high - low),
             index=index,
@@ -144,7 +144,7 @@ def over_epochs(
         return 100 * (epoch - first) / (last - first) if last > first else 50.0
 
     marks = [
-        Mark(
+        PlottedPoint(
             x=along(epoch),
             y=100 * (value - low) / (high - low),
             index=index,
@@ -183,7 +183,7 @@ def _path(places: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.2f},{100 - y:.2f}" for x, y in places)
 
 
-def _spread(marks: list[Mark]) -> list[Mark]:
+def _spread(marks: list[PlottedPoint]) -> list[PlottedPoint]:
     """Give each label the side with more room, and push labels apart, up and down, where they would overlap.
 
     How wide a label is depends on the reader's window, so two labels never share a height.

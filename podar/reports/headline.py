@@ -38,11 +38,11 @@ _FIELDS: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("macs", "MACs", numbers.count, False),
     ("params", "Parameters", numbers.count, False),
     ("nonzero", "Nonzero weights", numbers.count, False),
-    ("checkpoint_bytes", "Checkpoint", numbers.size, False),
-    ("bytes", "File size", numbers.size, False),
+    ("checkpoint_bytes", "Checkpoint", numbers.byte_size, False),
+    ("bytes", "File size", numbers.byte_size, False),
     (_LATENCY, "Latency p50", numbers.milliseconds, False),
     ("latency_ms.p95", "Latency p95", numbers.milliseconds, False),
-    ("memory_bytes", "Peak memory", numbers.size, False),
+    ("memory_bytes", "Peak memory", numbers.byte_size, False),
     ("energy_joules", "Energy an input", lambda joules: f"{1000 * joules:.3g} mJ", False),
 )
 
@@ -65,7 +65,7 @@ def rows(before: Mapping[str, Any], after: Mapping[str, Any], latency_ratio: flo
             continue
         kept = None if more_is_better else _kept(path, old, new, latency_ratio)
         fraction = more_is_better or path == "output_error"
-        change = numbers.points(old, new) if fraction else numbers.ratio(kept)
+        change = numbers.percentage_points(old, new) if fraction else numbers.ratio(kept)
         more = new > old if kept is None else kept > 1
         verdict = "same" if text(old) == text(new) else "better" if more == more_is_better else "worse"
         found.append(Row(path, label, old, new, text(old), text(new), change, verdict, kept))

@@ -13,7 +13,7 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def size(value: float) -> str:
+def byte_size(value: float) -> str:
     """Bytes in decimal units, as file managers show them: 1104512 → "1.10 MB"."""
     short = count(value)
     return f"{short}B" if short[-1].isalpha() else f"{short} B"
@@ -43,7 +43,7 @@ def ratio(kept: float | None) -> str:
     return "–" if kept is None else f"{kept:.2f}×"
 
 
-def points(before: float, after: float) -> str:
+def percentage_points(before: float, after: float) -> str:
     """A change of a fraction in percentage points, with its sign: (0.93, 0.92) → "−1.00 pts"."""
     change = 100 * (after - before)
     sign = "−" if round(change, 2) < 0 else "+" if round(change, 2) > 0 else "±"

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from podar.files import write_atomic
 from podar.reports import charts, headline, numbers
 from podar.reports.record import RunRecord
-from podar.reports.sections import Section, drawn, fill
+from podar.reports.sections import Section, fill_template, rendered
 
 _HERE = Path(__file__).parent
 
@@ -31,14 +31,14 @@ def write(record: RunRecord, path: str | os.PathLike[str], sections: tuple[Secti
 
 def render(record: RunRecord, sections: tuple[Section, ...] = ()) -> str:
     """The report's HTML; `sections` as of `write`."""
-    page = fill(
+    page = fill_template(
         _HERE / "page.html.jinja",
         record=record,
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         rows=headline.rows(record.before, record.after, record.latency_ratio),
         sentence=headline.sentence(record.before, record.after, record.latency_ratio),
         measured=_measured(record),
-        sections=drawn((Section(40, against_cost), *sections), record),
+        sections=rendered((Section(40, against_cost), *sections), record),
     )
     return str(page)
 
@@ -51,7 +51,7 @@ def against_cost(record: RunRecord) -> Markup:
     )
     latency = charts.against(record.points, "latency_ms", "median latency", numbers.milliseconds, name)
     quality = name if record.detector else name.capitalize()
-    return fill(_HERE / "cost.html.jinja", quality=quality, macs_chart=macs, latency_chart=latency)
+    return fill_template(_HERE / "cost.html.jinja", quality=quality, macs_chart=macs, latency_chart=latency)
 
 
 def _measured(record: RunRecord) -> str:

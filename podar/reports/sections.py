@@ -28,7 +28,7 @@ class Section:
     draw: Callable[[RunRecord], str]
 
 
-def fill(template: str | Path, **values: Any) -> Markup:
+def fill_template(template: str | Path, **values: Any) -> Markup:
     """The HTML of a template: Jinja with every text escaped, the filters of `numbers`, and macros.html.jinja."""
     path = Path(template)
     environment = Environment(
@@ -40,7 +40,7 @@ def fill(template: str | Path, **values: Any) -> Markup:
     )
     environment.filters.update(
         count=numbers.count,
-        size=numbers.size,
+        size=numbers.byte_size,
         ms=numbers.milliseconds,
         duration=numbers.duration,
         percent=numbers.percent,
@@ -48,7 +48,7 @@ def fill(template: str | Path, **values: Any) -> Markup:
     return Markup(environment.get_template(path.name).render(**values))
 
 
-def drawn(sections: tuple[Section, ...], record: RunRecord) -> list[Markup]:
+def rendered(sections: tuple[Section, ...], record: RunRecord) -> list[Markup]:
     """The HTML of all sections that have something to show, in their order."""
     found = [escape(section.draw(record)) for section in sorted(sections, key=lambda section: section.rank)]
     return [html for html in found if html.strip()]

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from podar.files import write_atomic
-from podar.reports.sections import fill
+from podar.reports.sections import fill_template
 
 SENSITIVITY = "sensitivity.json"
 _HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def render(found: Mapping[str, Any]) -> str:
         Plot(at, group, {kind: _line(group, kind, top) for kind in ("plain", "compensated")}, _worst(group))
         for at, group in enumerate(groups)
     ]
-    page = fill(
+    page = fill_template(
         _HERE / "sensitivity.html.jinja",
         found=found,
         plots=sorted(plots, key=lambda plot: -plot.worst),

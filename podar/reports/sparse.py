@@ -10,7 +10,7 @@ from typing import Any
 from podar.reports import numbers
 from podar.reports.charts import Tick, padded, short_percent, ticks
 
-ARMS = {
+ARM_NAMES = {
     "ticket": "tickets",
     "reinit": "weights drawn anew",
     "random": "random masks",
@@ -137,7 +137,7 @@ def ticket_chart(tickets: Mapping[str, Any]) -> TicketChart | None:
             for index, p in enumerate(curve)
         )
         line = " ".join(f"{m.x:.2f},{100 - m.y:.2f}" for m in marks)
-        lines.append(TicketLine(arm, ARMS.get(arm, arm), line, marks, tickets.get("smallest", {}).get(arm)))
+        lines.append(TicketLine(arm, ARM_NAMES.get(arm, arm), line, marks, tickets.get("smallest", {}).get(arm)))
     first = next(p for p in points if p["round"] == 0) if any(p["round"] == 0 for p in points) else points[0]
     marked = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2) if least > 0.15 else (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
     shown = [d for d in marked if d >= least * 0.999]

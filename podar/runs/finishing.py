@@ -13,7 +13,7 @@ from podar.files import write_atomic
 from podar.reports.summary import SUMMARY, parse
 from podar.runs.folder import to_json
 from podar.runs.recipe import Recipe
-from podar.runs.steps import Done, merged, sentence
+from podar.runs.steps import Done, as_sentence, merged
 from podar.stages import Job, sections, stage_of
 
 REPORT = "report.html"
@@ -39,7 +39,7 @@ def finish(job: Job, state: dict[str, Any], done: list[Done]) -> None:
         "recipe": {**state["recipe"], **state.get("asked", {})},
     }
     if state.get("changes"):
-        changed = [sentence(f"{change} while the run was broken off") for change in state["changes"]]
+        changed = [as_sentence(f"{change} while the run was broken off") for change in state["changes"]]
         complete["notes"] = [*found.get("notes", ()), *changed]
     summary = parse(complete, str(job.files / SUMMARY))
     write(RunRecord.from_summary(summary, job.files), job.files / REPORT, sections())
@@ -70,7 +70,7 @@ def opening_facts(recipe: Recipe, source: Any, state: dict[str, Any]) -> dict[st
     return {
         "title": source.title,
         "facts": {name: as_typed(fact, state) for name, fact in facts.items()},
-        "notes": [sentence(as_typed(note, state)) for note in source.notes],
+        "notes": [as_sentence(as_typed(note, state)) for note in source.notes],
     }
 
 

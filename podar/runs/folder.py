@@ -64,7 +64,7 @@ def is_begun(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(folder: Path, make: bool = False) -> Iterator[None]:
+def locked(folder: Path, make: bool = False) -> Iterator[None]:
     """Keep a second process out of a run; the hold ends with the process.
 
     **Arguments:** `make`: make the folders that are missing.
@@ -97,12 +97,12 @@ def _locked(folder: Path, make: bool) -> int | None:
     raise PodarError(busy)
 
 
-def write_state(folder: Path, state: dict[str, Any]) -> None:
+def write_run_state(folder: Path, state: dict[str, Any]) -> None:
     """Write down what a run has behind it, in one step."""
     write_atomic(folder / WORK / STATE, to_json(state))
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_run_state(folder: Path) -> dict[str, Any]:
     """What `write_state` wrote.
 
     **Raises:** `PodarError` where it is missing or damaged.
@@ -192,7 +192,7 @@ def clear(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def command(folder: Path, *options: str) -> str:
+def resume_command(folder: Path, *options: str) -> str:
     """What to type to go on with a run."""
     return shlex.join(["podar", "resume", str(folder), *options])
 

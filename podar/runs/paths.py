@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar.data import register
+from podar.data.register import find_data_source
 from podar.errors import PodarError
-from podar.libraries import find
+from podar.libraries import find_library
 from podar.runs.recipe import Recipe
 from podar.stages import StageOptions
 from podar.trust.plain import read_yaml
@@ -31,9 +31,9 @@ def absolute(recipe: Recipe) -> Recipe:
     if _files_named(model):
         prefix, colon, rest = model.rpartition(":")
         full = f"{path(prefix)}:{rest}" if prefix.endswith(".py") else f"{prefix}{colon}{path(rest)}"
-        model = full if find(full) is find(model) else model
+        model = full if find_library(full) is find_library(model) else model
     data = recipe.data
-    if data is not None and Path(data).expanduser().exists() and register.find(data) is register.find(path(data)):
+    if data is not None and Path(data).expanduser().exists() and find_data_source(data) is find_data_source(path(data)):
         data = path(data)
     stages = tuple(
         options.model_copy(update={name: _absolute(getattr(options, name), path) for name in options.file_options})
@@ -77,7 +77,7 @@ def _files_among(options: StageOptions) -> list[str]:
 def _files_named(model: str) -> list[Path]:
     """The file or folder in a MODEL string; of a folder that podar saved, what it reads there."""
     prefix, colon, rest = model.rpartition(":")
-    library = find(model)
+    library = find_library(model)
     if library is None or (colon and not library.on_disk):
         return []  # timm:resnet18 is a name, whatever lies here under that name
     path = Path(prefix if prefix.endswith(".py") else rest).expanduser()

@@ -60,18 +60,18 @@ def start(
     """
     from podar.runs.paths import absolute
 
-    steps.check(recipe)
+    steps.check_options(recipe)
     out = Path(out)
     name = recipe.name if replace else None
     if not (out / WORK).exists():
         _refuse_taken(out, name)
     missing = [path for path in (out / WORK, *(out / WORK).parents) if not path.exists()]
     try:
-        with folder.held(out, make=True):
+        with folder.locked(out, make=True):
             _make_room(out, name)
             asked = {key: getattr(recipe, key) for key in ("model", "data", "weights")}
             state = {"recipe": absolute(recipe).model_dump(mode="json"), "asked": asked, "command": command, "done": []}
-            folder.write_state(out, state)
+            folder.write_run_state(out, state)
             return _carry_on(out, trust=trust, progress=progress, resuming=False)
     finally:
         _remove_empty(missing)
@@ -100,7 +100,7 @@ def resume(
         if finished:
             raise PodarError(f"the run in {out} is finished: there is nothing to resume.")
         raise PodarError(f"{out} holds no run that was broken off.")
-    with folder.held(out):
+    with folder.locked(out):
         if folder.is_begun(out):
             consent.check_run(out, trust)
             return _carry_on(out, trust=trust, progress=progress, resuming=True, despite_changes=despite_changes)
@@ -118,7 +118,7 @@ def summary(out: str | os.PathLike[str]) -> dict[str, Any]:
     """
     out = Path(out)
     if not (out / SUMMARY).is_file() and (out / WORK).is_dir():
-        raise PodarError(f"the run in {out} is not finished: {folder.command(out)} goes on with it.")
+        raise PodarError(f"the run in {out} is not finished: {folder.resume_command(out)} goes on with it.")
     return read_plain(out)
 
 
@@ -136,10 +136,10 @@ def _carry_on(
     out: Path, *, trust: bool, progress: Progress | None, resuming: bool, despite_changes: bool = False
 ) -> dict[str, Any]:
     """Do the steps that are not done yet, then publish. What goes wrong is said in one sentence."""
-    state = folder.read_state(out)
+    state = folder.read_run_state(out)
     at = ["load"]
     asks = trust or consent.names_code(state.get("recipe"))
-    again = folder.command(out, *(["--trust"] if asks else []))
+    again = folder.resume_command(out, *(["--trust"] if asks else []))
     try:
         if "publish" not in state:
             _refuse_changes(out, state, despite_changes, again)
@@ -190,8 +190,8 @@ def _refuse_changes(out: Path, state: dict[str, Any], allowed: bool, again: str)
             "with what is there now."
         )
     state["changes"] = [*state.get("changes", []), *(f"{path} {how}" for path, how in changed.items())]
-    state["read"] = fingerprints.take(state["read"], out)
-    folder.write_state(out, state)
+    state["read"] = fingerprints.fingerprints_of(state["read"], out)
+    folder.write_run_state(out, state)
 
 
 def _do_steps(out: Path, state: dict[str, Any], trust: bool, progress: Progress, at: list[str]) -> None:
@@ -208,7 +208,7 @@ def _do_steps(out: Path, state: dict[str, Any], trust: bool, progress: Progress,
         programs.remember(program)
     source = open_recipe(recipe, trust)
     if not done:
-        state["read"] = fingerprints.take(files_of(recipe, source), out)
+        state["read"] = fingerprints.fingerprints_of(files_of(recipe, source), out)
         facts = finishing.opening_facts(recipe, source, state)
         done.append(Done("load", time.perf_counter() - began, facts, None))
         _note(out, state, done)
@@ -216,7 +216,7 @@ def _do_steps(out: Path, state: dict[str, Any], trust: bool, progress: Progress,
     behind = {d.name for d in done}
     for step in [step for step in steps.steps(recipe) if step.name not in behind]:
         at[0] = step.name
-        done.append(steps.do(step, job, out, state["files"], len(done)))
+        done.append(steps.carry_out_step(step, job, out, state["files"], len(done)))
         # What this step ran on; a process that goes on after it may not load the same libraries.
         state["versions"] = {**state.get("versions", {}), **finishing.versions()}
         _note(out, state, done)
@@ -226,7 +226,7 @@ def _do_steps(out: Path, state: dict[str, Any], trust: bool, progress: Progress,
     folder.drop_unknown(out, state["files"])
     finishing.finish(job, state, done)
     state["publish"] = folder.files_in(out)
-    folder.write_state(out, state)
+    folder.write_run_state(out, state)
     progress("", 0, 0, {})
 
 
@@ -240,7 +240,7 @@ def _job(out: Path, state: dict[str, Any], recipe: Recipe, source: Source, done:
 
     def settle(what: str, value: Any) -> None:
         state["settled"] = {**state.get("settled", {}), what: value}
-        folder.write_state(out, state)
+        folder.write_run_state(out, state)
 
     saved = next((d.model for d in reversed(done) if d.model), None)
     model = source.build() if saved is None else load(work / saved, source.dense)
@@ -271,16 +271,16 @@ def open_recipe(recipe: Recipe, trust: bool) -> Source:
 def _note(out: Path, state: dict[str, Any], done: list[Done]) -> None:
     """Write down what is done, and the files that belong to it."""
     state["done"], state["files"] = [vars(d) for d in done], folder.files_in(out)
-    folder.write_state(out, state)
+    folder.write_run_state(out, state)
 
 
 def _make_room(out: Path, replaceable: str | None) -> None:
     """See that the folder is free for a run, or has one that may be replaced."""
     if folder.is_begun(out):
-        name = folder.read_state(out).get("recipe", {}).get("name")
+        name = folder.read_run_state(out).get("recipe", {}).get("name")
         if replaceable is None or name != replaceable:
             raise PodarError(
-                f"{out} holds a run that was broken off: {folder.command(out)} goes on with it, or name "
+                f"{out} holds a run that was broken off: {folder.resume_command(out)} goes on with it, or name "
                 "another folder with --out."
             )
         (out / WORK / STATE).unlink()

@@ -14,11 +14,11 @@ from podar.errors import PodarError, first_line
 from podar.reports.summary import Summary, parse
 from podar.runs import folder
 from podar.runs.recipe import Recipe
-from podar.stages import CHECKPOINT, Finding, Job, Stage, StageOptions, stage_of, stages
+from podar.stages import CHECKPOINT_SUFFIX, Finding, Job, Stage, StageOptions, stage_of, stages
 
 
 @dataclass(frozen=True)
-class Step:
+class RunStep:
     """A stage as one run carries it out; `name` is what people see, with a number where the stage comes again."""
 
     name: str
@@ -46,7 +46,7 @@ class Done:
     model: str | None
 
 
-def check(recipe: Recipe) -> None:
+def check_options(recipe: Recipe) -> None:
     """Refuse names and values that make no sense, before anything is loaded.
 
     **Raises:** `UsageError`.
@@ -55,29 +55,29 @@ def check(recipe: Recipe) -> None:
         options.check(recipe)
 
 
-def steps(recipe: Recipe) -> list[Step]:
+def steps(recipe: Recipe) -> list[RunStep]:
     """The steps of a recipe in order: its stages, and those that come by themselves."""
     unasked = [s for s in stages().values() if s.comes != "asked" and (recipe.data is not None or not s.needs_data)]
     named = [stage_of(options).name for options in recipe.stages]
 
-    def coming(when: str) -> list[Step]:
+    def coming(when: str) -> list[RunStep]:
         found = [s for s in unasked if s.comes == when and (not s.after or set(s.after) & set(named))]
-        return [Step(s.title, s, s.options()) for s in sorted(found, key=lambda s: bool(s.after))]
+        return [RunStep(s.title, s, s.options()) for s in sorted(found, key=lambda s: bool(s.after))]
 
     found, at_the_end = coming("first"), []
     for options in recipe.stages:
-        own = Step(stage_of(options).title, stage_of(options), options)
+        own = RunStep(stage_of(options).title, stage_of(options), options)
         if not own.stage.changes_model:
             at_the_end.append(own)
             continue
         found.append(own)
         if not options.deferred:
             behind = [s for s in unasked if s.comes == "behind" and own.stage.name in s.after]
-            found += [Step(s.title, s, s.options()) for s in behind]
+            found += [RunStep(s.title, s, s.options()) for s in behind]
     return _numbered([*found, *coming("changed"), *at_the_end])
 
 
-def _numbered(found: list[Step]) -> list[Step]:
+def _numbered(found: list[RunStep]) -> list[RunStep]:
     """Steps that repeat get a number, since a run remembers its steps by name."""
     seen: dict[str, int] = {}
     numbered = []
@@ -91,14 +91,14 @@ def _numbered(found: list[Step]) -> list[Step]:
 def worth_keeping(out: Path, state: Mapping[str, Any]) -> bool:
     """Whether a run that failed has work behind it that takes long to repeat: any checkpoint will do."""
     long = [stage for stage in stages().values() if stage.keeps]
-    patterns = [f"*{CHECKPOINT}", *(pattern for stage in long for pattern in stage.keeps)]
+    patterns = [f"*{CHECKPOINT_SUFFIX}", *(pattern for stage in long for pattern in stage.keeps)]
     if any(True for pattern in patterns for _ in folder.work_of(out).glob(pattern)):
         return True
     titles = {stage.title for stage in long}
     return any(re.sub(r" \d+$", "", entry["name"]) in titles for entry in state.get("done", ()))
 
 
-def do(step: Step, job: Job, out: Path, known: list[str], number: int) -> Done:
+def carry_out_step(step: RunStep, job: Job, out: Path, known: list[str], number: int) -> Done:
     """Carry out one step, always from the same beginning; the model that it changed is saved.
 
     **Arguments:** `known`: the finished files of the steps before. `number`: of the saved model.
@@ -117,7 +117,7 @@ def do(step: Step, job: Job, out: Path, known: list[str], number: int) -> Done:
         torch.manual_seed(job.recipe.seed)
         finding = step.stage.work(job, step.options)
     job.progress = progress
-    found = plain(finding, job.found)
+    found = in_summary(finding, job.found)
     job.found = parse(merged([job.found.plain(), found]), f"what the stage {step.name!r} found")
     kept = None
     if step.changes_model:
@@ -128,7 +128,7 @@ def do(step: Step, job: Job, out: Path, known: list[str], number: int) -> Done:
 
 
 @contextlib.contextmanager
-def _repeatable(recipe: Any, step: Step) -> Iterator[None]:
+def _repeatable(recipe: Any, step: RunStep) -> Iterator[None]:
     """Where a recipe is to be deterministic, let torch refuse operators that are not, while the model is changed."""
     import torch
 
@@ -147,14 +147,14 @@ def _repeatable(recipe: Any, step: Step) -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
-def plain(finding: Finding, so_far: Summary) -> dict[str, Any]:
+def in_summary(finding: Finding, so_far: Summary) -> dict[str, Any]:
     """A finding as a part of the summary: plain data."""
     found = dict(finding.facts)
     for half in ("before", "after"):
         if figures := getattr(finding, half):
             found[half] = dict(figures)
     if finding.notes:
-        found["notes"] = [*found.get("notes", so_far.notes), *map(sentence, finding.notes)]
+        found["notes"] = [*found.get("notes", so_far.notes), *map(as_sentence, finding.notes)]
     return found
 
 
@@ -175,7 +175,7 @@ def merged(parts: Iterator[dict[str, Any]] | list[dict[str, Any]]) -> dict[str, 
     return whole
 
 
-def sentence(text: str) -> str:
+def as_sentence(text: str) -> str:
     """A remark as a sentence of its own."""
     text = text.strip()
     if text.partition(" ")[0].replace("-", "").isalpha():  # a name such as timm:resnet18 keeps its letters

@@ -19,7 +19,7 @@ from podar.errors import PodarError
 from podar.files import lock, write_atomic
 from podar.reports.summary import SUMMARY
 from podar.runs import consent, finishing, points, steps
-from podar.runs.folder import command as resume_command
+from podar.runs.folder import resume_command as resume_command
 from podar.runs.folder import to_json
 from podar.runs.recipe import Recipe, make
 from podar.sweeps.executors import Task, known
@@ -68,7 +68,7 @@ def start(
     known(executor)
     recipes = [make(point.recipe, of="podar pareto") for point in asked]
     for recipe in recipes:
-        steps.check(recipe)
+        steps.check_options(recipe)
     wanted = Asked(
         command=command,
         title="",
@@ -120,7 +120,7 @@ def resume(
     known(executor)
     asked = read_asked(out)
     for point in asked.points:
-        consent.check(make(point.absolute, of=str(out / SWEEP)), str(out / SWEEP), trust)
+        consent.check_recipe(make(point.absolute, of=str(out / SWEEP)), str(out / SWEEP), trust)
     with _held(out):
         return _carry_on(out, jobs, executor, trust, despite_changes, progress)
 
@@ -149,7 +149,7 @@ def _opened(asked: Asked, recipes: Sequence[Recipe], folder: Path, trust: bool, 
     facts = {"model": recipes[0].model, **({"data": source.about_data} if source.about_data else {})}
     targets = [point.name for point in asked.points if point.kind == "target"]
     facts |= {"targets": ", ".join(targets), "processor": str(processor())}
-    read = fingerprints.take([path for recipe in recipes for path in files_of(recipe, source)], folder)
+    read = fingerprints.fingerprints_of([path for recipe in recipes for path in files_of(recipe, source)], folder)
     return asked.model_copy(update={"title": source.title, "facts": facts, "read": read})
 
 

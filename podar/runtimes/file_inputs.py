@@ -77,7 +77,7 @@ def _is_place(path: str) -> bool:
     return path.replace(".", "").isdigit()
 
 
-def drawn(wanted: Sequence[Port]) -> dict[str, np.ndarray]:
+def random_inputs(wanted: Sequence[Port]) -> dict[str, np.ndarray]:
     """Inputs to measure a file with: normal numbers, ones where they are whole; sizes that are open are 1."""
     random = np.random.default_rng(0)
     found = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from podar.errors import PodarError, UsageError, first_line
 from podar.runtimes.file_inputs import matched
-from podar.runtimes.register import RUNTIMES, Runtime, known
+from podar.runtimes.register import RUNTIMES, Runtime, runtime_named
 from podar.runtimes.session import Ready, Session
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _chosen(name: str | None, model: Any) -> Runtime:
     choices = readers(model)
     if name is None:
         return choices[0]
-    if known(name) not in choices:
+    if runtime_named(name) not in choices:
         called = str(model) if isinstance(model, (str, Path)) else f"a torch model ({type(model).__name__})"
         raise UsageError(f"{name} does not run {called}; {' and '.join(c.name for c in choices)} can.")
     return RUNTIMES[name]

@@ -88,7 +88,7 @@ def unregister(name: str) -> None:
     del _runtimes[name]
 
 
-def known(name: str) -> Runtime:
+def runtime_named(name: str) -> Runtime:
     """The runtime of that name.
 
     **Raises:** `UsageError` where there is none.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class ProgramSession:
+class ExportedProgramSession:
     """An exported program. Its inputs are the tensors among its arguments: by name, or by place ("0", "boxes_1")."""
 
     def __init__(self, program: Any, threads: int) -> None:
@@ -115,13 +115,13 @@ def run_module(module: nn.Module, example_inputs: Any, threads: int) -> Ready:
 
 
 @runtime("torch", package="torch", suffixes=(".pt2",), widths=8, weights=count_weights, module=run_module)
-def open_(file: Path, threads: int) -> ProgramSession:
+def open_(file: Path, threads: int) -> ExportedProgramSession:
     """An exported program in torch."""
     program = _loaded(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ProgramSession(program, threads)
+            return ExportedProgramSession(program, threads)
     except Exception as error:
         raise PodarError(f"{file} is not an exported program that torch can open: {first_line(error)}.") from error
 

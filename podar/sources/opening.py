@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from podar.errors import PodarError
-from podar.libraries import find
+from podar.libraries import find_library
 from podar.libraries.saved import is_saved
 from podar.model.checkpoints import check_finite, load_weights
 from podar.plans.saving import load
@@ -49,7 +49,7 @@ def open_source(
     model = source.build()
     ```
     """
-    library = find(model)
+    library = find_library(model)
     if library is None:
         raise PodarError(unknown(model))
     take_modules(modules, model, trust)

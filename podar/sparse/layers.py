@@ -203,7 +203,7 @@ def _parameter(module: nn.Module, attribute: str, name: str) -> nn.Parameter | N
     return parameter
 
 
-def check_finite(weights: Iterable[Weight]) -> None:
+def check_finite_weights(weights: Iterable[Weight]) -> None:
     """Refuse NaN and infinite weights, which have no rank.
 
     **Raises:** `PodarError`: names the first such weight.

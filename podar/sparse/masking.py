@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from podar.criteria import Scorer, score
 from podar.errors import PodarError, UsageError
-from podar.sparse.layers import Weight, check_finite, leave_dense, per_weight, weights_of
+from podar.sparse.layers import Weight, check_finite_weights, leave_dense, per_weight, weights_of
 from podar.sparse.masks import Sparsity, attach, detach, sparsity
 from podar.sparse.patterns import (
     NofM,
     Pattern,
     Unstructured,
     check_divides,
-    expand,
+    mask_of_units,
     n_of_m_mask,
     parse_pattern,
     units_of,
@@ -151,7 +151,7 @@ def check_weights(weights: list[Weight], pattern: Pattern) -> None:
 
     **Raises:** `PodarError`: NaN or infinite values, a layer of zeros only, sizes that the pattern does not divide.
     """
-    check_finite(weights)
+    check_finite_weights(weights)
     for weight in weights:
         if not bool(weight.values.any()):
             raise PodarError(
@@ -204,7 +204,9 @@ def choose_masks(
         if weight.name in counts:
             count = counts[weight.name]
             _check_zeros([weight], count, unit_count(weight, pattern), weight.name, pattern)
-            masks[weight.name] = _within(weight, expand(weight, keep_largest(scores[weight.name](), count), pattern))
+            masks[weight.name] = _within(
+                weight, mask_of_units(weight, keep_largest(scores[weight.name](), count), pattern)
+            )
     if pool:
         masks |= _global(pool, scores, amount, pattern)
     return masks
@@ -242,7 +244,7 @@ def _global(
             kept, cut = kept_above(part(weight)(), cut)
             if not bool(kept.any()):
                 empty.append(weight)
-            masks[weight.name] = _within(weight, expand(weight, kept, pattern))
+            masks[weight.name] = _within(weight, mask_of_units(weight, kept, pattern))
         if not empty:
             return masks
         for weight in empty:

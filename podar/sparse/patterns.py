@@ -122,7 +122,7 @@ def block_sums(matrix: Tensor, pattern: BlockPattern) -> Tensor:
     )
 
 
-def expand(weight: Weight, kept: Tensor, pattern: Pattern) -> Tensor:
+def mask_of_units(weight: Weight, kept: Tensor, pattern: Pattern) -> Tensor:
     """A boolean mask of the weight's shape from flat booleans, one a unit."""
     shape = weight.parameter.shape
     if not isinstance(pattern, BlockPattern):

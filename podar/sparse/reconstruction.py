@@ -199,7 +199,7 @@ def _renew(model: nn.Module, weight: Weight, moment: Tensor, mask: Tensor, patte
         chosen = chosen.view(rows.shape)
         return chosen if allowed is None else chosen & allowed
 
-    new, final = solve(rows, moment, project)
+    new, final = sparse_solution(rows, moment, project)
     whole = float(torch.einsum("grc,gcd,grd->", rows, moment, rows)) or 1.0
 
     def error(values: Tensor) -> float:
@@ -213,7 +213,7 @@ def _renew(model: nn.Module, weight: Weight, moment: Tensor, mask: Tensor, patte
     return found
 
 
-def solve(dense: Tensor, moment: Tensor, project: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Tensor]:
+def sparse_solution(dense: Tensor, moment: Tensor, project: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Tensor]:
     """Sparse weights whose outputs are near those of the dense ones.
 
     **Arguments:**

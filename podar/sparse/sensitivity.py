@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from podar.criteria.calibration import labelled_batches, loss_of, scoring
 from podar.sparse.layers import Weight
-from podar.sparse.patterns import Pattern, expand
+from podar.sparse.patterns import Pattern, mask_of_units
 from podar.sparse.scopes import to_whole, unit_count
 from podar.sparse.selection import keep_largest
 
@@ -44,7 +44,7 @@ def sensitivities(
             try:
                 curve = []
                 for level in LEVELS:
-                    mask = expand(weight, keep_largest(scores, round(level * len(scores))), pattern)
+                    mask = mask_of_units(weight, keep_largest(scores, round(level * len(scores))), pattern)
                     parameter.data = kept_values * mask
                     _refresh(weight)
                     curve.append(mean_loss() - base)

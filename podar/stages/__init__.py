@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
-CHECKPOINT = ".checkpoint"  # how the file of a training that is under way ends
+CHECKPOINT_SUFFIX = ".checkpoint"  # how the file of a training that is under way ends
 DENSE = "dense.safetensors"  # the dense model, where a stage put another in its place
 
 
-class Recipe(Protocol):
+class RecipeLike(Protocol):
     """What a stage may know of the recipe in which it stands."""
 
     @property
@@ -86,13 +86,13 @@ class StageOptions(BaseModel):
         """Whether nothing happens yet, because a later stage is to do what is asked here."""
         return False
 
-    def fit(self, recipe: Recipe) -> None:
+    def fit(self, recipe: RecipeLike) -> None:
         """Refuse a recipe in which this cannot stand.
 
         **Raises:** `ValueError`: one sentence without a full stop.
         """
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RecipeLike) -> None:
         """Refuse names and values that make no sense, before anything is loaded.
 
         **Raises:** `UsageError`.
@@ -167,7 +167,7 @@ class Job:
       that a run that goes on later decides in the same way.
     """
 
-    recipe: Recipe
+    recipe: RecipeLike
     source: Source
     model: nn.Module
     dense: nn.Module
@@ -206,7 +206,7 @@ class Job:
     @property
     def checkpoint(self) -> Path:
         """Where the training of the step under way may keep its place."""
-        return self.scratch / f"{self.step.replace(' ', '-')}{CHECKPOINT}"
+        return self.scratch / f"{self.step.replace(' ', '-')}{CHECKPOINT_SUFFIX}"
 
 
 Comes = Literal["asked", "first", "behind", "changed"]
@@ -320,7 +320,7 @@ def stage_of(options: StageOptions) -> Stage:
     return next(found for found in stages().values() if found.options is type(options))
 
 
-def following(options: StageOptions, recipe: Recipe) -> list[str]:
+def following(options: StageOptions, recipe: RecipeLike) -> list[str]:
     """The names of the stages that come behind this one in a recipe."""
     place = next(at for at, found in enumerate(recipe.stages) if found is options)
     return [stage_of(found).name for found in recipe.stages[place + 1 :]]

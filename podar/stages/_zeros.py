@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from podar.sparse import Keeper
 
-SPARSE = 0.1  # a model with that share of zeros was made so, and training is not to fill them
+MADE_SPARSE = 0.1  # a model with that share of zeros was made so, and training is not to fill them
 
 
 def keeper(job: Job) -> Callable[[nn.Module], Keeper]:
@@ -34,7 +34,7 @@ def keeper(job: Job) -> Callable[[nn.Module], Keeper]:
     )
 
 
-def complete(job: Job) -> None:
+def reach_amount(job: Job) -> None:
     """A trainer that puts its best weights back may return to a time when the schedule was not at its end."""
     import torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar.reports.sections import Section, fill
+from podar.reports.sections import Section, fill_template
 from podar.reports.sparse import histogram, zero_bars
 from podar.stages import Finding, Job, StageOptions, stage
 
@@ -21,7 +21,7 @@ _BINS = 60
 def _zeros(record: RunRecord) -> str:
     """Zeros in every layer, and the histogram of the weights."""
     sparsity = record.own.get("sparsity", {})
-    return fill(
+    return fill_template(
         Path(__file__).with_name("count_zeros.html.jinja"),
         sparsity=sparsity,
         zeros=zero_bars(sparsity),

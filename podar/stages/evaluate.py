@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podar.reports.sections import Section, fill
+from podar.reports.sections import Section, fill_template
 from podar.stages import Finding, Job, StageOptions, stage
 from podar.stages._figures import point, points, quality
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _sights(record: RunRecord) -> str:
     """Test pictures with the answers of both models."""
-    return fill(
+    return fill_template(
         Path(__file__).with_name("evaluate.html.jinja"),
         pictures=[(picture, _data_uri(picture.png)) for picture in record.pictures],
         scenes=[(scene.caption, _data_uri(scene.png)) for scene in record.scenes],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from podar.reports.sections import Section, fill
+from podar.reports.sections import Section, fill_template
 from podar.stages import Finding, Job, StageOptions, stage
 from podar.stages._figures import costs, point, quality
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def _frozen(record: RunRecord) -> str:
     """Which axes could not be cut, and why."""
     template = Path(__file__).with_name("evaluate_dense.html.jinja")
-    return fill(template, frozen=by_reason(record.frozen), count=len(record.frozen))
+    return fill_template(template, frozen=by_reason(record.frozen), count=len(record.frozen))
 
 
 def by_reason(frozen: Sequence[Frozen]) -> list[tuple[str, list[str]]]:

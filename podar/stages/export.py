@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from podar.sources.naming import check_format
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage
+from podar.stages import Finding, Flag, Job, RecipeLike, StageOptions, stage
 
 
 def _formats() -> Iterable[str]:
@@ -26,7 +26,7 @@ class Export(StageOptions):
         Field(min_length=1),
     ]
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RecipeLike) -> None:
         for name in self.formats:
             check_format(name, recipe.model)
 

@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 from podar.errors import UsageError
 from podar.libraries import workshop_of
 from podar.reports import charts
-from podar.reports.sections import Section, fill
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage
+from podar.reports.sections import Section, fill_template
+from podar.stages import Finding, Flag, Job, RecipeLike, StageOptions, stage
 from podar.stages._flags import RATE
 
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ class Finetune(StageOptions):
     def _auto_is_none(cls, value: str | None) -> str | None:
         return None if value == "auto" else value
 
-    def fit(self, recipe: Recipe) -> None:
+    def fit(self, recipe: RecipeLike) -> None:
         if recipe.deterministic and (self.seconds or "time" in self.settings):
             raise ValueError(
                 "finetune stops after a time, which is another step each time it runs, and the recipe is to be "
                 "deterministic; leave seconds away (--seconds, time=) or deterministic"
             )
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RecipeLike) -> None:
         from podar.recover.precision import check_precision
 
         check_precision(self.precision)
@@ -107,7 +107,7 @@ class Finetune(StageOptions):
 def _recovery(record: RunRecord) -> str:
     """How accuracy and loss went over the epochs."""
     quality = "mAP 50–95" if record.detector else "accuracy"
-    return fill(
+    return fill_template(
         Path(__file__).with_name("finetune.html.jinja"),
         detector=record.detector,
         quality=quality,
@@ -129,18 +129,18 @@ def _recovery(record: RunRecord) -> str:
 )
 def finetune(job: Job, options: Finetune) -> Finding:
     """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
-    from podar.stages._zeros import SPARSE, complete, keeper, share_of_zeros
-    from podar.workshops import Training
+    from podar.stages._zeros import keeper, reach_amount, share_of_zeros
+    from podar.workshops import TrainingOptions
 
     made_sparse = job.found.own("sparsity") is not None  # by a stage of this run; else the model may have come so
     came_sparse = 0.0 if made_sparse else share_of_zeros(job.model)
-    sparse = made_sparse or came_sparse >= SPARSE
+    sparse = made_sparse or came_sparse >= MADE_SPARSE
     unlabelled = job.source.data is not None and not job.source.data.labelled
     deferred = any(getattr(stage, "deferred", False) for stage in job.recipe.stages)
     if unlabelled and options.epochs is None and not deferred:
         return Finding()
     settled = f"{job.step}: precision"
-    training = Training(
+    training = TrainingOptions(
         checkpoint=job.checkpoint,
         files=job.files,
         epochs=EPOCHS if options.epochs is None else options.epochs,
@@ -157,7 +157,7 @@ def finetune(job: Job, options: Finetune) -> Finding:
         keeper=keeper(job) if sparse else None,
     )
     history = job.workshop.train(job.model, training)
-    complete(job)
+    reach_amount(job)
     offset = max((epoch["epoch"] for epoch in job.found.history), default=0)
     epochs = [{**epoch, "epoch": epoch["epoch"] + offset} for epoch in history.epochs]
     notes: list[str] = []

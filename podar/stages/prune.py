@@ -10,9 +10,9 @@ from pydantic import create_model, field_validator, model_validator
 
 from podar.errors import UsageError, check_known
 from podar.pruning.metrics.register import examples
-from podar.pruning.options import Option, Options, Written, written
-from podar.reports.sections import Section, fill
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage
+from podar.pruning.options import Option, Options, RecipeOption, recipe_options
+from podar.reports.sections import Section, fill_template
+from podar.stages import Finding, Flag, Job, RecipeLike, StageOptions, stage
 from podar.stages._figures import costs
 from podar.stages._flags import fractions, runtimes
 from podar.stages.measure import Measure
@@ -85,14 +85,14 @@ class _Target(StageOptions):
         """The value of one of the options that `pruning.Options` declares."""
         return getattr(self, name)
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RecipeLike) -> None:
         from podar.pruning.target import parse_targets
 
         if self.target is not None:
             parse_targets(self.target)
         if self.asked("runtime") is not None:
             check_known("runtime", self.asked("runtime"), runtimes())
-        for name, option in written().items():
+        for name, option in recipe_options().items():
             if option.told.names is not None and (value := self.asked(name)) is not None:
                 check_known(name, value, option.told.names())
         Options(ratios=self.asked("ratios"))  # refuses a number that is no fraction
@@ -103,7 +103,7 @@ class _Target(StageOptions):
         return ", ".join([*asked, *(f"{pattern}={kept:g}" for pattern, kept in self.asked("ratios").items())])
 
 
-def _field(name: str, option: Written) -> Any:
+def _field(name: str, option: RecipeOption) -> Any:
     """A field of the stage's options: what may be given several times is empty where it is not given."""
     kind = get_origin(option.type)
     several = kind in (tuple, dict)
@@ -116,7 +116,7 @@ Prune = create_model(
     __base__=_Target,
     __module__=__name__,
     __doc__="The target, and what recipes may ask of `pruning.Options`: the arguments of `podar.prune`.",
-    **{name: _field(name, option) for name, option in written().items()},
+    **{name: _field(name, option) for name, option in recipe_options().items()},
 )
 
 
@@ -128,7 +128,7 @@ def _widths(record: RunRecord) -> str:
         """Each layer with the lengths of its two bars in percent, on one scale for all."""
         return [(layer, scale * layer.before, scale * layer.after) for layer in layers]
 
-    return fill(
+    return fill_template(
         Path(__file__).with_name("prune.html.jinja"),
         layers=bars(record.layers[:_SHOWN_LAYERS]),
         more_layers=bars(record.layers[_SHOWN_LAYERS:]),
@@ -152,7 +152,7 @@ def prune(job: Job, options: _Target) -> Finding:
 
     exported = [name for stage in job.recipe.stages for name in getattr(stage, "formats", ())]
     data, loss = job.workshop.samples(job.model, job.recipe.seed)
-    chosen = {name: options.asked(name) for name in written()}
+    chosen = {name: options.asked(name) for name in recipe_options()}
     given = {name: value for name, value in chosen.items() if value not in (None, (), {})}
     importance = given.setdefault("importance", job.workshop.importance)
     asked = Options(**_served(given, job.recipe, exported), data=data, loss=loss, widths=liked_widths(exported))
@@ -178,7 +178,7 @@ def prune(job: Job, options: _Target) -> Finding:
     return Finding(after=costs(result.after), notes=tuple(notes), facts=facts)
 
 
-def _served(given: dict[str, Any], recipe: Recipe, exported: list[str]) -> dict[str, Any]:
+def _served(given: dict[str, Any], recipe: RecipeLike, exported: list[str]) -> dict[str, Any]:
     """The options with the runtime and threads that are to serve: those of the stages that export and measure."""
     from podar.formats import FORMATS
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from podar.reports.sections import Section, fill
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage
+from podar.reports.sections import Section, fill_template
+from podar.stages import Finding, Flag, Job, RecipeLike, StageOptions, stage
 
 if TYPE_CHECKING:
     from podar.quantization import Quantized
@@ -41,7 +41,7 @@ class Quantize(StageOptions):
         Flag("What 8 bits must keep: accuracy>=0.99, agreement>=0.99 or error<=0.1.", metavar="KIND>=SHARE", rank=4),
     ] = "accuracy>=0.99"
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RecipeLike) -> None:
         from podar.quantization.budget import parse_budget
         from podar.quantization.register import known
 
@@ -54,7 +54,7 @@ class Quantize(StageOptions):
 
 def _table(record: RunRecord) -> str:
     """Every encoding with its size, quality and latency."""
-    return fill(Path(__file__).with_name("quantize.html.jinja"), found=record.own.get("quantize"))
+    return fill_template(Path(__file__).with_name("quantize.html.jinja"), found=record.own.get("quantize"))
 
 
 @stage(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from podar.errors import UsageError, check_known
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, following, stage
+from podar.stages import Finding, Flag, Job, RecipeLike, StageOptions, following, stage
 from podar.stages._flags import PROTECT, WEIGHT_IMPORTANCE, WEIGHT_SCOPE, fractions, importances
 
 
@@ -48,14 +48,14 @@ class Sparsify(StageOptions):
     def deferred(self) -> bool:
         return self.schedule is not None
 
-    def fit(self, recipe: Recipe) -> None:
+    def fit(self, recipe: RecipeLike) -> None:
         if self.schedule and "finetune" not in following(self, recipe):
             raise ValueError(
                 f"the {self.schedule} schedule works while a model trains; add a finetune stage after sparsify "
                 "(--data and --epochs on the command line)"
             )
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RecipeLike) -> None:
         from podar.sparse.masking import check_amount
         from podar.sparse.patterns import NofM, Unstructured, parse_pattern
         from podar.sparse.schedules import parse_schedule

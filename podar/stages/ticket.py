@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from podar.errors import UsageError, check_known
-from podar.reports.sections import Section, fill
+from podar.reports.sections import Section, fill_template
 from podar.reports.sparse import ticket_chart
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage
+from podar.stages import Finding, Flag, Job, RecipeLike, StageOptions, stage
 from podar.stages._figures import point
 from podar.stages._flags import PROTECT, RATE, WEIGHT_IMPORTANCE, WEIGHT_SCOPE, importances
 
@@ -49,11 +49,11 @@ class Ticket(StageOptions):
     lr: Annotated[float | None, Flag(RATE, rank=5), Field(gt=0)] = None
     batch_size: Annotated[int, Flag("Images a step of training.", rank=5), Field(ge=1)] = 128
 
-    def fit(self, recipe: Recipe) -> None:
+    def fit(self, recipe: RecipeLike) -> None:
         if recipe.stages[0] is not self:
             raise ValueError("ticket trains from the beginning, so it comes first; move it there")
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RecipeLike) -> None:
         check_known("importance", self.importance, importances())
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Ticket(StageOptions):
 def _curves(record: RunRecord) -> str:
     """Accuracy against the weights that remain, for tickets and controls."""
     chart = ticket_chart(record.own.get("tickets", {}))
-    return fill(Path(__file__).with_name("ticket.html.jinja"), ticket_chart=chart)
+    return fill_template(Path(__file__).with_name("ticket.html.jinja"), ticket_chart=chart)
 
 
 @stage(

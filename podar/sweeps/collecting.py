@@ -121,7 +121,7 @@ def _measured(
 
     from podar.measuring import latency_ratio, side_by_side
     from podar.runtimes import open_file
-    from podar.runtimes.file_inputs import drawn
+    from podar.runtimes.file_inputs import random_inputs
 
     inputs, reasons = {}, {}
     for name, file in files.items():
@@ -129,7 +129,7 @@ def _measured(
             if name in ours:
                 programs.remember(file)
             ports = open_file(file, runtime=asked.runtime).inputs
-            inputs[name] = {key: torch.from_numpy(array) for key, array in drawn(ports).items()}
+            inputs[name] = {key: torch.from_numpy(array) for key, array in random_inputs(ports).items()}
         except PodarError as error:
             reasons[name] = str(error)
     names = list(inputs)

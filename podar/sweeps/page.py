@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from podar.files import write_atomic
 from podar.reports import charts, numbers
-from podar.reports.sections import fill
+from podar.reports.sections import fill_template
 from podar.sweeps.summary import COSTS, TITLES, CurvePoint, Series, SweepSummary
 
 _HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def write(found: SweepSummary, path: str | os.PathLike[str]) -> None:
 def render(found: SweepSummary) -> str:
     """The page's HTML."""
     views = (True, False) if _spread(found) else (False,)
-    page = fill(
+    page = fill_template(
         _HERE / "pareto.html.jinja",
         sweep=found,
         style=Markup(_STYLE.read_text(encoding="utf-8")),
@@ -83,7 +83,7 @@ def sentence(found: SweepSummary) -> str:
             continue
         point = found.point(place)
         kept = getattr(point, cost) / getattr(dense, cost)
-        change = numbers.points(dense.accuracy, point.accuracy)
+        change = numbers.percentage_points(dense.accuracy, point.accuracy)
         return f"The knee is {point.name}: {100 * kept:.0f} % of the {name}, {change} of {found.quality}"
     count = len({p.name for p in found.points})
     return f"{count} model{'s' if count != 1 else ''}, and no knee among them"

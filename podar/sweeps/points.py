@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from podar.errors import UsageError
-from podar.libraries import find
+from podar.libraries import find_library
 from podar.sweeps.summary import Kind
 
 
@@ -114,7 +114,7 @@ def _member(model: Mapping[str, Any], member: str) -> dict[str, Any]:
     name, weights = member, None
     if not Path(member).exists() and "=" in member:
         name, _, weights = member.partition("=")
-    same = find(name) is find(model["model"])
+    same = find_library(name) is find_library(model["model"])
     return {**model, "model": name, "weights": weights, "model_args": model.get("model_args", {}) if same else {}}
 
 

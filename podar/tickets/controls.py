@@ -12,16 +12,16 @@ from podar.criteria.register import generator_for
 _OTHER = 1_000_003  # added to a seed: another draw, the same each time
 
 
-def drawn(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def built(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A model from `build` with its random numbers from a seed; the caller's stay as they were."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build()
 
 
-def redrawn(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+def built_anew(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     """A model whose weights are drawn anew, also where `build` loads a checkpoint or draws the same each time."""
-    first, other = drawn(build, seed), drawn(build, seed + _OTHER)
+    first, other = built(build, seed), built(build, seed + _OTHER)
     known = first.state_dict()
     if all(torch.equal(tensor, known[name]) for name, tensor in other.state_dict().items()):
         with torch.random.fork_rng():

@@ -23,7 +23,7 @@ from podar.sparse.layers import Weight, weights_of
 from podar.sparse.masking import check_weights, choose_masks
 from podar.sparse.patterns import Unstructured
 from podar.sparse.scopes import parse_scope
-from podar.tickets.controls import drawn, random_masks, redrawn
+from podar.tickets.controls import built, built_anew, random_masks
 from podar.tickets.curve import ARMS, TicketPoint
 from podar.tickets.store import Store
 from podar.tickets.ticket import Tickets, load
@@ -95,7 +95,7 @@ def find_ticket(
     if train is None and epochs < 1:
         raise UsageError(f"epochs={epochs} trains nothing: give 1 or more")
     kind, notes = parse_scope(scope), []
-    first = drawn(build, chosen[0])
+    first = built(build, chosen[0])
     weights = weights_of(first, protect)
     if not weights:
         raise PodarError("no ticket to find: the model has no unprotected convolution, linear or recurrent weight")
@@ -216,8 +216,8 @@ class _Search:
     def _start(self, seed: int, arm: str, number: int) -> nn.Module:
         """The weights that a training begins with."""
         if arm == "reinit":
-            return redrawn(self.build, seed)
-        model = drawn(self.build, seed)
+            return built_anew(self.build, seed)
+        model = built(self.build, seed)
         if number == 0:
             if not self.store.has(f"seed{seed}-initial"):
                 self.store.put(f"seed{seed}-initial", model.state_dict())

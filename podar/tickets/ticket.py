@@ -11,7 +11,7 @@ from torch import nn
 
 from podar.errors import PodarError
 from podar.sparse import mask_weights
-from podar.tickets.controls import drawn
+from podar.tickets.controls import built
 from podar.tickets.curve import CurvePoint, TicketPoint, curve, smallest_density
 from podar.tickets.store import Store
 
@@ -74,7 +74,7 @@ class Tickets:
                 f"the search has no round {number} of seed {seed}: it has rounds 0 to {self.rounds} of seeds "
                 f"{', '.join(map(str, self.seeds))}"
             )
-        model = drawn(self._build, seed)
+        model = built(self._build, seed)
         name = f"seed{seed}-trained{number:02d}" if trained else f"seed{seed}-start"
         load(model, self._store, name)
         if number:

@@ -16,7 +16,7 @@ _PIECE = 1 << 20
 _CACHES = (".cache", ".lock", ".pyc")
 
 
-def take(paths: Iterable[str | Path], leaving_out: Path) -> dict[str, dict[str, Any]]:
+def fingerprints_of(paths: Iterable[str | Path], leaving_out: Path) -> dict[str, dict[str, Any]]:
     """A fingerprint of each file or folder that is there, by its absolute path.
 
     It depends on names, sizes and contents. Only where a file has more than 64 MB, or a folder more than 512, does a
@@ -37,7 +37,7 @@ def take(paths: Iterable[str | Path], leaving_out: Path) -> dict[str, dict[str, 
 def differing(before: Mapping[str, Mapping[str, Any]], leaving_out: Path) -> dict[str, str]:
     """What is no longer as `take` found it: path → in what way, in a few words."""
     told: dict[str, str] = {}
-    now = take(before, leaving_out)
+    now = fingerprints_of(before, leaving_out)
     for path, was in before.items():
         if path not in now:
             told[path] = "is no longer there"

@@ -1,6 +1,6 @@
 """What a model and its data are (`Source`), and who trains, evaluates, prunes, exports and saves them (`Workshop`)."""
 
-from podar.workshops.contract import Loss, Source, Training, Workshop, needed, short_name
+from podar.workshops.contract import Loss, Source, TrainingOptions, Workshop, needed, short_name
 from podar.workshops.own import PodarWorkshop
 
-__all__ = ["Loss", "PodarWorkshop", "Source", "Training", "Workshop", "needed", "short_name"]
+__all__ = ["Loss", "PodarWorkshop", "Source", "TrainingOptions", "Workshop", "needed", "short_name"]

@@ -32,7 +32,7 @@ Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingOptions:
     """How a model is to be trained, whoever trains it; `podar.finetune` describes what bears the same name there.
 
     - `batch_size` None: what the trainer takes by itself.
@@ -121,7 +121,7 @@ class Workshop(Protocol):
         """Let batch norms see their new inputs after a cut, where the trainer does not begin with that."""
         ...
 
-    def train(self, model: nn.Module, training: Training) -> History:
+    def train(self, model: nn.Module, training: TrainingOptions) -> History:
         """Train in place."""
         ...
 

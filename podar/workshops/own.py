@@ -22,7 +22,7 @@ from podar.pruning.pipeline import prune_by
 from podar.pruning.result import Result
 from podar.recover import History, accuracy, finetune, recalibrate
 from podar.workshops.answers import likeness, pictures
-from podar.workshops.contract import Loss, Source, Training, needed
+from podar.workshops.contract import Loss, Source, TrainingOptions, needed
 from podar.workshops.fitting import check_classes, fitting_data
 
 _CHECKED = 8  # test images on which an exported file is compared with its model
@@ -99,7 +99,7 @@ class PodarWorkshop:
     def recalibrate(self, model: nn.Module) -> None:
         recalibrate(model, needed(self.data).train)
 
-    def train(self, model: nn.Module, training: Training) -> History:
+    def train(self, model: nn.Module, training: TrainingOptions) -> History:
         if training.settings:
             names = ", ".join(training.settings)
             raise UsageError(f"{names}: podar's own trainer takes no such arguments.")

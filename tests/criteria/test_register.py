@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import podar
 from podar.criteria import CRITERIA, criterion, score, unregister
 from podar.errors import PodarError, UsageError
-from podar.pruning.options import written
+from podar.pruning.options import recipe_options
 
 X = torch.zeros(1, 4)
 DATA = [(torch.randn(8, 4), torch.arange(8) % 3) for _ in range(3)]
@@ -138,7 +138,7 @@ def test_what_a_toy_needs_and_gives_is_said_from_its_declaration() -> None:
         podar.sparsify(network(), 0.5, importance="zesty-units")
     with pytest.raises(UsageError, match="leave depth out"):
         podar.prune(network(), X, "channels=0.5", importance="zesty-units", depth=True)
-    names = written()["importance"].told.names
+    names = recipe_options()["importance"].told.names
     assert names is not None and "zesty" in names()
 
 

@@ -80,7 +80,7 @@ def test_one_that_takes_anything_is_asked_last(tmp_path: Path) -> None:
     """Any folder is a folder of pictures to podar's own source; a source that knows such folders better comes first."""
     register.data_source("TOYS", help="a toy", accepts=lambda spec: spec == str(tmp_path))(lambda *_: Found("", {}, ()))
     try:
-        found = register.find(str(tmp_path))
+        found = register.find_data_source(str(tmp_path))
         assert found is not None and found.form == "TOYS"
     finally:
         register.unregister("TOYS")

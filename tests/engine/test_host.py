@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from podar.engine.host import by_kind, fastest
+from podar.engine.host import by_kind, fastest_times
 
 
 def test_reasons_are_counted_by_kind() -> None:
@@ -12,6 +12,6 @@ def test_reasons_are_counted_by_kind() -> None:
 
 def test_runs_take_turns_and_the_fastest_counts() -> None:
     seen: list[str] = []
-    found = fastest(lambda: seen.append("engine"), lambda: seen.append("host"), times=3)
+    found = fastest_times(lambda: seen.append("engine"), lambda: seen.append("host"), times=3)
     assert seen == ["engine", "host"] * 3
     assert len(found) == 2 and all(0 <= milliseconds < 1e3 for milliseconds in found)

@@ -44,12 +44,12 @@ def small() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 def judge(monkeypatch: pytest.MonkeyPatch, engine: float, onnxruntime: float) -> None:
     """Whole models take these times; regions take what they take."""
-    real = accelerating.fastest
+    real = accelerating.fastest_times
 
     def fastest(*runs, times: int) -> list[float]:
         return [engine, onnxruntime] if len(runs) == 2 else real(*runs, times=times)
 
-    monkeypatch.setattr(accelerating, "fastest", fastest)
+    monkeypatch.setattr(accelerating, "fastest_times", fastest)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

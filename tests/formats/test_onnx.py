@@ -72,11 +72,11 @@ class Shuffled(nn.Module):
 def test_a_model_is_in_eval_mode_after_each_way_of_writing(tmp_path) -> None:
     """The older exporter puts back the mode that it found on the whole, and batch norms with it."""
     from podar.formats.flat import flatten
-    from podar.formats.registry import Options
+    from podar.formats.registry import WritingOptions
 
     flat = flatten(ConvNet(32).eval(), torch.randn(2, 3, 8, 8))
     before = flat.run(flat.inputs)
-    written = exporter.write_onnx(flat, tmp_path / "m.onnx", Options())[-1]()
+    written = exporter.write_onnx(flat, tmp_path / "m.onnx", WritingOptions())[-1]()
     assert written.writer == "TorchScript"
     assert all(torch.equal(a, b) for a, b in zip(before, flat.run(flat.inputs)))
     (got,) = open_file(tmp_path / "m.onnx").run([t.numpy() for t in flat.inputs])

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from podar.libraries import find, libraries
+from podar.libraries import find_library, libraries
 
 
 @pytest.mark.parametrize(
@@ -24,15 +24,15 @@ from podar.libraries import find, libraries
     ],
 )
 def test_every_string_has_its_kind(model: str, form: str) -> None:
-    kind = find(model)
+    kind = find_library(model)
     assert kind is not None
     assert kind.form == form
 
 
 def test_what_is_of_no_kind() -> None:
-    assert [find(model) for model in ("", "resnet18", "keras:resnet50", "no/such/folder", "weights.safetensors")] == [
-        None
-    ] * 5
+    assert [
+        find_library(model) for model in ("", "resnet18", "keras:resnet50", "no/such/folder", "weights.safetensors")
+    ] == [None] * 5
 
 
 def test_kinds_are_registered_once() -> None:

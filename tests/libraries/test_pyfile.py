@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from podar.errors import PodarError, UsageError
-from podar.libraries import find
+from podar.libraries import find_library
 from podar.libraries.pyfile import open_model
 
 SOURCE = """
@@ -109,7 +109,7 @@ def test_a_missing_file_and_one_that_fails(file: Path) -> None:
 
 
 def test_completion_reads_names_without_running_the_file(file: Path) -> None:
-    kind = find(f"{file}:net")
+    kind = find_library(f"{file}:net")
     assert kind is not None
     file.write_text(SOURCE + "raise SystemExit('it ran')")
     assert list(kind.complete(f"{file}:")) == [f"{file}:{name}" for name in ("net", "number", "broken", "Small")]

@@ -126,7 +126,7 @@ def test_one_that_runs_code_asks_for_consent() -> None:
     try:
         recipe = recipes.make({"model": "toy:net", "stages": [{"prune": {"target": "macs=0.5"}}]})
         with pytest.raises(PodarError, match="add --trust"):
-            consent.check(recipe, "r.yaml", trust=False)
+            consent.check_recipe(recipe, "r.yaml", trust=False)
     finally:
         register.unregister(FORM)
 

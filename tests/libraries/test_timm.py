@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from podar.errors import PodarError
-from podar.libraries import find
+from podar.libraries import find_library
 from podar.libraries.timm import open_model
 from podar.model.inputs import call
 
@@ -44,7 +44,7 @@ def test_what_cannot_be_built(name: str, model_args: dict[str, object], message:
 
 
 def test_completion() -> None:
-    kind = find("timm:anything")
+    kind = find_library("timm:anything")
     assert kind is not None
     assert list(kind.complete("ti")) == ["timm:"]
     assert "timm:deit_tiny_patch16_224" in kind.complete("timm:deit_tiny")

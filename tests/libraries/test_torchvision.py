@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from podar.errors import PodarError
-from podar.libraries import find
+from podar.libraries import find_library
 from podar.libraries.torchvision import open_model
 from podar.model.inputs import call
 
@@ -37,6 +37,6 @@ def test_an_unknown_name_or_argument_names_the_nearest() -> None:
 
 
 def test_completion() -> None:
-    kind = find("torchvision:anything")
+    kind = find_library("torchvision:anything")
     assert kind is not None
     assert set(kind.complete("torchvision:vit_b")) == {"torchvision:vit_b_16", "torchvision:vit_b_32"}

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from podar.errors import PodarError
-from podar.libraries import find
+from podar.libraries import find_library
 from podar.libraries.transformers import open_model
 from podar.model.inputs import call
 from podar.model.torchvision_operators import import_torchvision
@@ -101,7 +101,7 @@ def test_completion_finds_folders_with_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text("{}")
     (tmp_path / "other").mkdir()
-    kind = find("transformers:x")
+    kind = find_library("transformers:x")
     assert kind is not None
     assert list(kind.complete(f"transformers:{tmp_path}/")) == [f"transformers:{tmp_path}/bert"]
 

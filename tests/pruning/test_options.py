@@ -15,7 +15,7 @@ from torch import nn
 import podar
 from podar.errors import UsageError
 from podar.pruning import Options
-from podar.pruning.options import RECONSTRUCTION, SCOPES, gathered, written
+from podar.pruning.options import RECONSTRUCTION, SCOPES, gathered, recipe_options
 
 X = torch.zeros(1, 6)
 
@@ -39,7 +39,7 @@ def test_options_one_by_one_as_an_object_and_both_mean_the_same() -> None:
 def test_every_option_is_an_argument_of_the_verb() -> None:
     names = {field.name for field in dataclasses.fields(Options)}
     assert names <= inspect.signature(podar.prune).parameters.keys()
-    for name, option in written().items():
+    for name, option in recipe_options().items():
         assert option.told.help.endswith(".") and name in names
         assert option.default == getattr(Options(), name) or not (option.default or getattr(Options(), name))
 
@@ -82,7 +82,7 @@ def test_a_plan_refuses_what_a_graph_alone_cannot_tell() -> None:
 
 
 def test_names_for_completion_are_those_of_the_registers() -> None:
-    told = {name: option.told.names for name, option in written().items()}
+    told = {name: option.told.names for name, option in recipe_options().items()}
     assert told["scope"] is not None and tuple(told["scope"]()) == SCOPES
     assert told["importance"] is not None and set(told["importance"]()) == {*podar.criteria.CRITERIA, RECONSTRUCTION}
 

@@ -25,7 +25,7 @@ def test_counts(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(0, "0 B"), (512, "512 B"), (1_104_512, "1.10 MB"), (50_000, "50.0 kB")])
 def test_sizes(value: float, text: str) -> None:
-    assert numbers.size(value) == text
+    assert numbers.byte_size(value) == text
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_durations(value: float, text: str) -> None:
 def test_changes() -> None:
     assert numbers.ratio(0.5) == "0.50×"
     assert numbers.ratio(None) == "–"
-    assert numbers.points(0.93, 0.92) == "−1.00 pts"
-    assert numbers.points(0.92, 0.93) == "+1.00 pts"
-    assert numbers.points(0.93, 0.93) == "±0.00 pts"
+    assert numbers.percentage_points(0.93, 0.92) == "−1.00 pts"
+    assert numbers.percentage_points(0.92, 0.93) == "+1.00 pts"
+    assert numbers.percentage_points(0.93, 0.93) == "±0.00 pts"
     assert numbers.percent(0.93125) == "93.12 %"

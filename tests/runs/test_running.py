@@ -188,7 +188,7 @@ def _broken_off(error: type[BaseException], at: str, monkeypatch: pytest.MonkeyP
     def failing(job: Job, options: StageOptions) -> Finding:
         raise error(f"in {at}")
 
-    def broken(recipe: recipes.Recipe) -> list[steps.Step]:
+    def broken(recipe: recipes.Recipe) -> list[steps.RunStep]:
         return [replace(s, stage=replace(s.stage, work=failing)) if s.name == at else s for s in real(recipe)]
 
     monkeypatch.setattr(steps, "steps", broken)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from podar.errors import PodarError, UsageError
-from podar.runtimes.file_inputs import arrays, drawn, matched
+from podar.runtimes.file_inputs import arrays, matched, random_inputs
 from podar.runtimes.session import Port
 
 X, IDS = np.zeros((2, 3), np.float32), np.ones((2, 5), np.int64)
@@ -60,7 +60,7 @@ def test_a_callable_is_no_input_of_a_file() -> None:
 
 def test_drawn_inputs_fit() -> None:
     wanted = [*TWO, Port("half", (2,), "float16"), Port("flag", (), "bool")]
-    found = drawn(wanted)
+    found = random_inputs(wanted)
     assert [(a.shape, a.dtype.name) for a in found.values()] == [
         ((1, 3), "float32"), ((1, 5), "int64"), ((2,), "float16"), ((), "bool")
     ]  # fmt: skip

@@ -31,12 +31,12 @@ def test_dense_runtimes_and_the_engine_side_by_side_on_files(tmp_path: Path, spa
     ]  # fmt: skip
     assert all(line["latency_ms"]["p50"] > 0 and line["memory_bytes"] for line in lines)
     assert lines[3]["memory_bytes"] < lines[2]["memory_bytes"]  # a program file needs neither torch nor onnx
-    (table,) = console.measured(lines)
+    (table,) = console.bench_table(lines)
     assert table.row_count == 4
 
 
 def test_a_row_that_is_empty_has_its_reason_below(tmp_path: Path, sparse: nn.Module) -> None:
-    table, reason = console.measured([{"model": "m.onnx", "runtime": "podar", "reason": "it is not installed."}])
+    table, reason = console.bench_table([{"model": "m.onnx", "runtime": "podar", "reason": "it is not installed."}])
     assert table.row_count == 1 and str(reason) == "m.onnx in podar: it is not installed."
 
 
@@ -77,7 +77,7 @@ def test_the_shape_is_asked_for_and_printed(tmp_path: Path) -> None:
         (line,) = bench_models([str(tmp_path / "open.onnx")], shapes=shapes, runtimes=["onnxruntime"], seconds=0.05)
         assert line["inputs"] == {"image": [1, 3, 32, 32]} and line["latency_ms"]["p50"] > 0
         assert line["macs"] is None and line["params"] == 3 * 4 * 9 + 4
-    (table,) = console.measured([line])
+    (table,) = console.bench_table([line])
     assert "image 1×3×32×32" in next(iter(table.columns[1].cells))
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from podar.errors import PodarError
 from podar.model.inputs import call
 from podar.sources.opening import open_source
-from podar.workshops import Training
+from podar.workshops import TrainingOptions
 
 NETS = """
 import torch
@@ -56,7 +56,7 @@ def test_a_model_without_data(nets: str, tmp_path: Path) -> None:
     assert not model.training
     assert call(model, source.inputs()).shape == (1, 7)
     assert json.loads(json.dumps(source.spec)) == {"model": f"{nets}:colour", "model_args": {"classes": 7}}
-    training = Training(checkpoint=tmp_path / "c", files=tmp_path)
+    training = TrainingOptions(checkpoint=tmp_path / "c", files=tmp_path)
     for needs_data in (lambda: source.workshop.train(model, training), lambda: source.workshop.evaluate(model)):
         with pytest.raises(PodarError, match="need a data set: name one with --data"):
             needs_data()

@@ -72,7 +72,7 @@ def test_unknown_names_are_refused_before_anything_is_loaded() -> None:
     for options, said in (({"runtime": "onxruntime"}, "onnxruntime"), ({"budget": "size<=3"}, "budget")):
         asked = recipe.make({"model": "demo", "data": "digits", "stages": [{"quantize": options}]})
         with pytest.raises(UsageError, match=said):
-            steps.check(asked)
+            steps.check_options(asked)
 
 
 def test_it_needs_data_and_stands_at_the_end() -> None:

@@ -17,7 +17,7 @@ from podar.errors import PodarError, UsageError
 from podar.reports import RunRecord
 from podar.reports.sections import Section
 from podar.runs import recipe, running
-from podar.stages import Finding, Flag, Job, Recipe, StageOptions, stage, stages, unregister
+from podar.stages import Finding, Flag, Job, RecipeLike, StageOptions, stage, stages, unregister
 
 NETWORK = """
 import torch
@@ -42,7 +42,7 @@ class Brighten(StageOptions):
 
     by: Annotated[float, Flag("How much is added to every bias.")] = 1.0
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: RecipeLike) -> None:
         if self.by == 0:
             raise UsageError("by is 0: nothing would be brighter.")
 

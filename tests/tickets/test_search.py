@@ -12,7 +12,7 @@ import podar
 from podar.errors import PodarError, UsageError
 from podar.sparse.early_bird import EarlyBird
 from podar.tickets import curve
-from podar.tickets.controls import random_masks, redrawn
+from podar.tickets.controls import built_anew, random_masks
 from podar.tickets.curve import TicketPoint
 
 X = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
@@ -98,7 +98,7 @@ def test_controls_change_one_thing() -> None:
         torch.manual_seed(9)
         return build()
 
-    other = redrawn(fixed, 0)
+    other = built_anew(fixed, 0)
     assert not torch.equal(other.get_parameter("0.weight"), fixed().get_parameter("0.weight"))
 
 

@@ -60,7 +60,7 @@ def _made(path: Path) -> Path:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_change_is_noticed(folder: Path, change: str) -> None:
-    before = fingerprints.take([folder], folder / "run")
+    before = fingerprints.fingerprints_of([folder], folder / "run")
     assert fingerprints.differing(before, folder / "run") == {}
     CHANGES[change](folder)
     told = fingerprints.differing(before, folder / "run")
@@ -69,7 +69,7 @@ def test_every_change_is_noticed(folder: Path, change: str) -> None:
 
 @pytest.mark.parametrize("change", NO_CHANGES)
 def test_what_changes_nothing_is_not(folder: Path, change: str) -> None:
-    before = fingerprints.take([folder], folder / "run")
+    before = fingerprints.fingerprints_of([folder], folder / "run")
     NO_CHANGES[change](folder)
     assert fingerprints.differing(before, folder / "run") == {}
 
@@ -78,7 +78,7 @@ def test_of_big_files_and_folders_a_sample_and_the_time_count(folder: Path, monk
     for name, few in (("_WHOLE", 300), ("_ALL", 300)):
         with monkeypatch.context() as patched:
             patched.setattr(fingerprints, name, few)
-            before = fingerprints.take([folder], folder / "run")
+            before = fingerprints.fingerprints_of([folder], folder / "run")
             status = (folder / "labels/1.txt").stat()
             (folder / "labels/1.txt").write_bytes(b"X" * status.st_size)
             os.utime(folder / "labels/1.txt", (status.st_atime, status.st_mtime + 1))
@@ -87,7 +87,7 @@ def test_of_big_files_and_folders_a_sample_and_the_time_count(folder: Path, monk
 
 def test_what_is_gone_is_said_and_a_link_in_a_circle_ends(folder: Path) -> None:
     (folder / "circle").symlink_to(folder, target_is_directory=True)
-    before = fingerprints.take([folder, folder / "big.bin", folder / "not there"], folder / "run")
+    before = fingerprints.fingerprints_of([folder, folder / "big.bin", folder / "not there"], folder / "run")
     assert list(before) == [str(folder), str(folder / "big.bin")]
     (folder / "big.bin").unlink()
     told = fingerprints.differing(before, folder / "run")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from podar.errors import UsageError
 from podar.graph import Graph, trace
 from podar.graph.cost import Cost
-from podar.libraries.ultralytics.samples import IMPORTANCE, Samples, loss_of
+from podar.libraries.ultralytics.samples import IMPORTANCE, Samples, task_loss
 from podar.libraries.ultralytics.sealing import seal
 from podar.model.inputs import ExampleInputs
 from podar.model.patterns import patterns
@@ -80,7 +80,7 @@ def _settled(model: nn.Module, example_inputs: ExampleInputs, options: Options) 
     if isinstance(data, (str, Path)):
         if not isinstance(example_inputs, Tensor):
             raise UsageError(f"data={str(data)!r} is read at the size of example_inputs: give them as one tensor.")
-        data, loss = Samples(model, str(Path(data).resolve()), int(example_inputs.shape[-1])), loss or loss_of(model)
+        data, loss = Samples(model, str(Path(data).resolve()), int(example_inputs.shape[-1])), loss or task_loss(model)
     looked_up = any(name.endswith(LOOKED_UP) for name, _ in model.named_modules())
     return replace(
         options,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from podar.errors import PodarError
-from podar.files import atomic_path, opened
+from podar.files import atomic_path, open_for_torch
 from podar.libraries.ultralytics.quantizing import QUANTIZATION
 from podar.libraries.ultralytics.ready import make_ready
 from podar.libraries.ultralytics.sealing import is_pruned, seal
@@ -76,6 +76,6 @@ def write_checkpoint(model: nn.Module, path: str | Path, settings: dict[str, Any
     }
     if quantization is not None:  # Ultralytics' own form: load_checkpoint puts the fake quantizers back
         content["modelopt"] = quantization
-    with atomic_path(Path(path)) as temporary, opened(temporary) as file:
+    with atomic_path(Path(path)) as temporary, open_for_torch(temporary) as file:
         torch.save(content, file)
     return Path(path)

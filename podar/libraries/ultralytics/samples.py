@@ -17,15 +17,15 @@ BATCHES, SIZE = 8, 16  # images in all: what a first-order criterion needs; more
 IMPORTANCE = "taylor"  # where there are data: docs/yolo.md shows what the others leave of a detector
 
 
-class Labels:
+class BatchLabels:
     """What belongs to a batch of images: Ultralytics' own mapping. Cut like a tensor along the images."""
 
     def __init__(self, batch: dict[str, Any]) -> None:
         self.batch = batch
 
-    def to(self, device: Any) -> Labels:
+    def to(self, device: Any) -> BatchLabels:
         """The same on a device."""
-        return Labels({k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.batch.items()})
+        return BatchLabels({k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.batch.items()})
 
     @property
     def device(self) -> torch.device:
@@ -35,7 +35,7 @@ class Labels:
     def __len__(self) -> int:
         return len(self.batch["img"])
 
-    def __getitem__(self, images: slice) -> Labels:
+    def __getitem__(self, images: slice) -> BatchLabels:
         start, stop, _ = images.indices(len(self))
         owner = self.batch.get("batch_idx")
         shown = None if owner is None else (owner >= start) & (owner < stop)
@@ -49,7 +49,7 @@ class Labels:
             elif isinstance(value, (Tensor, list, tuple)) and len(value) == len(self):
                 value = value[images]
             cut[key] = value
-        return Labels(cut)
+        return BatchLabels(cut)
 
 
 class Samples:
@@ -58,14 +58,14 @@ class Samples:
     def __init__(self, model: Any, spec: str, side: int) -> None:
         self.model, self.spec, self.side = model, spec, side
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Labels]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, BatchLabels]]:
         with self._trainer() as trainer:
             loader = trainer.get_dataloader(trainer.data["train"], batch_size=SIZE, rank=-1, mode="val")
             found: Any = loader.dataset
             collate = getattr(found, "collate_fn", torch.utils.data.default_collate)
             for places in _spread(len(found), whole=bool(getattr(found, "rect", False))):
                 batch = trainer.preprocess_batch(collate([found[place] for place in places]))
-                yield batch["img"], Labels(batch)
+                yield batch["img"], BatchLabels(batch)
 
     @contextmanager
     def _trainer(self) -> Iterator[Any]:
@@ -97,13 +97,13 @@ def _spread(count: int, whole: bool) -> list[list[int]]:
     return [places.tolist() for places in order.split(SIZE)]
 
 
-def loss_of(model: Any) -> Callable[[Any, Labels], Tensor]:
+def task_loss(model: Any) -> Callable[[Any, BatchLabels], Tensor]:
     """`loss(outputs, labels)` of the model's task, by Ultralytics' own criterion and default weights of its parts.
 
     **Raises:** `PodarError` where the criterion cannot be computed from the outputs.
     """
 
-    def loss(outputs: Any, labels: Labels) -> Tensor:
+    def loss(outputs: Any, labels: BatchLabels) -> Tensor:
         from ultralytics.utils import DEFAULT_CFG
 
         kept = {name: model.__dict__.get(name) for name in ("args", "criterion")}

@@ -70,15 +70,15 @@ class KeepsShape(_Base):
         for module in model.modules():
             if isinstance(module, nn.Dropout) and getattr(self.args, "dropout", 0):
                 module.p = self.args.dropout
-        self._shape = shape_of(model)
+        self._shape = shapes_of(model)
         return model
 
     def setup_model(self) -> Any:
         """As ever; a model that was given as a module (by the process that started this one) is known here too."""
         checkpoint = super().setup_model()
-        model = bare(self.model)
+        model = unwrapped(self.model)
         if is_pruned(model):
-            self._shape = self._shape or shape_of(model)
+            self._shape = self._shape or shapes_of(model)
             _assert_shape(model, self._shape, "before training")
         return checkpoint
 
@@ -111,15 +111,15 @@ class KeepsShape(_Base):
         if self._shape is not None and RANK in (-1, 0):
             for path in (self.last, self.best):
                 if path.exists():
-                    _assert_shape(bare(load_checkpoint(path)[0]), self._shape, f"in {path}")
+                    _assert_shape(unwrapped(load_checkpoint(path)[0]), self._shape, f"in {path}")
         return done
 
     def _check(self, when: str) -> None:
         if self._shape is None:
             return
-        _assert_shape(bare(self.model), self._shape, when)
+        _assert_shape(unwrapped(self.model), self._shape, when)
         if self.ema is not None:
-            _assert_shape(bare(self.ema.ema), self._shape, f"{when}, in the averaged weights (EMA),")
+            _assert_shape(unwrapped(self.ema.ema), self._shape, f"{when}, in the averaged weights (EMA),")
 
 
 class PrunedDetectionTrainer(KeepsShape, DetectionTrainer):
@@ -177,13 +177,13 @@ def _is_rtdetr(model: Any) -> bool:
     return any("RTDETR" in name for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
 
 
-def shape_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter."""
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _assert_shape(model: nn.Module, expected: dict[str, tuple[int, ...]], when: str) -> None:
-    found = shape_of(model)
+    found = shapes_of(model)
     if found == expected:
         return
     counts = [sum(torch.Size(shape).numel() for shape in shapes.values()) for shapes in (expected, found)]
@@ -195,7 +195,7 @@ def _assert_shape(model: nn.Module, expected: dict[str, tuple[int, ...]], when: 
     )
 
 
-def bare(model: Any) -> nn.Module:
+def unwrapped(model: Any) -> nn.Module:
     """The model under data parallelism, compilation and distillation."""
     model = torch_utils.unwrap_model(model)
     return getattr(model, "student_model", model)

@@ -24,7 +24,7 @@ from podar.recover import History
 from podar.sparse import follow_ultralytics
 from podar.trust.plain import Unreadable, read_yaml
 from podar.trust.tables import read_csv
-from podar.workshops import Training
+from podar.workshops import TrainingOptions
 
 _OURS = {  # what podar's own options, or the run folder, say already
     "model": "MODEL",
@@ -92,7 +92,7 @@ def _check_optimizer(name: str) -> None:
         pass
 
 
-def train(model: nn.Module, data: str, side: int, training: Training) -> History:
+def train(model: nn.Module, data: str, side: int, training: TrainingOptions) -> History:
     """Train in place; Ultralytics' own files (weights/, results.csv, args.yaml, plots) go into `training.files`.
 
     A training that was broken off goes on from its last epoch. `lr` and `batch_size` None are left to Ultralytics;
@@ -103,7 +103,7 @@ def train(model: nn.Module, data: str, side: int, training: Training) -> History
     make_ready()
     from ultralytics import YOLO
 
-    from podar.libraries.ultralytics.trainers import Trainer, bare
+    from podar.libraries.ultralytics.trainers import Trainer, unwrapped
 
     files, asked = training.files, _arguments(data, side, training)
     last = files / "weights" / "last.pt"
@@ -124,7 +124,7 @@ def train(model: nn.Module, data: str, side: int, training: Training) -> History
         raise
     except Exception as error:
         raise PodarError(f"Ultralytics could not train: {said(error)}") from error
-    best: Any = bare(yolo.model).float()
+    best: Any = unwrapped(yolo.model).float()
     remember_quantization(model, best)
     try:
         model.load_state_dict({name: t for name, t in best.state_dict().items() if "quantizer" not in name})
@@ -140,7 +140,7 @@ def train(model: nn.Module, data: str, side: int, training: Training) -> History
     return History(epochs_done, "fp32", stopped)
 
 
-def _arguments(data: str, side: int, training: Training) -> dict[str, Any]:
+def _arguments(data: str, side: int, training: TrainingOptions) -> dict[str, Any]:
     """What Ultralytics' trainer is asked for; the user's own arguments come last."""
     from ultralytics.cfg import smart_value
 

@@ -19,7 +19,7 @@ from podar.libraries.ultralytics.datasets import YoloData, is_own_form, open_dat
 from podar.libraries.ultralytics.files import NAME, save_pruned, write_checkpoint
 from podar.libraries.ultralytics.heads import head_of, with_head
 from podar.libraries.ultralytics.quantizing import recall_quantization
-from podar.libraries.ultralytics.samples import IMPORTANCE, Samples, loss_of
+from podar.libraries.ultralytics.samples import IMPORTANCE, Samples, task_loss
 from podar.libraries.ultralytics.sealing import is_pruned
 from podar.libraries.ultralytics.training import check_settings, train
 from podar.model.checkpoints import read_state
@@ -28,7 +28,7 @@ from podar.model.inputs import ExampleInputs
 from podar.pruning.options import Options
 from podar.pruning.result import Result
 from podar.recover import History
-from podar.workshops import Loss, PodarWorkshop, Source, Training, needed
+from podar.workshops import Loss, PodarWorkshop, Source, TrainingOptions, needed
 
 SIDE = 320  # pixels of example images; every stride of every family divides it
 
@@ -137,12 +137,12 @@ class YoloWorkshop(_OfUltralytics):
     def samples(self, model: nn.Module, seed: int) -> tuple[Samples | None, Loss | None]:
         if self.data is None:
             return None, None
-        return Samples(model, self.data.path, self.data.side), loss_of(model)
+        return Samples(model, self.data.path, self.data.side), task_loss(model)
 
     def recalibrate(self, model: nn.Module) -> None:
         """Ultralytics' trainer comes next, which begins with that."""
 
-    def train(self, model: nn.Module, training: Training) -> History:
+    def train(self, model: nn.Module, training: TrainingOptions) -> History:
         data = needed(self.data)
         return train(model, data.path, data.side, training)
 

@@ -82,7 +82,7 @@ def test_blocks_are_ultralytics_layers() -> None:
     for group in found["groups"]:
         assert group["name"].startswith(f"model.{group['block'].split()[0]}.")
     screen = Console(file=io.StringIO(), width=100)
-    screen.print(*console.anatomy(found))
+    screen.print(*console.anatomy_table(found))
     lines = [line.split() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     at = lines.index("2 C3k2 model.2 6.64 k 41.0 M".split())
     assert lines[at + 3] == "m.0.cv1.conv channels 8 2.32 k 14.7 M".split()
@@ -165,8 +165,8 @@ def test_no_distill_is_refused_where_nothing_distils(
     stages = [{"prune": {"target": "macs=0.6"}}, {"finetune": {"distill": False, "settings": settings}}]
     asked = recipes.make({"model": model, "data": str(scenes(task)), "stages": stages})
     with pytest.raises(UsageError, match=r"--no-distill: nothing distils a YOLO unless distill_model=FILE"):
-        steps.check(asked)
-    steps.check(
+        steps.check_options(asked)
+    steps.check_options(
         recipes.make({"model": model, "data": "fashion-mnist", "stages": [stages[0], {"finetune": {"distill": False}}]})
     )
 
@@ -294,7 +294,7 @@ def test_what_cannot_be_exported_here_is_said_before_training(scenes: Callable[[
     stages = [{"prune": {"target": "macs=0.6"}}, {"export": {"formats": ["engine"]}}]
     asked = recipes.make({"model": "yolo26n.yaml", "data": str(scenes("detect")), "stages": stages})
     with pytest.raises(UsageError, match="engine cannot be written here: TensorRT"):
-        steps.check(asked)
+        steps.check_options(asked)
 
 
 def test_a_missing_file_names_the_nearest(scenes: Callable[[str], Path]) -> None:

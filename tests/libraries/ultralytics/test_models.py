@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from podar.errors import PodarError
-from podar.libraries import find
+from podar.libraries import find_library
 from podar.libraries.ultralytics import architectures, open_model
 from podar.libraries.ultralytics.checkpoint import read_checkpoint
 from podar.model.inputs import call
@@ -46,7 +46,7 @@ def test_the_list_holds_every_family_and_scale() -> None:
     names = architectures()
     assert {"yolo26n.yaml", "yolo26x-obb.yaml", "yolo11m.yaml", "yolov8s-seg.yaml", "yolov10n.yaml"} <= set(names)
     assert "yolov10nn.yaml" not in names
-    assert all(find(name) is not None for name in names)
+    assert all(find_library(name) is not None for name in names)
 
 
 def test_an_unknown_architecture_names_the_nearest() -> None:

@@ -12,7 +12,7 @@ import torch
 from podar.criteria import score
 from podar.errors import UsageError
 from podar.libraries.ultralytics import open_model, prune
-from podar.libraries.ultralytics.samples import Labels, Samples, loss_of
+from podar.libraries.ultralytics.samples import BatchLabels, Samples, task_loss
 from podar.sources.opening import open_source
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ultralytics' and its libraries' own
@@ -40,7 +40,7 @@ def test_a_data_yaml_is_data_and_taylor_judges_by_it(scenes: Callable[[str], Pat
     torch.manual_seed(0)
     model = open_model("yolo26n.yaml", {"nc": 6}, False).make()
     same, others = copy.deepcopy(model), copy.deepcopy(model)
-    samples, loss = Samples(same, str(data), 64), loss_of(same)
+    samples, loss = Samples(same, str(data), 64), task_loss(same)
     asked = prune(same, x, "macs=0.6", importance="taylor", data=samples, loss=loss)
     assert prune(model, x, "macs=0.6", data=data).plan.cuts == asked.plan.cuts
     assert prune(others, x, "macs=0.6").plan.cuts != asked.plan.cuts
@@ -62,7 +62,7 @@ def test_rtdetr_has_a_loss_too(scenes: Callable[[str], Path]) -> None:
 
 def test_labels_are_cut_with_their_images() -> None:
     owner = torch.tensor([0.0, 0, 1, 2, 2, 2])
-    whole = Labels(
+    whole = BatchLabels(
         {"img": torch.arange(3).view(3, 1, 1, 1), "batch_idx": owner, "bboxes": torch.arange(24).view(6, 4),
          "masks": torch.arange(3).view(3, 1, 1), "im_file": ["a", "b", "c"]}
     )  # fmt: skip
