@@ -1,4 +1,4 @@
-"""How an accelerated model may be called: as in the example, tensors of the same shapes, all other values equal."""
+"""Checks the calls of an accelerated model: tensors of the example's shapes and types, all other values equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The side that does not run in the engine (torch, ONNX Runtime): why it keeps what it keeps, and how long it takes."""
+"""The host, torch or ONNX Runtime, that runs what the engine does not: the reasons for that, and times of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native package, there and new enough."""
+"""Checks that the package podar-native is installed and fits this podar."""
 
 from __future__ import annotations
 

@@ -137,13 +137,13 @@ def _beside(path: Path) -> bool:
 def _samples(model: Any, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     onnx = require("onnx", extra="onnx")
     ort = require("onnxruntime", extra="onnx")
-    talking = onnx.ModelProto()
-    talking.CopyFrom(model)
-    del talking.graph.output[:]
+    with_all_outputs = onnx.ModelProto()
+    with_all_outputs.CopyFrom(model)
+    del with_all_outputs.graph.output[:]
     names = [name for node in model.graph.node for name in node.output if name]
-    talking.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    with_all_outputs.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    outputs = session(_bytes(talking), 1, graph_optimization_level=level).run(names, dict(feed))
+    outputs = session(_bytes(with_all_outputs), 1, graph_optimization_level=level).run(names, dict(feed))
     return dict(feed) | {n: v for n, v in zip(names, outputs) if isinstance(v, np.ndarray)}
 
 

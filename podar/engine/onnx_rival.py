@@ -1,4 +1,4 @@
-"""A torch model in ONNX Runtime: whom the engine is measured against, and who runs the model where it is faster."""
+"""Runs a torch model in ONNX Runtime: the engine is compared with it, and the model stays there where it is faster."""
 
 from __future__ import annotations
 

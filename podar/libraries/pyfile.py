@@ -50,7 +50,7 @@ def _functions(path: Path) -> list[str]:
     on_disk=True,
 )
 def open_model(model: str, model_args: dict[str, Any], trust: bool) -> Source:
-    """What `function(**model_args)` of the file returns. The file may say what the model eats: `example_inputs`, a
+    """What `function(**model_args)` of the file returns. The file may say what the model takes: `example_inputs`, a
     tensor, tuple, dict, or a function without arguments that returns one of them.
 
     **Raises:** `PodarError` for a missing file or function (with the nearest name), a file that fails, or a function

@@ -1,4 +1,4 @@
-"""What a cut model needs: fine-tuning, distillation, batch-norm recalibration, and its accuracy."""
+"""Wins the accuracy of a cut model back: fine-tuning, distillation, recalibrated batch norms; and measures it."""
 
 from podar.recover.evaluation import accuracy, logits_of
 from podar.recover.history import History

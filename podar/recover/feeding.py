@@ -1,4 +1,4 @@
-"""Feed: what a training eats, batch by batch, in an order that depends on seed and epoch alone."""
+"""The batches that a training gets, in an order that depends on its seed and the epoch alone."""
 
 from __future__ import annotations
 

@@ -108,13 +108,13 @@ def finetune(
         raise UsageError("the model has no parameter that can be trained: set requires_grad on some.")
     accelerator = Accelerator()
     model.to(accelerator.device)
-    food = feed(
+    batches = feed(
         data, model, batch_size, seed, accelerator.device, accelerator.process_index, accelerator.num_processes,
         taught=teacher is not None,
     )  # fmt: skip
     file = None if checkpoint is None else Path(checkpoint)
     plan = _Course(epochs, lr, batch_size, seconds, label_smoothing, seed, skip)
-    training = _Training(accelerator, model, food, teacher, plan, keeper)
+    training = _Training(accelerator, model, batches, teacher, plan, keeper)
     with torch.random.fork_rng(), modes_put_back(model), layout_put_back(model):
         training.check_labels()
         return training.run(file, precision, chosen, after_step, progress)
@@ -159,14 +159,20 @@ class _Training:
         self,
         accelerator: Accelerator,
         model: nn.Module,
-        food: Feed,
+        batches: Feed,
         teacher: nn.Module | None,
         course: _Course,
         keeper: MaskKeeper | None,
     ) -> None:
-        self.accelerator, self.model, self.food, self.course, self.keeper = accelerator, model, food, course, keeper
+        self.accelerator, self.model, self.batches, self.course, self.keeper = (
+            accelerator,
+            model,
+            batches,
+            course,
+            keeper,
+        )
         self.teacher = None if teacher is None else copy.deepcopy(teacher).to(accelerator.device).eval()
-        self.total = course.epochs * food.steps
+        self.total = course.epochs * batches.steps
         if not 0 <= course.skip < self.total:
             raise UsageError(f"skip={course.skip} leaves none of the {self.total} steps of this training.")
         adaptive = _wants_adam(model)
@@ -204,13 +210,13 @@ class _Training:
 
     def check_labels(self) -> None:
         """Refuse labels that the model has no output for; on a GPU the loss would take the whole process down."""
-        batch = next(self.food.epoch(0))
+        batch = next(self.batches.epoch(0))
         if batch.targets is None and self.teacher is None:
             raise PodarError("training needs labels: give batches of (inputs, labels).")
         with torch.no_grad():
             self.model.eval()
             logits = logits_of(run(self.model, batch.inputs))
-            check_outputs(logits, batch.targets, self.food.highest)
+            check_outputs(logits, batch.targets, self.batches.highest)
             if self.teacher is not None:
                 taught = logits_of(run(self.teacher, batch.inputs))
                 if taught.shape != logits.shape:
@@ -252,9 +258,9 @@ class _Training:
                 raise PodarError(self._diverged(number, loss))
             took = time.perf_counter() - start
             entry = {"epoch": number, "loss": loss, "lr": optimizer.param_groups[0]["lr"], "seconds": took}
-            if self.food.validation is not None:
+            if self.batches.validation is not None:
                 with chosen.autocast(self.accelerator.device):
-                    entry["val_accuracy"] = accuracy(self.model, self.food.validation)
+                    entry["val_accuracy"] = accuracy(self.model, self.batches.validation)
             history.epochs.append(entry)
             good = _copied(self.model)
             if file is not None and self.accelerator.is_main_process:
@@ -307,8 +313,8 @@ class _Training:
         model.train()
         device = self.accelerator.device
         sums, count, start = torch.zeros((), device=device), 0, time.perf_counter()
-        for step, batch in enumerate(self.food.epoch(number)):
-            done = (number - 1) * self.food.steps + step
+        for step, batch in enumerate(self.batches.epoch(number)):
+            done = (number - 1) * self.batches.steps + step
             if done < self.course.skip:
                 continue
             elapsed = spent + time.perf_counter() - start
@@ -337,7 +343,7 @@ class _Training:
                 after_step(done + 1, self.total)
             optimizer.zero_grad()
             sums, count = sums + loss.detach().float(), count + 1
-            if count % LOOK == 0 or count == self.food.steps:
+            if count % LOOK == 0 or count == self.batches.steps:
                 mean = float(sums) / count
                 if not math.isfinite(mean):
                     return mean, True
@@ -358,7 +364,7 @@ class _Training:
             return Precision()  # `accelerate launch --mixed_precision` decides, in the prepared model
         chosen: list[Any] = [None]
         if self.accelerator.is_main_process:
-            batch = next(self.food.epoch(0))
+            batch = next(self.batches.epoch(0))
             chosen = [str(fastest_precision(self.model, batch, self.loss))]
         if self.accelerator.num_processes > 1:
             chosen = broadcast_object_list(chosen)

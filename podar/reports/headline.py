@@ -87,7 +87,7 @@ def number(half: Mapping[str, Any], path: str) -> float | None:
 
 
 def sentence(before: Mapping[str, Any], after: Mapping[str, Any], latency_ratio: float | None = None) -> str:
-    """The whole result in one honest sentence: "2.0 times fewer MACs, 1.6 times faster, 0.42 points of
+    """The whole result in one sentence: "2.0 times fewer MACs, 1.6 times faster, 0.42 points of
     accuracy lost"."""
     parts = []
     kept, had = number(after, "nonzero"), number(before, "nonzero")

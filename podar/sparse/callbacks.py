@@ -91,7 +91,7 @@ def transformers_callback(make: Make) -> Any:
 
 
 def follow_ultralytics(yolo: Any, make: Make) -> None:
-    """Sparsify a YOLO while `yolo.train(...)` runs, and its moving average with it, from which the checkpoints are.
+    """Sparsify a YOLO while `yolo.train(...)` runs, and the moving average of its weights, which its checkpoints hold.
 
     **Raises:** `PodarError`: at the end of a training on several devices: Ultralytics starts its processes without
     callbacks.

@@ -1,4 +1,4 @@
-"""Sparse while it trains: plain parameters whose masks are applied again after each step, grown sparser or rewired."""
+"""Keeps a model sparse while it trains: masks are applied again after each step, and may grow sparser or move."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ class Sparsity:
 
     @property
     def starved(self) -> str:
-        """A sentence that names the layers with next to nothing left (one weight, or a twentieth of the mean density):
-        what flows through them hardly does. Empty where there are none."""
+        """A sentence that names the layers of which almost nothing is left (one weight, or a twentieth of the mean
+        density), so that hardly anything flows through them. Empty where there are none."""
         kept = 1 - self.fraction
         thin = [
             f"{x.name} keeps {x.weights - x.zeros:,} of {x.weights:,} weights"

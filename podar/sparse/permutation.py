@@ -1,4 +1,4 @@
-"""Input channels in a better order for N:M: the same network, of whose weights the pattern keeps more."""
+"""Puts input channels in an order in which an N:M pattern keeps more of the weights; the network computes the same."""
 
 from __future__ import annotations
 

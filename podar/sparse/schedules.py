@@ -1,4 +1,4 @@
-"""How much of the final sparsity a training has at each of its moments: pure functions of its share, 0 to 1."""
+"""Schedules: which share of the final sparsity is reached when a given share of the training is done, 0 to 1."""
 
 from __future__ import annotations
 

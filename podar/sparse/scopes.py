@@ -1,4 +1,4 @@
-"""How many weights go where: each layer alike, all together, Erdős–Rényi."""
+"""How many weights each layer loses: the same share of each, all layers ranked together, or Erdős–Rényi."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The k least of many tensors: an exact count, without joining or sorting them."""
+"""Finds the k smallest scores of many tensors, exactly, without joining or sorting the tensors."""
 
 from __future__ import annotations
 

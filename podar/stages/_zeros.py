@@ -1,4 +1,4 @@
-"""Zeros of a model that is trained: who keeps them, and the schedule by which training is to make them."""
+"""Keeps the zeros of a model while it is trained, or lets the training make them by a schedule."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MADE_SPARSE = 0.1  # a model with that share of zeros was made so, and training 
 
 
 def keeper(job: Job) -> Callable[[nn.Module], Keeper]:
-    """Makes what keeps the zeros of a model while it trains, or makes them, where a schedule was given."""
+    """A function that makes the keeper of a model: it holds the zeros that are there, or makes them by the schedule."""
     from podar import sparse
 
     planned = job.found.own("schedule")
@@ -35,7 +35,10 @@ def keeper(job: Job) -> Callable[[nn.Module], Keeper]:
 
 
 def reach_amount(job: Job) -> None:
-    """A trainer that puts its best weights back may return to a time when the schedule was not at its end."""
+    """Make the zeros that the schedule asks for, where some are missing after the training.
+
+    A trainer that puts its best weights back may return to a time when the schedule was not at its end.
+    """
     import torch
 
     from podar import sparse

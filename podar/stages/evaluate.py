@@ -29,7 +29,7 @@ def _data_uri(png: bytes) -> str:
 
 @stage("evaluate", comes="changed", sections=(Section(70, _sights),))
 def evaluate(job: Job, options: StageOptions) -> Finding:
-    """See what is left, and how good it is."""
+    """Count what the model costs now, and evaluate it."""
     # The sizes are those of the last cut, which the cut itself counted; what changed only values left them alone.
     sizes = {"params", "macs", "bytes", "activation_bytes"}
     known = {**job.found.before.plain(), **job.found.after.plain()}

@@ -1,4 +1,4 @@
-"""What makes a ticket search science: the same masks with other weights, and other masks with the same weights."""
+"""The controls of a ticket search: the same masks with other weights, and other masks with the same weights."""
 
 from __future__ import annotations
 

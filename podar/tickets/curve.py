@@ -78,8 +78,8 @@ def curve(points: Iterable[TicketPoint], arm: str) -> list[CurvePoint]:
 def smallest_density(points: Iterable[TicketPoint], arm: str) -> float | None:
     """The least density at which an arm's mean accuracy is within one standard error of the dense mean, or above.
 
-    Counted down from dense without a gap would reward noise as little as any other rule; this one is the plain minimum,
-    and says so. 1.0 where no sparse point qualifies; None without a dense point.
+    It is the plain minimum over all rounds: a round counts even where a denser round before it does not qualify. 1.0
+    where no sparse point qualifies; None without a dense point.
     """
     found = curve(points, arm)
     if not found or found[0].round != 0:

@@ -454,7 +454,7 @@ def test_the_precision_is_chosen_once(model, data, tmp_path: Path, monkeypatch) 
     from podar.recover import training
     from podar.recover.precision import Precision
 
-    monkeypatch.setattr(training, "fastest", lambda *_: Precision(bf16=True))
+    monkeypatch.setattr(training, "fastest_precision", lambda *_: Precision(bf16=True))
     planned = recipe(model, data=data, stages=TRAINED)
     for error in (KeyboardInterrupt(), KeyboardInterrupt()):
         verb = (
@@ -464,7 +464,7 @@ def test_the_precision_is_chosen_once(model, data, tmp_path: Path, monkeypatch) 
         )
         with pytest.raises(PodarError, match="interrupted"):
             verb(out=tmp_path / "x", progress=_in_epoch(1, error))
-        monkeypatch.setattr(training, "fastest", lambda *_: pytest.fail("timed again"))
+        monkeypatch.setattr(training, "fastest_precision", lambda *_: pytest.fail("timed again"))
     assert running.resume(tmp_path / "x", trust=True)["precision"] == "bf16"
     for change in ({"deterministic": True}, {"stages": [*CUT, {"finetune": {"epochs": 1, "precision": "fp32"}}]}):
         name = next(iter(change))

@@ -164,7 +164,7 @@ def test_a_killed_sparsify_is_resumed_and_ends_like_one_that_was_not(
     assert 1 <= len(before["epochs"]) < 30
     resumed: dict = podar("resume", str(out), "--trust", "--json")
     # Which precision is fastest may differ from one minute to the next: what was begun stays as it was.
-    monkeypatch.setattr(training, "fastest", lambda *_: Precision.parse(before["precision"]))
+    monkeypatch.setattr(training, "fastest_precision", lambda *_: Precision.parse(before["precision"]))
     asked = [{"sparsify": {"amount": 0.8, "schedule": "rigl"}}, {"finetune": {"epochs": 30}}]
     reference: dict = carried_out(given, whole, *asked)
     assert resumed["history"][: len(before["epochs"])] == before["epochs"]

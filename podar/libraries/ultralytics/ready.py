@@ -1,4 +1,4 @@
-"""Imports Ultralytics so that it is quiet, and turns what its errors say into one line."""
+"""Imports Ultralytics without its messages and downloads, and puts what its errors say on one line."""
 
 from __future__ import annotations
 
