@@ -23,6 +23,7 @@ def end(found: SweepSummary, folder: Path, report: Path | None = None) -> None:
     **Raises:** `typer.Exit` with code 1 where points died.
     """
     from podar.runs import finishing
+    from podar.runs.folder import resume_command
 
     if common.json:
         print_json(found.model_dump(mode="json"))

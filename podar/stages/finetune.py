@@ -129,7 +129,7 @@ def _recovery(record: RunRecord) -> str:
 )
 def finetune(job: Job, options: Finetune) -> Finding:
     """Train the model; where `distill` is on and it was cut, the unpruned one is its teacher."""
-    from podar.stages._zeros import keeper, reach_amount, share_of_zeros
+    from podar.stages._zeros import MADE_SPARSE, keeper, reach_amount, share_of_zeros
     from podar.workshops import TrainingOptions
 
     made_sparse = job.found.own("sparsity") is not None  # by a stage of this run; else the model may have come so
