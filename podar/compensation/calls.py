@@ -1,7 +1,7 @@
 """Numbers the calls of torch functions in a forward pass, so that a later pass can find the same tensor again.
 
-Operators are met below automatic differentiation, where no gradient can start; what a call returns can be part of a
-loss.
+An operator is seen below automatic differentiation, where no gradient can start; the tensor that a call returns can be
+part of a loss.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Calls(TorchFunctionMode):
 def calls_that_return(
     model: nn.Module, run: Callable[[nn.Module], Any], parameters: Parameters, operators: Collection[int]
 ) -> dict[int, int]:
-    """By operator: the first call that returns its result, as it is or in another shape; one pass tells it.
+    """By operator: the first call that returns its result, as it is or in another shape. The model runs once.
 
     **Arguments:**
 
     - `operators`: numbers of operators, as `podar.compensation.flow.follow` counts them.
     """
-    alive: list[Tensor] = []  # so that no two results share memory
+    alive: list[Tensor] = []  # results are held, so that no two of them share memory
     made: dict[tuple[int, int], int] = {}
     found: dict[int, int] = {}
     count = 0

@@ -1,4 +1,4 @@
-"""What each unit is worth where what stays takes over: the error that its consumers keep after the best repair."""
+"""What each unit is worth where its consumers are solved anew: the error that they keep after the best repair."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Readers = Mapping[int, Sequence[str]]
 
 
 class _Unmeasurable(Exception):
-    """Why a family cannot be measured."""
+    """A family cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Worth:
 
     **Attributes:**
 
-    - `errors`: for each unit the error that its removal adds once those below it in its family are gone: the sum over
-      its consumers of squared error after the best repair, as a share of each consumer's squared spread. Where nothing
-      could be measured: the unit's part of its family's plain scores.
+    - `errors`: for each unit the error that its removal adds once the units below it in its family are gone. It is the
+      squared error of each consumer after the best repair, as a share of its squared spread, summed over the consumers.
+      Where nothing could be measured it is the unit's part of its family's plain scores.
     - `left`: names of the groups that have plain scores only, and why.
     """
 
@@ -111,7 +111,7 @@ def worth(
 
 
 def _rising(added: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What each removal adds, never less than the one before, so that sorting keeps the order; the last unit most."""
+    """What each removal adds, made to rise so that sorting keeps the order of removals; the last unit adds most."""
     rising = np.maximum.accumulate(np.concatenate([added, [max(1.0, float(added.max(initial=0)))]]))
     return rising * (1 + 1e-9 * np.arange(len(rising))) + 1e-15 * np.arange(len(rising))
 
@@ -127,12 +127,12 @@ def _forms(model: nn.Module, batch: Any, parameters: Parameters) -> dict[str, Fo
 def _readers(
     graph: Graph, forms: Mapping[str, Form], computed: Container[str]
 ) -> tuple[dict[int, list[str]], dict[int, str]]:
-    """Families by the linear maps that list their units as inputs, and those that something else reads too."""
+    """For each family the linear maps that read its units, and the reasons why other families cannot be measured."""
     found: dict[int, list[str]] = {}
     reasons: dict[int, str] = {}
     for name, dims in graph.record.layouts.items():
         if len(graph.shapes[name]) < 2 or not (name in forms or name in computed):
-            continue  # what is only looked up, added or multiplied makes units, and reads none
+            continue  # parameters that are only looked up, added or multiplied read no units
         form = forms.get(name)
         axis = 1 if form is None else form.input_dim
         if axis not in dims:
@@ -154,7 +154,7 @@ def _readers(
 
 
 def _bytes(name: str, forms: Mapping[str, Form], parameters: Parameters) -> int:
-    """What the second moments of a map take, with the inverse and one copy."""
+    """How many bytes the second moments of a map take, with their inverse and one copy."""
     matrix = forms[name].matrix(parameters.members.tensors[name])
     return matrix.shape[0] * matrix.shape[-1] ** 2 * 8 * 3
 
@@ -169,7 +169,7 @@ def _too_large(readers: Readers, forms: Mapping[str, Form], parameters: Paramete
 
 
 def _passes(readers: Readers, forms: Mapping[str, Form], parameters: Parameters, memory: int) -> Iterator[list[int]]:
-    """Families whose moments fit into memory together."""
+    """The families in parts whose second moments fit into memory together: one pass over the inputs measures a part."""
     part: list[int] = []
     held: set[str] = set()
     for family, names in readers.items():
@@ -184,9 +184,9 @@ def _passes(readers: Readers, forms: Mapping[str, Form], parameters: Parameters,
 
 
 def _shares(graph: Graph, family: int, name: str, parameters: Parameters, stats: Moments, flow: Flow) -> list[Share]:
-    """What each part of a map has of a family's units.
+    """The weights and inverse second moments of a map, with the columns of each unit of a family: one share a group.
 
-    **Raises:** `_Unmeasurable`: units have different numbers of its inputs, or these are no numbers.
+    **Raises:** `_Unmeasurable`: units have different numbers of its inputs, or inputs are not finite.
     """
     weight, form = parameters.members.tensors[name].detach(), stats.form
     matrix = form.matrix(weight).cpu()
@@ -217,7 +217,8 @@ def _shares(graph: Graph, family: int, name: str, parameters: Parameters, stats:
 
 
 def _inputs_of(under: NDArray[np.int64], own: NDArray[np.int64]) -> Tensor | None:
-    """(units, inputs of each) of a map's inputs, of which each row says the units that it hangs on.
+    """(units, inputs of each): the inputs of a map that each of the family's units `own` has; `under` says, for each
+    input, the units that it depends on.
 
     None where units have different numbers of inputs.
     """

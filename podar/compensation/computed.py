@@ -1,4 +1,4 @@
-"""Sees which parameters a model reads in other ways than whole: through weights computed from them, or by rows."""
+"""Finds parameters that a model does not read as a whole: weights are computed from them, or rows are looked up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOKUPS = {"embedding", "embedding_bag", "_embedding_bag", "_embedding_bag_forwa
 
 
 class Computed:
-    """Is shown every operator of one forward pass.
+    """Collects these parameters while it is shown every operator of one forward pass.
 
     **Attributes:**
 
@@ -25,13 +25,13 @@ class Computed:
     def __init__(self, parameters: Parameters) -> None:
         self.found: set[str] = set()
         self.looked_up: set[str] = set()
-        self._made_of = WeakTensorKeyDictionary()  # of tensors without activations: the parameters in them
+        self._made_of = WeakTensorKeyDictionary()  # by tensor that was made of parameters alone: their names
         for name, tensor in parameters.members.tensors.items():
             if tensor not in self._made_of:
                 self._made_of[tensor] = {name} if tensor.dim() > 1 and name in parameters.members.parameters else set()
 
     def done(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
-        """An operator gave `out`."""
+        """Look at an operator that has returned `out`."""
         known = [self._made_of.get(tensor) for tensor in tensors_in(args)]
         operator = getattr(func, "__name__", "").partition(".")[0]
         if operator in LOOKUPS and known and known[0]:

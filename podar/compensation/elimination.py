@@ -1,4 +1,4 @@
-"""In which order units go if what stays takes over, and what each removal costs: block elimination on second moments.
+"""The order in which units go if the others are solved anew, and what each removal costs: block elimination.
 
 Removing a unit whose columns are S, with the best repair of the others, costs tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ): the group form
 of the Optimal Brain Surgeon (Hassibi and Stork 1993; ZipLM, Kurtic et al. 2023; OSSCAR, Meng et al. 2024).
@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 AT_ONCE = 32
-"""Of the units that are left, one of this many goes in a round, by the scores of that round."""
+"""In a round, one of so many of the units that are left goes, by the scores of that round."""
 
 DENSE = 0.75
-"""A share is made smaller where less than this part of its columns is left: what is gone is carried along till then."""
+"""A share is copied without the columns that are gone once less than this part of its columns is left."""
 
 SMALLEST = 1e-30
 
 
 @dataclass
 class Share:
-    """What one linear map has of a family of units.
+    """What one linear map reads of a family of units.
 
     **Attributes:**
 
     - `weight`: (outputs, columns), each row scaled by the root of what an error of this output costs.
-    - `inverse`: (columns, columns) of the second moments with a ridge.
+    - `inverse`: (columns, columns) inverse of the second moments with a ridge.
     - `columns`: (units, columns of a unit).
     """
 
@@ -103,7 +103,7 @@ def _remove(share: Share, gone: Tensor) -> float:
 
 
 def _shrink(share: Share, left: Tensor) -> None:
-    """Keep the columns of the units that are left: the others, and those of other families, change nothing any more."""
+    """Keep the columns of the units that are left. All other columns change nothing any more."""
     kept = share.columns[left].reshape(-1)
     share.weight, share.inverse = share.weight[:, kept].contiguous(), share.inverse[kept][:, kept]
     share.columns = torch.full_like(share.columns, -1)
@@ -111,7 +111,7 @@ def _shrink(share: Share, left: Tensor) -> None:
 
 
 def _ridged(blocks: Tensor) -> Tensor:
-    """Blocks whose diagonal is a little larger, so that rounding leaves them positive."""
+    """Blocks with a slightly larger diagonal, so that they stay positive definite in spite of rounding."""
     diagonal = blocks.diagonal(dim1=-2, dim2=-1)
     tiny = 8 * torch.finfo(blocks.dtype).eps * diagonal.mean(-1, keepdim=True)
     return blocks + torch.diag_embed(tiny.expand_as(diagonal))

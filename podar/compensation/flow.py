@@ -1,6 +1,6 @@
-"""What follows a reading: the norm that can take a shift, the sum in which the output meets another branch, a ReLU.
+"""What follows a reading: the norm that can take a shift, the sum with another branch, a ReLU.
 
-One forward pass on a small input tells it; later passes meet the same operators by their numbers.
+One forward pass on a small input shows it. Later passes find the same operators by their numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUMS = {ATEN.add.Tensor, ATEN.add_.Tensor}
 RELUS = {ATEN.relu.default, ATEN.relu_.default}
 
 TINY = 1e-2
-"""A channel whose scale is below this share of the mean scale makes up for nothing: dividing by it would blow up."""
+"""A channel whose scale is below this share of the mean scale makes up for nothing: its inverse is too large."""
 
 Back = Callable[[Tensor], Tensor]
 """Carries a tensor of a sum's shape back into the shape and scale of a reading's output."""
@@ -95,7 +95,7 @@ class Flow:
 
     - `order`: the readings. `after`: what follows each.
     - `computed`: parameters that are read through computed weights. `looked_up`: those of which rows are.
-    - `ends`: by reading, the number of the operator whose result is the last that hangs on its output alone: its own,
+    - `ends`: by reading, the number of the operator whose result is the last that depends on its output alone: its own,
       its norm's, the sum's into which it flows, or that of the ReLU behind these.
     - `forms`: how each parameter is read, by its name.
     """
@@ -109,7 +109,7 @@ class Flow:
 
     @property
     def awaited(self) -> set[int]:
-        """Numbers of the operators whose results a later reading's target needs."""
+        """Numbers of the operators whose results are needed for the target of a later reading."""
         return {a.other for a in self.after.values() if a.other is not None}
 
 
@@ -131,7 +131,7 @@ class _Branch:
 
 @dataclass(frozen=True)
 class _Sum:
-    """A branch meets another one: the operators that made the two, and the sum's own."""
+    """A sum in which a branch meets another one: the operators that made the two, and the sum's own number."""
 
     branch: _Branch
     own: int
@@ -145,7 +145,7 @@ class _Tracker:
         self.buffers = {t.data_ptr(): n for n, t in parameters.members.buffers.items() if t.numel()}
         self.flow = Flow()
         self.count = 0
-        self.kept: list[Any] = []  # nothing dies, so that id() stays true
+        self.kept: list[Any] = []  # every tensor is held, so that no other gets its id
         self.maker: dict[int, int] = {}  # by id of a tensor: the operator that made it
         self.readers: dict[int, int] = {}  # by operator: how many others read what it made
         self.branches: dict[int, _Branch] = {}  # by operator
@@ -194,7 +194,7 @@ class _Tracker:
             self.branches[number] = _Branch(branch.key, (*branch.chain, back))
 
     def _bias(self, branch: _Branch, added: Tensor, number: int) -> bool:
-        """Linear layers add their bias in a second step where their input does not lie in one piece."""
+        """Note a bias that the next operator adds: torch splits a linear layer where its input is not contiguous."""
         after = self.flow.after[branch.key]
         named = self.parameters.named(added)
         if named is None or added.dim() != 1 or after.bias is not None or after.norm is not None:
@@ -217,7 +217,7 @@ class _Tracker:
         return norm.back
 
     def _sum(self, a: Tensor, b: Tensor, number: int) -> None:
-        """The branch whose reading comes last can make up for what the other one lost."""
+        """Note a sum of two branches: the reading that comes last can make up for what the other branch lost."""
         if a.shape != b.shape:
             return
         one, two = self.maker.get(id(a)), self.maker.get(id(b))
@@ -231,13 +231,13 @@ class _Tracker:
     def finish(self) -> Flow:
         self.flow.computed, self.flow.looked_up = self.computed.found, self.computed.looked_up
         for met in self.sums:
-            if self.readers.get(met.own) == 1:  # nobody else reads the branch, so it may hold what the other one lost
+            if self.readers.get(met.own) == 1:  # nothing else reads it, so it may take over what the other lost
                 after = self.flow.after[met.branch.key]
                 after.other, after.chain = met.other, met.branch.chain
                 self.ends[met.branch.key] = met.number
         for key, after in self.flow.after.items():
             if after.norm is not None and self.readers.get(after.made) != 1:
-                after.norm = None  # somebody else reads the output without it
+                after.norm = None  # something else reads the output before the sum
                 self.flow.ends[key] = after.made
                 continue
             end = self.ends[key]

@@ -16,7 +16,7 @@ from podar.model.state import state_put_back
 from podar.model.tensors import tensors_in
 
 SAMPLES = 512
-"""So many samples are read: what their layers hold is in memory at once."""
+"""So many samples are read, since the activations of all of them are in memory at once."""
 
 
 FURTHER_BYTES = 512 << 20
@@ -60,7 +60,7 @@ def first_batches(inputs: Any, model: nn.Module) -> Read:
 
 
 def monotonous(batches: Read) -> str | None:
-    """Why nothing can be learned from these inputs: they are one sample many times; None where they differ."""
+    """The reason why nothing can be learned from these inputs, if all are the same sample; None where they differ."""
     count = sum(size(batch) for batch in batches)
     first = [t[:1] for t in tensors_in(batches[0]) if t.dim()]
     every = [[t for t in tensors_in(batch) if t.dim()] for batch in batches]
@@ -70,7 +70,7 @@ def monotonous(batches: Read) -> str | None:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Errors of a model that does not run on its inputs become one that says so."""
+    """Turn an exception of a model that does not run on its inputs into a `PodarError` that says so."""
     try:
         yield
     except PodarError:
@@ -84,9 +84,9 @@ def running() -> Iterator[None]:
 
 @contextmanager
 def ready(model: nn.Module) -> Iterator[set[int]]:
-    """Every module evaluates, and random numbers are drawn from a copy of the generator.
+    """Put every module into eval mode, and draw random numbers from a copy of the generator.
 
-    Afterwards each module is in the mode in which it was, and remembers nothing of its runs. Yields the ids of buffers
+    Afterwards each module is in its former mode, and its buffers hold what they held before. Yields the ids of buffers
     whose new values stay.
     """
     with torch.random.fork_rng(devices=[]), modes_put_back(model), state_put_back(model) as meant:

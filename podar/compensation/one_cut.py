@@ -1,7 +1,7 @@
-"""What stays takes over where one group alone is cut: its readers are solved from statistics of the dense model.
+"""Where one group alone is cut, its readers are solved anew from statistics of the dense model.
 
-Nothing before the group has changed then, so what its readers see of the units that stay is what they saw before: the
-second moments of the dense model say all, and every cut of the group is solved without another pass over the inputs.
+Nothing before the group has changed then, so its readers are given the same values of the units that stay. The second
+moments of the dense model are therefore enough, and every cut is solved without another pass over the inputs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Readers:
         return found, ""
 
     def passes(self, wanted: Mapping[int, Iterable[str]]) -> Iterator[tuple[list[int], dict[str, Moments]]]:
-        """Moments of the maps that are wanted, for as many keys at once as memory allows: one pass a part."""
+        """Second moments of the wanted maps, in parts as large as memory allows: one pass over the inputs a part."""
         part: list[int] = []
         held: set[str] = set()
         for key, names in wanted.items():

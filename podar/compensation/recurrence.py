@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 ADDED = {"lstm": 4, "gru": 2, "rnn_tanh": 1, "rnn_relu": 1}
-"""In so many gates what the input and the state give is added up; a GRU multiplies in the last one."""
+"""The number of gates that add what input and state give. The last gate of a GRU multiplies them."""
 
 Met = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], None]
 """`met(weight, rows, bias, beside)`: a weight is about to read these rows; `beside` is what else is added to it."""
@@ -40,7 +40,7 @@ class Recurrence(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Sequence:
-    """What runs through a layer: (batch, time, …) or (time, batch, …), or packed steps with how many go on at each."""
+    """The sequences that a layer reads: (batch, time, …), (time, batch, …), or packed steps with their batch sizes."""
 
     x: Tensor
     counts: Tensor | None
@@ -51,7 +51,7 @@ class _Sequence:
         return x if self.counts is not None or self.batch_first or x.dim() < 3 else x.transpose(0, 1)
 
     def before(self, y: Tensor, start: Tensor, backwards: bool) -> Tensor:
-        """The states that each step of an output began with."""
+        """The state that each step began with, given the outputs of all steps."""
         if self.counts is None:
             time = 1 if self.batch_first and y.dim() > 2 else 0
             first = start.unsqueeze(time) if y.dim() > 2 else start.reshape(1, -1)
@@ -111,7 +111,7 @@ def _layer(
     for weights in directions:
         mode.met(weights[0], carried.rows(x), weights[2] if biased else None, None)
     y = once(x)[0]
-    width = directions[0][1].shape[1]  # of the state that a layer hands out
+    width = directions[0][1].shape[1]  # of the final state that a layer returns
     for k, weights in enumerate(directions):
         states = carried.before(y[..., k * width : (k + 1) * width], starts[0][k], k == 1)
         beside = carried.rows(x) @ weights[0].t()

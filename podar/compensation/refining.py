@@ -1,10 +1,10 @@
 """All linear maps of a pruned model together: a few steps of natural gradient towards what the dense one computes.
 
-Solved one after the other, each map takes what those before it give as it is, and none knows what those behind it need.
-Here the squared errors of all maps, as shares of what the dense outputs spread, are one sum, and its gradient moves all
-maps at once. Each gradient is multiplied by the inverse second moments of the map's inputs, which is the step that
-least squares would take (Benzing 2022, "Gradient descent on neurons"; without the factor of the outputs it is K-FAC,
-Martens and Grosse 2015). That makes a hundred steps do what plain gradients need thousands for.
+Solved one after the other, each map accepts the errors of those before it, and does not know which outputs matter to
+those behind it. Here the squared errors of all maps, as shares of what the dense outputs spread, are one sum, and its
+gradient moves all maps at once. Each gradient is multiplied by the inverse second moments of the map's inputs, which is
+the step that least squares would take (Benzing 2022, "Gradient descent on neurons"; without the factor of the outputs
+it is K-FAC, Martens and Grosse 2015). That makes a hundred steps do what plain gradients need thousands for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORK = 1e12
 FASTER = 100
 
 FEWEST = 16
-"""Where the work allows fewer steps than this, none is taken: they would move next to nothing."""
+"""Where `WORK` allows fewer steps than this, none is taken, since so few would change next to nothing."""
 
 SAMPLES = 64
 """Samples a step; fewer where the activations of so many do not fit into `ACTIVATIONS`."""
@@ -46,7 +46,7 @@ ACTIVATIONS = 2 << 30
 """Bytes that the activations of one step may take, and the dense model's outputs, which are kept where they fit."""
 
 HELD = 10
-"""One sample of this many is held back: these say whether the steps did good."""
+"""One sample of this many is held back, to judge whether the steps were of use."""
 
 STEP = 0.1
 """A step changes a map's outputs by this share of the root of the relative error at most, so that it is the smaller the
@@ -61,12 +61,12 @@ WIDEST = 4096
 MOMENTUM = 0.9
 
 RATE = 1e-3
-"""Of Adam, which moves biases and the norms' scales and offsets."""
+"""The learning rate of Adam, which moves biases and the norms' scales and offsets."""
 
 
 @dataclass(frozen=True)
 class _Tap:
-    """A tensor on the way that is to be what it is in the dense model.
+    """A tensor inside the model that is to become what it is in the dense model.
 
     **Attributes:**
 
@@ -114,7 +114,7 @@ def refine(
     names: Sequence[str],
     seed: int,
 ) -> Refinement:
-    """Move the maps of the pruned model together, in place; what does no good on samples held back is taken back.
+    """Move the maps of the pruned model together, in place; undone where samples held back show no gain.
 
     **Arguments:**
 

@@ -27,21 +27,21 @@ from podar.compensation.walking import Walk
 from podar.model.batches import run
 
 ROWS_PER_COLUMN = 8
-"""Rows that are drawn for each unknown of an output, where the inputs give as many; more change nothing."""
+"""So many rows are drawn for each unknown of an output, where the inputs give as many. More change nothing."""
 
 FEWEST_ROWS = 4096
 
 HELD = 10
-"""One sample of this many is held back: these choose the ridge and say whether a solution is better."""
+"""One sample of this many is held back, to choose the ridge and to judge whether a solution is better."""
 
 SPARSE = 0.1
 """A weight with this share of zeros was sparsified: solving it would fill them."""
 
 NOT_WHOLE = "no convolution or product reads it as a whole"
-"""Why a parameter is left that weights are computed from, or of which a part is read."""
+"""The reason for leaving a parameter that weights are computed from, or of which only a part is read."""
 
 TABLE = "rows of it are looked up, too: an embedding is tied to it"
-"""Why a head is left whose weight is an embedding's: solved anew it would change what every layer is given."""
+"""The reason for leaving a head that shares its weight with an embedding: a new one would change all layers' inputs."""
 
 Run = Callable[[nn.Module], Any]
 
@@ -123,9 +123,9 @@ class _Repair:
         self.calls: dict[str, int] = {}
         for name, _ in self.flow.order:
             self.calls[name] = self.calls.get(name, 0) + 1
-        self.earlier: dict[str, list[_Sample]] = {}  # of parameters that are read again: each time all rows count
+        self.earlier: dict[str, list[_Sample]] = {}  # rows of parameters that are read again
         self.found: dict[str, Consumer] = {}
-        self.replaced: list[tuple[Tensor, Tensor]] = []  # tensors of the pruned model, and what they were
+        self.replaced: list[tuple[Tensor, Tensor]] = []  # tensors of the pruned model, and their former values
 
     def carried_out(self) -> Compensation:
         """Solve every map; what fails leaves the model as it was."""
@@ -165,7 +165,7 @@ class _Repair:
         return Compensation(tuple(self.found.values()))
 
     def _at(self, key: Key, walks: list[tuple[Walk, Walk]]) -> None:
-        """All batches stand before one map: solve it, with the rows of earlier readings where it is read again.
+        """Solve one map, before which all batches have stopped, with the rows of its earlier readings, if any.
 
         A cell reads its weights once a step: they are solved at its readings 1, 2, 4, 8, …, and at the last.
         """
@@ -187,7 +187,7 @@ class _Repair:
             self.found.setdefault(name, Consumer(name, None, None, reason))
 
     def _samples(self, key: Key, walks: list[tuple[Walk, Walk]]) -> list[_Sample]:
-        """Rows of every batch at one reading; fewer each time, where a parameter is read again and again."""
+        """Rows of every batch at one reading. A parameter that is read again and again gives fewer each time."""
         sizes = [w.at.form.positions(w.at.x, w.at.weight) for w, _ in walks if w.at is not None]
         columns = 1 if walks[0][0].at is None else walks[0][0].at.form.matrix(walks[0][0].at.weight).shape[-1]
         share = max(FEWEST_ROWS, ROWS_PER_COLUMN * columns) / sum(sizes) / (key[1] + 1)
@@ -290,7 +290,7 @@ def _sparse(weight: Tensor) -> bool:
 
 
 def _stepped_to(walk: Walk, key: Key) -> bool:
-    """Whether a walk comes to a reading; it goes on to it."""
+    """Let a walk go on to a reading; False where it never comes there."""
     while (found := walk.step()) is not None:
         if found.key == key:
             return True
@@ -319,6 +319,6 @@ def _flat(outputs: Tensor) -> Tensor:
 
 
 def _held(drawn: Tensor, total: int, x: Tensor) -> Tensor:
-    """Whole samples are held back, since positions of one picture resemble each other; rows where there are none."""
+    """Which rows are held back: whole samples, since positions of one picture resemble each other, else rows."""
     samples = x.shape[0] if x.dim() > 2 else total
     return drawn // (total // samples) % HELD == HELD - 1

@@ -11,7 +11,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Ridges that are tried, as shares of the mean of the second moments' diagonal."""
 
 ROUNDS = 8
-"""How often the targets of outputs that a ReLU cuts off are set anew."""
+"""How often the targets are set anew for outputs that a ReLU cuts off."""
 
 ENOUGH = 1e-3
 """The rounds end where the next one changes the weights by less than this share."""
@@ -42,7 +42,7 @@ class Cutoff:
         return Cutoff(self.zero[:, rows], self.sign)
 
     def aims(self, outputs: Tensor, wanted: Tensor) -> Tensor:
-        """Targets whose squared error bounds the error behind the ReLU from above, and meets it at `outputs`.
+        """Targets whose squared error is an upper bound of the error behind the ReLU, and equal to it at `outputs`.
 
         Where nothing is to pass, an output that does not pass stays as it is, and one that does is to go back to zero.
         """
@@ -117,7 +117,7 @@ def solve(
     if cutoff is None or best.ridge is None:
         return best
     factor = problem.factor(best.ridge)
-    assert factor is not None  # it was there a moment ago
+    assert factor is not None  # the same ridge gave one a moment ago
     matrix, shift = problem.behind(cutoff.at(~held), best.matrix, best.shift, factor)
     after = judge.error(matrix, shift)
     return Solution(matrix, shift, before, after, best.ridge) if after < best.after else best

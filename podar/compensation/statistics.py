@@ -51,7 +51,7 @@ def moments(
 ) -> dict[str, Moments]:
     """Moments by parameter name, of one pass over the inputs, summed in double precision.
 
-    Which rows are drawn hangs on the batch itself, so the order of the batches changes nothing.
+    Which rows are drawn depends on the batch itself, so the order of the batches changes nothing.
     """
     found: dict[str, Moments] = {}
 
@@ -88,7 +88,7 @@ def _only(
 
 
 def checksum(batch: Any) -> int:
-    """A number of what a batch holds: whatever is drawn by it hangs on no other batch."""
+    """A number made of a batch's values, used as a seed: what is drawn for a batch depends on no other batch."""
     found = 0
     for tensor in tensors_in(batch):
         found = zlib.crc32(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes(), found)

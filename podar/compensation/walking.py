@@ -1,6 +1,6 @@
 """Runs a model so that it stops before each reading: several models and batches then go through it in step.
 
-Each walk is a forward pass in a thread of its own, of which never more than one runs: who steps it waits for it.
+Each walk is a forward pass in a thread of its own. Only one thread runs at a time: whoever steps a walk waits for it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Ended(BaseException):
 
 
 class Walk:
-    """A forward pass that stops before each reading. Its random numbers are its own, and hang on the seed alone.
+    """A forward pass that stops before each reading. Its random numbers are its own, and depend on the seed alone.
 
     **Attributes:**
 
@@ -69,7 +69,7 @@ class Walk:
         return self.results.pop(number, None)
 
     def close(self) -> None:
-        """Give the pass up, wherever it stands."""
+        """Stop the pass wherever it stands."""
         self._cancelled = True
         while not self._over:
             self._go.release()

@@ -118,7 +118,7 @@ class Solver:
         return later
 
     def apart(self, solved: dict[Attribute, int], differences: Iterable[tuple[Size, Size]]) -> dict[Attribute, int]:
-        """What the model compared and found different must stay different: a branch of its code hangs on it.
+        """What the model compared and found different must stay different: a branch of its code depends on it.
 
         Where one side is an attribute that nothing else sizes, it follows the other side in proportion.
 

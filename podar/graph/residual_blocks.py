@@ -1,4 +1,4 @@
-"""Residual branches, found in the trace alone: x + f(x) where nothing else looks into f. Such a block can go as one."""
+"""Finds residual branches in a trace: x + f(x), where only this sum reads what f computes. They can be skipped."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -31,7 +31,7 @@ class ResidualBlock:
 
     **Attributes:**
 
-    - `name`: of its last module, for users.
+    - `name`: the name of its last module, which users are shown.
     - `skips`: module → (whether it gives zeros instead of its input, items of the tuple it returns or 0).
     - `tensors`: names of the parameters and buffers that go with it.
     - `kind`: what blocks of one structure share.
@@ -56,13 +56,13 @@ class _Event:
 
 
 class _Flow(Dispatch):
-    """Runs a model and notes which operator reads what which other one made; views are what they look at."""
+    """Runs a model and notes which operator reads the results of which. A view counts as the tensor that it shows."""
 
     def __init__(self, double: Twin, record: Record, real: bool) -> None:
         super().__init__(double, record, real, False)
         self.events: list[_Event] = []
         self.value: dict[int, int] = {}  # storage → the last value written there
-        self.alive: list[Any] = []  # so that no storage's address is used twice
+        self.alive: list[Any] = []  # tensors are kept alive, so that no storage's address is used twice
         self.made = 0
         self.names = {storage(t): n for n, t in self.tensors.items() if t.numel()}
 
@@ -146,7 +146,7 @@ def _flow(
 def residual_blocks(model: nn.Module, inputs: ExampleInputs, graph: Graph) -> tuple[ResidualBlock, ...]:
     """Every residual branch whose modules can be skipped, in the order of the model.
 
-    Each was tried: with all of them skipped the model runs the same operators outside of them, in the same shapes.
+    All of them were tried: with them skipped, the model runs the same operators outside of them, in the same shapes.
     """
     flow, returned, results = _flow(model, inputs, graph.record)
     found = _Search(model, flow, returned, results).blocks()
@@ -185,7 +185,7 @@ class _Search:
             for trunk, branch in (values, values[::-1]):
                 inside = self.branch(k, trunk, branch)
                 if inside is None or any(max(b) in inside or inside & b for b, _ in found):
-                    continue  # an outer branch over one already found
+                    continue  # it is an outer branch around one that was found already
                 block = self.enclosed(inside, k, trunk, branch) or self.block(inside, branch)
                 if block is not None:
                     found.append((inside | {k}, block))
@@ -215,7 +215,7 @@ class _Search:
         return inside if depends <= inside else None
 
     def enclosed(self, inside: set[int], add: int, trunk: int, branch: int) -> ResidualBlock | None:
-        """The module that is x + f(x) and nothing else, where there is one: it gives its input back."""
+        """The module that computes x + f(x) and nothing else, if there is one: skipped, it gives its input back."""
         for name in reversed(self.events[add].stack):
             if not name or any(self.used(k) and k not in inside and k != add for k in self.runs[name]):
                 return None

@@ -1,4 +1,4 @@
-"""Latency as a target: what a model takes in the runtime that serves it, foretold by its layers and then measured.
+"""Latency as a target: the time of one run in the runtime that will serve, predicted by layers and then measured.
 
 This file declares the metric; everything that measures is imported when a target asks for it.
 """
@@ -23,7 +23,7 @@ __all__ = ["Found"]
 
 
 def _prepare(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, options: Options) -> Prices:
-    from podar.latency.prices import prepare  # reads torch and the runtimes
+    from podar.latency.prices import prepare  # it imports torch and the runtimes
 
     return prepare(model, example_inputs, graph, options)
 

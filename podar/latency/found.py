@@ -1,4 +1,4 @@
-"""What was foretold and measured of the latency of a cut model: plain data for results, summaries and reports."""
+"""The predicted and the measured latency of a cut model: plain data for results, summaries and reports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Found:
 
     @property
     def reached(self) -> float:
-        """What was measured, or else foretold."""
+        """The measured latency, or else the predicted one."""
         return self.predicted if self.measured is None else self.measured
 
     def __str__(self) -> str:

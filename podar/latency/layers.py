@@ -15,14 +15,14 @@ from podar.graph.labels import Ids
 from podar.graph.record import Form, Product, Step
 
 NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
-"""What exporters fold into the layer before."""
+"""Operators that exporters fold into the layer before them."""
 
 ACTIVATIONS = {
     "relu", "relu6", "hardtanh", "sigmoid", "tanh", "silu", "gelu", "hardswish", "hardsigmoid", "leaky_relu", "elu",
 }  # fmt: skip
 
 TAIL = 3
-"""A layer is followed by at most so many operators that belong to it."""
+"""At most so many operators behind a layer belong to it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Layer:
     - `input`: the shape that enters, of which axis 1 of a convolution and the last of a linear layer are channels.
     - `outputs`: how many channels come out.
     - `kernel`, `stride`, `padding`, `dilation`, `extra`: of a convolution, a number an axis; `groups`, `transposed`.
-    - `tail`: what is computed with its result at once: activations, and "add", the sum with a tensor of its shape.
+    - `tail`: what is fused into it: activations, and "add", the sum of its result with a tensor of the same shape.
     """
 
     kind: str
@@ -89,7 +89,7 @@ class Layer:
         return int(np.prod(self.weight) * np.prod(places) * self.input[0])
 
     def at(self, channels: int, outputs: int) -> Layer:
-        """The same with other widths. A depthwise one has as many outputs for each input as before."""
+        """The same layer with other widths. A depthwise layer has as many outputs for each input as before."""
         if self.kind == "linear":
             return replace(self, input=(*self.input[:-1], channels), outputs=outputs)
         groups = self.groups
@@ -102,7 +102,7 @@ class Layer:
         return replace(self, input=(self.input[0], channels, *self.input[2:]), outputs=outputs, groups=groups)
 
     def __str__(self) -> str:
-        """A name that equal layers share, and others have not: "conv 1x64x56x56 64 3x3 s1x1 p1x1 relu"."""
+        """A name that equal layers share, and no others: "conv 1x64x56x56 64 3x3 s1x1 p1x1 relu"."""
         parts = [self.kind, _sizes(self.input), str(self.outputs)]
         if self.kernel:
             parts += [_sizes(self.kernel), f"s{_sizes(self.stride)}", f"p{_sizes(self.padding)}"]
@@ -175,7 +175,7 @@ class Layers:
         return np.asarray(left.products)[self._numbers]
 
     def rest(self, left: Shares) -> float:
-        """Bytes that the operators move which belong to no layer."""
+        """Bytes that are moved by the operators that belong to no layer."""
         kept = self.graph.costs.kept(left.families)
         sizes = self.graph.costs.bytes_dense * kept[self.graph.costs.storage_axes].prod(axis=1)
         return float((sizes * self._rest).sum())
@@ -194,7 +194,7 @@ class Layers:
                 number.setdefault(storage, len(number))
         times = np.zeros(len(number))
         for place, step in enumerate(steps):
-            if place in taken or (not step.writes and not step.name.endswith("_")):  # views move nothing
+            if place in taken or (not step.writes and not step.name.endswith("_")):  # views move no bytes
                 continue
             for storage in {*step.reads, *(s for s, _ in step.writes)}:
                 if storage in number:
@@ -253,7 +253,7 @@ def _tail(steps: Sequence[Step], readers: Mapping[int, list[int]], start: int) -
         step, name = steps[at], steps[at].name
         own = name.removesuffix("_")
         in_place = not step.writes
-        if not in_place and len(after) > 1:  # others want the result as it is
+        if not in_place and len(after) > 1:  # other operators read the result as it is
             break
         if own == "add" and len(step.reads) == 2 and (in_place or step.writes[0][1] == size):
             tail.append("add")

@@ -12,7 +12,7 @@ _ACTIVATIONS = {"hardtanh": F.relu6, "sigmoid": torch.sigmoid, "tanh": torch.tan
 
 
 class LayerModule(nn.Module):
-    """One layer with weights of one number; a norm that was folded into the layer is an operator of its own here."""
+    """One layer whose weights are all one number. A norm that files fold into it is an operator of its own here."""
 
     def __init__(self, layer: Layer, times: int = 1) -> None:
         super().__init__()

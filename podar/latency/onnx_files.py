@@ -9,7 +9,7 @@ from podar.errors import require
 from podar.latency.layers import Layer
 
 OPSET = 20
-"""The oldest that has all activations as one operator."""
+"""The oldest opset in which every activation is one operator."""
 
 IR = 9
 
@@ -35,7 +35,7 @@ def onnx_file(layer: Layer, times: int = 1) -> bytes:
     constants: list[Any] = []
 
     def filled(shape: tuple[int, ...]) -> str:
-        """A tensor of one number, which the runtime makes when it opens the file."""
+        """A tensor that holds one number everywhere, which the runtime makes when it opens the file."""
         constants.append(helper.make_tensor(f"c{len(constants)}", TensorProto.INT64, [len(shape)], shape))
         value = helper.make_tensor("value", TensorProto.FLOAT, [1], [0.01])
         return node("ConstantOfShape", constants[-1].name, value=value)

@@ -1,4 +1,4 @@
-"""What a model takes under a plan: the sum of its fused layers, each measured once, brought to the whole one's time."""
+"""The time of a model under a plan: its fused layers, each measured once, added up and scaled to the whole model."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ USUAL = "onnxruntime"
 """The runtime where none is asked for."""
 
 SHARES = (1.0, 0.5, 0.125)
-"""Of the channels on either side of a layer: it is measured at these widths; in between a straight line is drawn."""
+"""A layer is measured at these shares of the channels on either side; between them times are interpolated linearly."""
 
 FINE = (1.0, 0.75, 0.5, 0.25, 0.125)
-"""The same where nothing can be measured afterwards."""
+"""The same shares where nothing can be measured afterwards."""
 
 VECTOR = 16
-"""These widths are multiples of this, of half of it below twice as many: whole vectors on every processor."""
+"""Measured widths are multiples of this, or of its half below twice as many: whole vectors on every processor."""
 
 PASSES = 4
-"""An operator that belongs to no layer takes at most as long as so many copies of what it moves; what a model takes
-beyond that is its layers', which in the model are a little slower than alone."""
+"""An operator that belongs to no layer takes at most as long as so many copies of what it moves. What a model takes
+beyond that is added to its layers, which are a little slower in the model than alone."""
 
 SLOWER = 1.25
-"""The layers of a model take at most so many times what they take alone; what is left over, each run takes."""
+"""The layers of a model take at most so many times what they take alone. What is left over is taken by each run."""
 
 LEAST = 0.02
-"""Share of what a layer takes alone that is its own at least, whatever entering and leaving the runtime take."""
+"""At least this share of a layer's time alone is its own, whatever entering and leaving the runtime cost."""
 
 SECONDS = 3.0
 """How long a candidate and the dense model are timed in turn."""
@@ -97,7 +97,7 @@ def prepare(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, optio
 
 
 class Prices:
-    """Prices plans of one model in milliseconds; measures what it has to.
+    """Prices plans of one model in milliseconds, and measures the layers whose times are not known.
 
     **Attributes:**
 
@@ -132,9 +132,9 @@ class Prices:
             now = serving.in_turn([self._dense], SECONDS / 2)[0]
             table.layers.setdefault(self._whole, now)
         total = sum(self.own(first.under(Shares(np.ones(len(graph.families))))))
-        tabled = table.layers.get(self._whole, total)  # of another device perhaps nobody measured the whole
+        tabled = table.layers.get(self._whole, total)  # in a table of another device the whole model may be missing
         self.dense_ms = now or tabled
-        today = self.dense_ms / max(tabled, TINY)  # the machine's speed, and its own when the table was made
+        today = self.dense_ms / max(tabled, TINY)  # the machine's speed now, and when the table was made
         fixed = min(tabled, run_alone(table.layers)) if total else 0.0
         rest = min(max(0.0, tabled - fixed - total), self._rest_dense * moving(first, table.layers) * PASSES)
         scale = min(SLOWER, (tabled - fixed - rest) / max(total, TINY))
@@ -149,7 +149,7 @@ class Prices:
         return self._layers[key][1]
 
     def price(self, graph: Graph, left: Shares) -> float:
-        """Milliseconds of what is left of a graph, by layers at other widths: for searching."""
+        """Milliseconds of what is left of a graph, interpolated between measured widths: quick enough for a search."""
         layers = self.layers(graph)
         key = id(graph.record)
         if key not in self._grids:
@@ -158,7 +158,7 @@ class Prices:
         return self.scale * float(took.sum()) + self._rest(layers, left)
 
     def predicted(self, graph: Graph, left: Shares) -> float:
-        """Milliseconds of what is left of a graph, by its very layers, which are measured where they never were.
+        """Milliseconds of what is left of a graph. Layers at widths that were never measured are measured now.
 
         With a table of another device, which has only some widths, this is what `price` says.
         """
@@ -178,12 +178,12 @@ class Prices:
         return self.dense_ms * own / dense if dense else own
 
     def found(self, predicted: float, measured: float | None) -> Found:
-        """What a result says of both."""
+        """The predicted and the measured latency, as a result shows them."""
         own = self.table
         return Found(self.dense_ms, predicted, measured, own.runtime, own.threads, own.processor)
 
     def _rest(self, layers: Layers, left: Shares) -> float:
-        """Milliseconds of what belongs to no layer, and of each run whatever it computes."""
+        """Milliseconds of what belongs to no layer, and of what every run takes, whatever it computes."""
         rest = self.rest_ms * layers.rest(left) / self._rest_dense if self._rest_dense else self.rest_ms
         return rest + self.fixed_ms
 
@@ -197,7 +197,7 @@ class Prices:
         took = np.zeros((len(points), size, size))
         for k, (into, out_of) in enumerate(points):
             block = np.array([next(own) for _ in range(len(into) * len(out_of))]).reshape(len(into), len(out_of))
-            block = np.maximum.accumulate(np.maximum.accumulate(block, axis=0), axis=1)  # noise: wider is not faster
+            block = np.maximum.accumulate(np.maximum.accumulate(block, axis=0), axis=1)  # noise: wider is never faster
             took[k] = np.pad(block, ((size - len(into), 0), (size - len(out_of), 0)), mode="edge")
         sides = [
             np.array(
@@ -233,7 +233,7 @@ class Prices:
 
 
 def liked(runtime: str, here: bool) -> int:
-    """The multiple of channels at which a runtime is fastest, 8 where it does not tell.
+    """The multiple of channels at which a runtime is fastest: 8 where the runtime does not declare one.
 
     Those that like 8 compute blocks of as many channels as a vector holds: 16 with AVX-512, where a width that is no
     multiple of 16 is not only padded, but brought to another layout and back for every sum and pooling.
@@ -244,7 +244,7 @@ def liked(runtime: str, here: bool) -> int:
 
 
 def grid_widths(place: Place, shares: Sequence[float]) -> tuple[list[int], list[int]]:
-    """The widths, rising, at which a layer is measured on either side: its own alone where that side cannot be cut."""
+    """The rising widths at which each side of a layer is measured; only its own where that side cannot be cut."""
     layer, into, out_of = place.layer, place.into >= 0, place.out_of >= 0
 
     def side(width: int, cut: bool) -> list[int]:
@@ -259,7 +259,7 @@ def grid_widths(place: Place, shares: Sequence[float]) -> tuple[list[int], list[
 
 
 def files_for(layers: Iterable[Layer]) -> dict[str, tuple[Layer, int]]:
-    """What has to be timed for these layers, by name: the layers, and for each shape what entering and leaving take."""
+    """What has to be timed for these layers, by name: the layers, and for each shape what entering costs."""
     found: dict[str, tuple[Layer, int]] = {}
     for times, name in ((1, "{}"), (2, "2 times {}")):
         found[name.format(_through(()))] = (_through(()), times)
@@ -273,7 +273,8 @@ def files_for(layers: Iterable[Layer]) -> dict[str, tuple[Layer, int]]:
 
 
 def _through(shape: tuple[int, ...]) -> Layer:
-    """The cheapest layer that gives what it takes: once, and twice upon itself, it tells what coming and going take."""
+    """The cheapest layer that returns a tensor of its input's shape: timed alone and twice in a row it shows what
+    entering and leaving the runtime cost."""
     rank = len(shape) - 2
     if rank < 1:
         return Layer("linear", (1, 8), 8)
@@ -282,26 +283,26 @@ def _through(shape: tuple[int, ...]) -> Layer:
 
 
 def own_time(layer: Layer, took: Mapping[str, float]) -> float:
-    """Milliseconds of a layer in the middle of a model, from what it and its shapes take alone."""
+    """Milliseconds of a layer in the middle of a model, worked out from the layer and its shapes timed alone."""
     whole = took[str(layer)]
     borders = sum(_border(_through(shape), took) for shape in (layer.input, layer.output)) / 2
     return max(LEAST * whole, whole - borders)
 
 
 def _border(through: Layer, took: Mapping[str, float]) -> float:
-    """What it takes to enter the runtime with a shape and to leave it with the same: no less than an empty run."""
+    """Milliseconds to enter the runtime with a shape and to leave it with the same: no less than an empty run."""
     once, least = took[str(through)], run_alone(took)
     return min(once, max(least, 2 * once - took[f"2 times {through}"]))
 
 
 def run_alone(took: Mapping[str, float]) -> float:
-    """Milliseconds that a run takes which computes next to nothing; 0 where none was timed."""
+    """Milliseconds of a run that computes next to nothing; 0 where none was timed."""
     name = str(_through(()))
     return max(0.0, 2 * took[name] - took[f"2 times {name}"]) if name in took else 0.0
 
 
 def moving(layers: Layers, took: Mapping[str, float]) -> float:
-    """Milliseconds that a byte takes to be read and written in this runtime, as numbers enter and leave it."""
+    """Milliseconds to read and write one byte in this runtime, known from tensors that enter and leave it."""
     shapes = {place.layer.output for place in layers.places}
     rates = [_border(_through(shape), took) / (8 * int(np.prod(shape))) for shape in shapes if len(shape) > 2]
     return float(np.median(rates)) if rates else 0.0

@@ -25,7 +25,7 @@ from podar.latency.table import Table
 from podar.model.inputs import ExampleInputs
 
 SCRIPT = "profile.py"
-"""What times the files of a bundle; it stands beside them."""
+"""The script that times the files of a bundle, and lies beside them."""
 
 
 def profile(
@@ -72,7 +72,7 @@ def pack(
     runtime: str,
     threads: int = 1,
 ) -> Path:
-    """Write what a device needs to measure a model's layers: files, and a script that needs numpy and the runtime.
+    """Write what a device needs to measure a model's layers: files, and a script that needs only numpy and the runtime.
 
     **Arguments:** as of `profile`; `folder`: where the files go, which must not be there yet.
 

@@ -1,4 +1,4 @@
-"""The runtime and the threads that are to serve: opens layers and whole models there, and times them in turn."""
+"""The runtime and threads that are to serve a model: opens layers and whole models there, and times them in turn."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from podar.runtimes.torch import as_for_serving
 ONNX = ".onnx"
 
 LAYER_SECONDS = 2.0
-"""How long a portion of layers is timed at least: small ones, which other programs disturb most, are run often."""
+"""A portion of layers is timed for at least so long: small layers, which other programs disturb most, are run often."""
 
 TINY = 1e-6
-"""No run takes less: milliseconds."""
+"""Milliseconds: no run takes less."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Serving:
     processor: str
 
     def time_layers(self, layers: Mapping[str, tuple[Layer, int]], beside: Lap, beside_ms: float) -> dict[str, float]:
-        """Milliseconds of layers, timed in turn with a whole model: what slows the machine down slows both.
+        """Milliseconds of layers, timed in turn with a whole model, so that whatever slows the machine down slows both.
 
         **Arguments:**
 
@@ -98,14 +98,14 @@ class Serving:
         """A model file, ready to be timed."""
         session = open_file(file, self.threads, runtime=self.runtime.name)
         given = list(matched(file, session.inputs, example_inputs).values())
-        session.run(given)  # what is compiled late is compiled while the file is there
+        session.run(given)  # one run while the file is there: some runtimes compile only then
         return lap_of(session, given)
 
     def in_turn(self, laps: Sequence[Lap], seconds: float = 0.0) -> list[float]:
         """Milliseconds of models that were timed one after the other, round by round.
 
-        The first one's is what a quick run takes; the others' are in proportion to it, by the middle of the ratios of
-        runs that lie beside each other: those a shared machine's drift does not touch.
+        The time of the first is that of a quick run. The times of the others are in proportion to it: by the median of
+        the ratios of neighbouring runs, which the drift of a shared machine does not touch.
         """
         found = rounds({str(k): own for k, own in enumerate(laps)}, self.threads, seconds)
         first = found["0"]
@@ -117,7 +117,7 @@ _NOTHING = nn.Module()
 
 
 def lap_of(session: Session, given: Sequence[np.ndarray]) -> Lap:
-    """A session ready to be timed. A simulator tells itself what a run takes on its device, as `elapsed_ms`."""
+    """A session, ready to be timed. A simulator reports itself what a run takes on its device, as `elapsed_ms`."""
     if not hasattr(session, "elapsed_ms"):
         return lambda: lap(lambda: session.run(given))
 
@@ -144,7 +144,7 @@ def serving(runtime: str, threads: int) -> Serving:
 
 
 def write_quickly(model: nn.Module, file: Path, example_inputs: ExampleInputs) -> None:
-    """Write a model as an ONNX file that is timed and thrown away: in the quickest way, and nobody compares outputs.
+    """Write a model as an ONNX file that is only timed: in the quickest way, without comparing outputs.
 
     **Raises:** `PodarError`: it cannot be exported in any way.
     """

@@ -43,7 +43,7 @@ class Table:
         write_atomic(path, json.dumps({"podar_table": TABLE, **own}, indent=1) + "\n")
 
     def keep(self) -> None:
-        """Write it where it is kept; a home that cannot be written to only means that all is measured again."""
+        """Write the table where it is kept. Where that cannot be written to, everything is measured again next time."""
         if self.path is not None:
             with contextlib.suppress(OSError, PodarError):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def kept_table(runtime: str, threads: int, processor: str) -> Table:
     try:
         found = read_table(path)
     except PodarError:
-        return empty  # none yet, or damaged: it is only a memory
+        return empty  # there is none yet, or it is damaged: the layers are measured again
     same = (found.runtime, found.threads, found.processor) == (runtime, threads, processor)
     return Table(runtime, threads, processor, found.layers, path) if same else empty
 

@@ -21,7 +21,7 @@ import numpy as np
 
 try:
     import resource
-except ImportError:  # Windows does not tell who had the processor
+except ImportError:  # Windows does not tell how often another program took the processor
     resource = None
 
 Lap = Callable[[], "tuple[float, float, bool]"]
@@ -70,19 +70,19 @@ def rounds(laps: Mapping[str, Lap], threads: int, seconds: float = 0.0) -> dict[
             found[name].append(run())
         enough = len(next(iter(found.values()), [])) >= LEAST_ROUNDS
         if enough and (time.perf_counter() >= end or all(len(set(times)) == 1 for times in found.values())):
-            break  # a simulator says the same each time
+            break  # a simulator reports the same time for each run
     by_clock = threads > 1 or _waits([own for times in found.values() for own in times])
     return {name: [clock if by_clock else busy for clock, busy, _ in times] for name, times in found.items()}
 
 
 def _waits(times: Sequence[tuple[float, float, bool]]) -> bool:
-    """Whether the runtime waits for something else, by the runs that no other program disturbed."""
+    """Whether the runtime waits for another device, judged by the runs that no other program disturbed."""
     alone = [busy / clock for clock, busy, taken in times if not taken and clock > 0]
     return bool(alone) and float(np.median(alone)) < 0.5
 
 
 def quick(times: Sequence[float]) -> float:
-    """What a run takes undisturbed: a fifth of the runs were as quick."""
+    """The time of an undisturbed run: a fifth of the runs were as quick."""
     return float(np.percentile(times, 20))
 
 

@@ -15,7 +15,7 @@ from podar.runtimes import RUNTIMES, open_in
 from podar.runtimes.torch import as_for_serving
 from podar.trust import programs
 
-_RUNS = 5  # runtimes grow their arenas in the first two or three
+_RUNS = 5  # runtimes enlarge their memory in the first two or three runs
 
 
 def main() -> int:
@@ -44,7 +44,7 @@ def main() -> int:
 
 def _load(request: dict[str, Any]) -> tuple[Any, Any]:
     if "arrays" in request:
-        programs.remember(request["file"])  # our parent was asked, and would not have come so far
+        programs.remember(request["file"])  # the parent process has already asked whether this file may be run
         with np.load(request["arrays"]) as stored:
             return request["file"], {name: stored[f"arr_{i}"] for i, name in enumerate(request["names"])}
     import torch

@@ -13,14 +13,14 @@ from podar.errors import UsageError
 
 try:
     import resource
-except ImportError:  # Windows does not tell who had the processor
+except ImportError:  # Windows does not tell how often another program took the processor
     resource = None
 
 # One turn lasts about this long: long against the clock and the energy counter's 1 ms steps, short against the
 # seconds over which a shared machine changes its speed.
 _TURN_SECONDS = 0.02
 _WARM_UP_SECONDS = 1.0
-_LEAST_TURNS = 10  # unless a model is so slow that they would take five times the time asked for; then 3
+_LEAST_TURNS = 10  # 3 for a model so slow that this many would take five times the time asked for
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,10 @@ def percentile(values: tuple[float, ...], percent: float) -> float:
 
 
 def own_times(turn: Sequence[tuple[float, float]], waited: bool, interrupted: bool) -> list[float]:
-    """Of runs (by the clock, of the processor): the clock's time, or where the processor was taken, its own.
+    """The time of each run: by the clock, or, where another program took the processor, the processor's own time.
 
-    That leaves out what other programs took. Whoever waits by itself, for other threads or a graphics card, takes
-    longer than its processor's time: there the clock counts in any case.
+    That leaves out what other programs took. A run that waits, for other threads or a graphics card, takes longer than
+    the processor's time, so there the clock counts in any case.
     """
     return [processor if interrupted and not waited else clock for clock, processor in turn]
 
@@ -175,7 +175,7 @@ def _lap(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def _switches() -> tuple[int, int]:
-    """How often this process gave the processor away so far: since it waited, and since it was taken."""
+    """How often this process has lost the processor so far: because it waited, and because another program took it."""
     if resource is None:
         return 0, 0
     usage = resource.getrusage(resource.RUSAGE_SELF)

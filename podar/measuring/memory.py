@@ -135,7 +135,7 @@ def _own_code_by_value(cloudpickle: Any) -> Iterator[None]:
     registered = []
     try:
         for module in own:
-            with contextlib.suppress(ValueError):  # under another name than its own: pickle would not look there either
+            with contextlib.suppress(ValueError):  # pickle would not find one under another name
                 cloudpickle.register_pickle_by_value(module)
                 registered.append(module)
         yield

@@ -1,4 +1,4 @@
-"""What must hold of a plan's plain data, which anybody may have written, before anything is made of them."""
+"""Checks the plain data of a plan, which anybody may have written, before anything is made of them."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from podar.errors import PodarError
 from podar.plans.plan import Computed, Cut, Plan
 
 ITERATIONS = 30
-"""Of the power method, for the singular vectors of what remains."""
+"""Rounds of the power method that find the singular vectors of what remains."""
 
 Carry = Callable[[Tensor, tuple[Cut, ...]], Tensor]
-"""A copy of a tensor without what some cuts take, or with zeros there."""
+"""Copies a tensor without the slices that some cuts take, or with zeros in their place."""
 
 
 def partners(tensors: Mapping[str, Tensor], plan: Plan, carry: Carry) -> dict[str, Tensor]:
@@ -51,7 +51,7 @@ def _made(
     carry: Carry,
     name: str,
 ) -> list[Tensor]:
-    """New values of the partners of one weight; `own` are these, dense and cut."""
+    """New values of the partners of one weight; `own` holds the partners, dense and cut."""
     if computed.kind == "length":
         rows = carry(dense, tuple(c for c in cuts if c.dim == computed.dim))
         return [own[0][1] * _quotient(rows, carry(dense, cuts), computed.dim, name)]
@@ -87,7 +87,7 @@ def _singular_vectors(
         v = normalize(torch.mv(matrix.t(), u), dim=0)
         u = normalize(torch.mv(matrix, v), dim=0)
     now = torch.dot(u, torch.mv(matrix, v))
-    if not float(now):  # orthogonal to all that is left: begin anew
+    if not float(now):  # u is orthogonal to all that is left: begin with another one
         u = normalize(matrix.sum(1), dim=0)
         v = normalize(torch.mv(matrix.t(), u), dim=0)
         now = torch.dot(u, torch.mv(matrix, v))

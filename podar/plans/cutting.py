@@ -40,7 +40,7 @@ class Slicer:
         return tensor.contiguous(memory_format=layout)
 
     def cut_vectors(self, vectors: list[tuple[Tensor, Cut]]) -> list[Tensor]:
-        """The same for vectors: a network has many, so those of one type in one go. Each result has its own memory."""
+        """What remains of many vectors: those of one type are cut in one call. Each result has its own memory."""
         found: dict[int, Tensor] = {}
         kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
         for place, (vector, _) in enumerate(vectors):
@@ -57,7 +57,7 @@ class Slicer:
         return [found[place] for place in range(len(vectors))]
 
     def kept(self, c: Cut, device: torch.device) -> Tensor:
-        """Indices that stay. A plan shares its lists, told apart by identity: long tuples are slow to hash."""
+        """Indices that stay. Lists are told apart by identity: tensors share them, and long tuples are slow to hash."""
         key = (id(c.removed), c.size, device)
         found = self._kept.get(key)
         if found is None:

@@ -47,7 +47,7 @@ def bring_into_form(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def fitted(step: Plan, model: nn.Module) -> Plan:
-    """One step of a plan under the names of a model whose computed weights are plain, or the other way round."""
+    """One step of a plan, renamed for a model that holds as plain weights what the other computes, or the reverse."""
     bring_into_form(model, step.shapes)
     shapes = {n: tuple(t.shape) for n, t in model.named_parameters(remove_duplicate=False)}
     shapes |= {n: tuple(t.shape) for n, t in model.named_buffers(remove_duplicate=False)}
@@ -94,7 +94,7 @@ def _make_plain(module: nn.Module, key: str) -> None:
             prune.remove(module, key)
         elif type(hook).__name__ in _HOOKS and hook.name == key:  # pyright: ignore
             _HOOKS[type(hook).__name__](module, key)
-            # torch leaves this one behind: it would ask a file for the parts of a weight that is plain now.
+            # torch leaves this hook behind: on loading it would look for the parts of a weight that is plain now.
             for number, wrapped in list(module._load_state_dict_pre_hooks.items()):
                 own: Any = getattr(wrapped, "hook", wrapped)
                 if type(own).__name__ == "SpectralNormLoadStateDictPreHook" and own.fn.name == key:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import to_json  # a quarter of the time that json takes
+from pydantic_core import to_json  # it takes a quarter of the time that json takes
 
 from podar.errors import PodarError
 from podar.files import write_atomic
@@ -24,7 +24,7 @@ _Value = TypeVar("_Value")
 
 
 class Indices(tuple[int, ...]):
-    """A tuple of indices that is known as an array, too: long ones take a while to convert."""
+    """A tuple of indices that keeps the same indices as an array, because long tuples take a while to convert."""
 
     @staticmethod
     def of(array: NDArray[np.int64]) -> Indices:
@@ -62,7 +62,7 @@ class Cut(NamedTuple):
 
 
 class Rescale(NamedTuple):
-    """What is at `indices` of `dim` is multiplied by `factor`: a width that a formula divided by has changed."""
+    """Values at `indices` of `dim` are multiplied by `factor`, since a width that the model divides by has changed."""
 
     indices: tuple[int, ...]
     factor: float
@@ -70,7 +70,7 @@ class Rescale(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """A weight that its module computes from the one that is cut: with what surgery keeps it as it was.
+    """A weight that its module computes from the one that is cut, and the tensors by which surgery keeps its values.
 
     **Attributes:**
 
@@ -150,7 +150,7 @@ class Plan:
         made: dict[str, Computed] = {}
         for name, computed in tensors(self.computed).items():
             partners = tuple(new for partner in computed.partners if (new := tensor(partner)) is not None)
-            if len(partners) == len(computed.partners):  # else the weight is plain there
+            if len(partners) == len(computed.partners):  # a partner without a name: the weight is plain there
                 made[name] = computed._replace(partners=partners)
         return replace(
             self,
@@ -218,7 +218,7 @@ class Plan:
 
 
 def _encode(plan: Plan, sets: dict[tuple[int, ...], int]) -> dict[str, Any]:
-    known: dict[int, int] = {}  # a plan shares its lists: long tuples are slow to hash
+    known: dict[int, int] = {}  # tensors share lists, which are told apart by identity: long tuples are slow to hash
 
     def index(removed: tuple[int, ...]) -> int:
         if id(removed) not in known:

@@ -24,7 +24,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a model to a folder: `model.safetensors` and `plan.json`.
 
     Whatever is written, `load` gives back to the bit: masks of torch.nn.utils.prune, shared and computed weights,
-    tensors of any type and memory format, extra state that is plain data. What it could not is refused.
+    tensors of any type and memory format, extra state that is plain data. What cannot be given back so is refused.
 
     **Arguments:**
 
@@ -98,7 +98,7 @@ def plan_of(model: nn.Module) -> Plan:
     if not found:
         return Plan()
     joined = found[0]
-    for part in found[1:]:  # of two that cut the same tensor that came first which met the larger one
+    for part in found[1:]:  # of two plans that cut the same tensor, the one that expects the larger tensor came first
         joined = joined + part if _before(joined, part) else part + joined
     return joined
 

@@ -17,7 +17,7 @@ from podar.model.wrappers import is_of_wrapper, plain_name
 from podar.plans.forms import computed, parts_of
 from podar.trust.plain import Unreadable, loads_json
 
-_OURS = "podar"  # our key among the metadata; the others name shared tensors, as safetensors itself does
+_OURS = "podar"  # our key among the metadata; all other keys name shared tensors, as safetensors itself writes them
 _EXTRA = "_extra_state"
 
 # What safetensors holds; complex128 goes in as pairs of float64.
@@ -88,12 +88,12 @@ def write(state: State, path: Path) -> None:
             metadata[name] = kept
             continue
         value = tensor.detach().cpu().resolve_conj().resolve_neg()
-        if value.dtype == torch.complex128:  # which safetensors does not know
+        if value.dtype == torch.complex128:  # safetensors does not know this type
             notes["complex"].append(name)
             value = torch.view_as_real(value)
         value = value.contiguous()
         memory = value.untyped_storage().data_ptr()
-        written[name] = value.clone() if memory in seen else value  # a part of a tensor that stands here already
+        written[name] = value.clone() if memory in seen else value  # it is a part of a tensor that is written already
         seen.add(memory)
     if any(notes.values()):
         metadata[_OURS] = json.dumps(notes)
@@ -142,7 +142,7 @@ def fill(model: nn.Module, state: State, of: str) -> None:
     """
     keys = {plain_name(model, key): key for key in model.state_dict() if not is_of_wrapper(model, key)}
     tensors = dict(state.tensors)
-    for name, value in state.computed.items():  # the model holds plain what the saved one computed
+    for name, value in state.computed.items():  # the saved model computed this weight, and this model holds it plain
         if name in keys:
             for part in parts_of(name, tensors):
                 tensors.pop(part)
@@ -165,7 +165,7 @@ def fill(model: nn.Module, state: State, of: str) -> None:
             )
     _adopt(model, {keys[name]: tensor for name, tensor in tensors.items()})
     try:
-        kept = {key: own[key] for key in own if key not in keys.values()}  # a wrapper's own
+        kept = {key: own[key] for key in own if key not in keys.values()}  # it belongs to a wrapper, not to the model
         model.load_state_dict({**kept, **{keys[name]: value for name, value in given.items()}})
     except (RuntimeError, ValueError, TypeError) as error:
         line = " ".join(str(error).split())[:300]
@@ -230,7 +230,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _adopt(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Let a model's tensors have the types of those that come, and memory of their own."""
+    """Give a model's tensors the types of the saved ones, and memory of their own."""
     with torch.no_grad():
         for path, module in model.named_modules(remove_duplicate=False):
             for kind in (module._parameters, module._buffers):
@@ -251,7 +251,7 @@ def _adopt(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Equal bits."""
+    """Whether two tensors hold the same bits."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     one, two = (t.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1) for t in (a, b))

@@ -77,7 +77,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
             tensors[name].zero_()
         made = partners(tensors, plan, _zeroed)
         for name, cuts in plan.cuts.items():
-            if not is_quantizer(type(members.owners[name][0])):  # with a scale of 0 it would divide by that
+            if not is_quantizer(type(members.owners[name][0])):  # a quantizer would divide by a scale of 0
                 zero(tensors[name], _but_rows(cuts, plan.computed.get(name)))
         for name, value in made.items():
             tensors[name].copy_(value)
@@ -91,7 +91,7 @@ def _zeroed(tensor: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
 
 
 def _but_rows(cuts: tuple[Cut, ...], computed: Computed | None) -> tuple[Cut, ...]:
-    """Under weight norm a row of zeros would be 0 / 0: zeros in g do for it."""
+    """All cuts but those of rows under weight norm: a row of zeros would give 0 / 0, and zeros in g do the same."""
     return cuts if computed is None or computed.kind != "length" else tuple(c for c in cuts if c.dim != computed.dim)
 
 
@@ -200,7 +200,7 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
     members = Members(model)
     _check(members, plan)
     modules, owners = dict(members.all), members.owners
-    uses: dict[int, tuple[Tensor, list[str]]] = {}  # each tensor that changes, with its names
+    uses: dict[int, tuple[Tensor, list[str]]] = {}  # by identity: each tensor that changes, with its names
     others = [partner for computed in plan.computed.values() for partner in computed.partners]
     for name in [*plan.cuts, *({*plan.rescales, *others} - plan.cuts.keys())]:
         tensor = members.tensors[name]
@@ -231,7 +231,7 @@ def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
             elif _plain(dense):
                 slots.append(Slot(parameter, dense, cuts, rescales))
                 value = empty_after(dense, cuts) if cuts else dense
-            else:  # another kind of tensor may refuse
+            else:  # another kind of tensor may refuse to be cut, so it is cut now
                 value = _rescaled(slicer.cut(dense, cuts), rescales)
             if cuts:
                 parameter.grad = None
@@ -285,7 +285,7 @@ def _set_data(parameter: nn.Parameter, data: Tensor) -> None:
     """Give a parameter other memory, of another shape.
 
     While a graph of an earlier forward lives (somebody keeps the last loss), torch checks gradients against the shape
-    that the parameter had then; a passage through another type makes it forget.
+    that the parameter had then. Giving the parameter data of another type in between makes torch forget that shape.
     """
     if parameter.requires_grad:
         parameter.data = _nothing(torch.float32 if data.dtype == torch.float64 else torch.float64, data.device)
@@ -308,7 +308,7 @@ def _renew(masked: list[nn.Module]) -> None:
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, (BasePruningMethod, WeightNorm)):
                 hook(module, None)
-            elif isinstance(hook, SpectralNorm):  # called, it would go a step of the power method in train mode
+            elif isinstance(hook, SpectralNorm):  # calling the hook in train mode would take a step of the power method
                 setattr(module, hook.name, hook.compute_weight(module, do_power_iteration=False))
 
 
@@ -324,7 +324,7 @@ def _rescaled(tensor: Tensor, rescales: tuple[Rescale, ...]) -> Tensor:
 def _set(module: Any, key: str, value: int | float, undo: Undo) -> None:
     name, _, index = key.partition("[")
     *path, name = name.split(".")
-    for held in path:  # into a settings object: others may hold the same one, so this module gets a copy
+    for held in path:  # the value lies in a settings object that other modules may hold, so this module gets a copy
         settings = module.__dict__.get(held)
         if settings is None:
             return
@@ -336,12 +336,12 @@ def _set(module: Any, key: str, value: int | float, undo: Undo) -> None:
         module = own
     old: Any = module.__dict__.get(name) if path else getattr(module, name, None)
     if old is None and (name in module.__dict__ or hasattr(module, name)):
-        return  # a cache that this copy of the model has not filled yet
+        return  # it is a cache that this copy of the model has not filled yet
     new: Any = value
     was: Any = old
     if index:
         if not isinstance(old, (list, tuple)):
-            return  # the same
+            return  # it is a cache that is not filled yet, too
         items, place = list(old), int(index[:-1])
         was = items[place] if place < len(items) else None
         items[place : place + 1] = [value]
@@ -355,7 +355,7 @@ def _set(module: Any, key: str, value: int | float, undo: Undo) -> None:
     undo.attributes.append((module, name, old))
     kind = type(module)
     plain = name in module.__dict__ and kind.__setattr__ is nn.Module.__setattr__ and not hasattr(kind, name)
-    if path or plain:  # setattr takes ten times as long
+    if path or plain:  # setattr of a module takes ten times as long
         module.__dict__[name] = new
     else:
         setattr(module, name, new)

@@ -13,7 +13,7 @@ from podar.graph.graph import Graph
 from podar.pruning.target import Target
 
 TOLERANCE = 0.03
-"""A target is met when |reached − target| is at most this share of dense, below a tenth of dense 0.3 of the target."""
+"""A target is met when |reached − target| is at most this share of dense, or 0.3 of a target below a tenth of dense."""
 
 
 Prices = NDArray[np.float64]
@@ -23,7 +23,7 @@ Prices = NDArray[np.float64]
 class Aim:
     """One target, or several at once, on one scale: that of the first target's metric.
 
-    The cost of several is that of the one that is furthest from its bound, relative to the bounds.
+    The cost of several targets is the cost by that one which is furthest from its bound, relative to the bounds.
     """
 
     def __init__(self, graph: Graph, targets: Sequence[Target]) -> None:
@@ -52,15 +52,15 @@ class Aim:
         self.tolerance = float(self.tolerances.min())
 
     def prices(self, left: Shares) -> Prices:
-        """What is left costs this much by each target's metric."""
+        """The price of what is left, by each target's metric."""
         return np.array([scale * target.price(self.graph, left) for scale, target in zip(self.scales, self.targets)])
 
     def cost(self, left: Shares) -> float:
-        """What is left costs this much, by the metric of the target that it is furthest from."""
+        """The price of what is left, by the metric of the target that is furthest from being met."""
         return float(self.prices(left).max())
 
     def off(self, prices: Prices) -> float:
-        """How far prices are from the goals; above an upper bound every price is further off than any below."""
+        """How far prices are from the goals. A price above an upper bound is further off than any price below it."""
         over = prices > self.goal
         if not self.exact.any():
             cost = float(prices.max())
@@ -75,6 +75,6 @@ class Aim:
         return not self.unmet(prices)
 
     def unmet(self, prices: Prices) -> list[int]:
-        """The places of the targets that are not met with these prices: an upper bound is by every price below it."""
+        """The places of the targets that these prices do not meet. Every price below an upper bound meets it."""
         close = np.abs(prices - self.goal) <= self.tolerances
         return np.flatnonzero(~np.where(self.exact, close, prices <= self.goal)).tolist()

@@ -24,8 +24,8 @@ from podar.pruning.target import Target
 Steps = NDArray[np.int64]
 """For each cluster the number of its steps that it keeps."""
 
-_ROUNDS = 64  # of changing single clusters
-_LONG = 512  # where each change weighs one target against another
+_ROUNDS = 64  # single clusters are changed at most so often
+_LONG = 512  # the same where each change weighs one target against another
 
 
 def allocate(
@@ -39,8 +39,8 @@ def allocate(
     **Arguments:**
 
     - `graph`: the traced model.
-    - `targets`: what must remain: one, several at once, or none where `ratios` say it all: what they do not name
-      stays whole.
+    - `targets`: what must remain: one target, several, or none. Without a target only `ratios` cut, and what they do
+      not name stays whole.
     - `scores`: importance of each unit; within a family the lowest go first.
     - `options`: who competes (`scope`: "local" cuts every group alike; "global" compares units across all groups, by
       their importance relative to their group's mean; "isomorphic" compares groups of one shape only, Fang et al.,
@@ -84,7 +84,7 @@ def moves_for(
         )
     multiple_of = options.multiple_of
     if multiple_of == AUTO and (not targets or targets[0].metric.counts):
-        multiple_of = 1  # counts of units are meant as they are
+        multiple_of = 1  # a count of units is not rounded
     return Moves(graph, scores, options, multiple_of)
 
 
@@ -130,7 +130,7 @@ def _budget(moves: Moves, aim: Aim, scope: str) -> Steps:
     if not aim.near(_prices(moves, aim, kept)) and moves.multiple_of == AUTO:
         exact = _search(moves.exact(), aim, scope)
         relaxed = _any_width(moves, aim, kept) if aim.near(_prices(moves, aim, exact)) else kept
-        if not aim.near(_prices(moves, aim, relaxed)):  # single layers do not help: all may have any width
+        if not aim.near(_prices(moves, aim, relaxed)):  # that does not help: all layers may have any width
             kept = min(exact, kept, key=lambda steps: aim.off(_prices(moves, aim, steps)))
         else:
             kept = relaxed
@@ -159,7 +159,7 @@ def _unreachable(moves: Moves, aim: Aim, kept: Steps) -> str:
 
 
 def _digits(share: float) -> str:
-    """How a share is written so that it tells small ones apart."""
+    """The format in which a share is written, so that small shares can be told apart."""
     return ".3f" if share >= 0.1 else ".2g"
 
 
@@ -169,7 +169,7 @@ def _cost(moves: Moves, aim: Aim, kept: Steps) -> float:
 
 
 def _prices(moves: Moves, aim: Aim, kept: Steps) -> Prices:
-    """The same by each target's metric."""
+    """The price by each target's metric when every cluster keeps so many of its steps."""
     return aim.prices(Shares(moves.share(kept)))
 
 
@@ -188,7 +188,7 @@ def _search(moves: Moves, aim: Aim, scope: str) -> Steps:
 
     options = around(lambda n: moves.settle(kept_steps(moves, order[:n])), len(order))
     kept = min(options, key=off)
-    if off(kept) > close:  # one move costs that much: on either side of it the others may go further
+    if off(kept) > close:  # one move is too large: with it or without it, the other clusters may come nearer
         large = options[0] != options[-1]
         others = order[~large[order]]
         for option in list(options):
@@ -206,7 +206,7 @@ def _search(moves: Moves, aim: Aim, scope: str) -> Steps:
 def _mended(moves: Moves, aim: Aim, kept: Steps, close: float) -> Steps:
     """Take or give back single steps while that brings the cost nearer to the goal."""
 
-    both = several(aim)  # what is too much for one may be too little for another
+    both = several(aim)  # what is too much for one target may be too little for another
 
     def next_width(kept: Steps, cluster: int, over: bool) -> Iterable[int]:
         widths = np.flatnonzero(moves.allowed[cluster])
@@ -221,7 +221,7 @@ def _mended(moves: Moves, aim: Aim, kept: Steps, close: float) -> Steps:
 
 
 def _any_width(moves: Moves, aim: Aim, kept: Steps) -> Steps:
-    """One layer after the other may have any width, that first which then comes nearest, until the goal is met."""
+    """Let one layer after the other have any width, first the one that comes nearest, until the goal is met."""
 
     def nearest_widths(kept: Steps, cluster: int, over: bool) -> Iterable[int]:
         every = range(int(moves.least[cluster]), moves.clusters[cluster].steps + 1)
@@ -240,13 +240,13 @@ def _one_by_one(
     once: bool = False,
     rounds: int = _ROUNDS,
 ) -> Steps:
-    """Change one cluster at a time, that one and so that the cost comes nearest to the goal, until it is near enough.
+    """Change one cluster at a time, by the change that brings the cost nearest to the goal, until it is near enough.
 
     **Arguments:**
 
-    - `widths(kept, cluster, over)`: the numbers of steps that are tried of a cluster, where the cost lies over the goal
-      or not.
-    - `once`: a cluster that was changed stays as it then is.
+    - `widths(kept, cluster, over)`: the numbers of steps that are tried for a cluster; `over` says whether the cost is
+      above the goal.
+    - `once`: a cluster is changed at most once.
     """
     free = [k for k in range(len(kept)) if k not in moves.fixed]
     for _ in range(rounds):

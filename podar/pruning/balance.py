@@ -1,4 +1,4 @@
-"""Several targets at once: what one gains where it costs the other little, until both are met."""
+"""Several targets at once: clusters change where that helps one and costs the other little, until both are met."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from podar.pruning.moves import Moves
 
 _ROUNDS = 24
-_AT_ONCE = 0.25  # of a cluster changes at most so much in one round
-_WITHIN = 0.01  # an upper bound is kept by this share of it, so that rounding does not pass it
+_AT_ONCE = 0.25  # at most this share of a cluster changes in one round
+_WITHIN = 0.01  # prices stay below an upper bound by this share of it, so that rounding does not pass it
 
 
 def several(aim: Aim) -> bool:
-    """Whether there are targets that pull in different directions."""
+    """Whether there are several targets, which pull in different directions."""
     return len(aim.targets) > 1 and bool(aim.exact.any())
 
 
 def balanced(moves: Moves, aim: Aim, kept: NDArray[np.int64]) -> NDArray[np.int64]:
     """Steps near these with which all targets are met, or as nearly as was found.
 
-    In each round the prices are taken for straight lines about where they are, and all clusters change by as small a
-    share of themselves as brings every price to its goal (Newton's method, with the least change of all solutions).
+    In each round the prices are taken to be linear near the present steps, and all clusters change by the smallest
+    shares that bring every price to its goal (Newton's method, with the least change of all solutions).
     """
     least, most = moves.least.astype(np.float64), moves.steps.astype(np.float64)
     free = np.array([k not in moves.fixed and least[k] < most[k] for k in range(len(kept))])
@@ -44,7 +44,7 @@ def balanced(moves: Moves, aim: Aim, kept: NDArray[np.int64]) -> NDArray[np.int6
             stride = max(1.0, most[k] / 16)
             there[k] = at[k] - stride if at[k] - stride >= least[k] else min(most[k], at[k] + stride)
             slopes[:, k] = (_prices(moves, aim, there) - prices) / (there[k] - at[k])
-        relative = slopes[active] * most  # by a whole cluster
+        relative = slopes[active] * most  # the slope by a whole cluster
         change = relative.T @ np.linalg.lstsq(relative @ relative.T, (goals - prices)[active], rcond=1e-9)[0]
         at = np.clip(at + np.clip(change, -_AT_ONCE, _AT_ONCE) * most, least, most)
     return moves.settle(np.rint(at).astype(np.int64))

@@ -26,7 +26,7 @@ def changing(
     removed: NDArray[np.bool_],
     clusters: Sequence[Cluster],
 ) -> Sequence[Cluster]:
-    """Those of the clusters that change a number which the model computes with, found by halves."""
+    """Those clusters whose cut changes a number that the model computes with, found by trying halves of them."""
     own = np.zeros_like(removed)
     for family in (f for c in clusters for f in c.families):
         own[graph.families[family].units] = True
@@ -41,14 +41,14 @@ def changing(
 
 
 def changing_as_traced(graph: Graph, removed: NDArray[np.bool_], clusters: Sequence[Cluster]) -> Sequence[Cluster]:
-    """The same, of the model that was traced: none where it was cut in the meantime, and tells nothing any more."""
+    """The same for the model that was traced; none where it was cut in the meantime, since it tells nothing then."""
     if {name: tuple(tensor.shape) for name, tensor in Members(graph.model).tensors.items()} != graph.shapes:
         return []
     return changing(graph.model, graph.example_inputs, graph, removed, clusters)
 
 
 def _changes(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, removed: NDArray[np.bool_]) -> bool:
-    """Tried on twins of the model, which itself is left alone."""
+    """Whether a cut changes a number, tried on twins of the model, which itself is not touched."""
     made = plan_for(graph, removed)
 
     def check(real: bool) -> None:
@@ -63,7 +63,7 @@ def _changes(model: nn.Module, example_inputs: ExampleInputs, graph: Graph, remo
         _hollow_then_real(check)
     except ChangedNumber:
         return True
-    except PodarError:  # what fails for another reason tells nothing of numbers
+    except PodarError:  # a run that fails for another reason tells nothing about numbers
         return False
     return False
 
@@ -96,17 +96,17 @@ def carry_out(model: nn.Module, plan: Plan, expected: Expectation | None, exampl
     except BaseException:
         undo.restore()
         raise
-    del undo  # nothing can be refused any more: dense weights go one by one as they are cut
+    del undo  # nothing can be refused any more, so each dense weight is freed as soon as it is cut
     fill(pending)
 
 
 def _hollow_then_real(check: Callable[[bool], None]) -> None:
-    """Check without values where none are needed; what fails is checked again with them: memory may hold anything."""
+    """Check without values first. What fails is checked again with values, since unfilled memory may hold anything."""
     try:
         check(False)
         return
     except ChangedNumber:
-        raise  # whatever memory holds
+        raise  # this does not depend on what memory holds
     except PodarError:
         pass
     check(True)

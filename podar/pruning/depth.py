@@ -53,11 +53,11 @@ def choose_blocks(
     scores: NDArray[np.float64],
     options: Options,
 ) -> list[ResidualBlock]:
-    """Blocks that go, so that with the channels below the same importance the target is met.
+    """The blocks that go. Together with all channels of less importance their removal meets the target.
 
-    A block's importance is the sum over its parameters, relative to the mean of the blocks of its structure: just as a
-    channel's is relative to its group. One block of each structure stays; one that has no equal stays too. Under
-    "channels=…" every structure keeps that share of its blocks.
+    A block's importance is the sum over its parameters, relative to the mean of the blocks of its structure, as a
+    channel's importance is relative to its group. One block of each structure stays; one that has no equal stays too.
+    Under "channels=…" every structure keeps that share of its blocks.
 
     **Arguments:**
 
@@ -94,12 +94,12 @@ def choose_blocks(
             high = middle
         else:
             low = middle + 1
-    below = marks[low - 1] if low else -math.inf  # blocks alone never pass the goal: channels do the rest
+    below = marks[low - 1] if low else -math.inf  # the blocks alone do not go below the goal: channels do the rest
     return [blocks[k] for k in order if keys[k] <= below]
 
 
 def without(graph: Graph, targets: Sequence[Target]) -> Callable[[Sequence[ResidualBlock]], bool]:
-    """Whether the model without some blocks still costs as much as the targets allow: channels then do the rest."""
+    """A test of blocks: whether the model without them still costs at least what the targets allow."""
     aim, names, families = Aim(graph, targets), list(graph.elements), np.ones(len(graph.families))
 
     def enough(gone: Sequence[ResidualBlock]) -> bool:
@@ -135,7 +135,7 @@ def _importance(block: ResidualBlock, elementwise: Mapping[str, Tensor]) -> floa
 def _keys(
     blocks: Sequence[ResidualBlock], worth: NDArray[np.float64], scope: str, share: float | None
 ) -> tuple[NDArray[np.float64], list[int]]:
-    """When each block goes (never: infinity), and all blocks in that order."""
+    """A key for each block, and all blocks by their keys: small ones go first, infinity never goes."""
     kinds: dict[object, list[int]] = {}
     for k, block in enumerate(blocks):
         kinds.setdefault(block.kind, []).append(k)
@@ -143,14 +143,14 @@ def _keys(
     for members in kinds.values():
         ranked = sorted(members, key=lambda k: worth[k])
         mean = worth[members].mean()
-        for place, k in enumerate(ranked[:-1]):  # one stays
+        for place, k in enumerate(ranked[:-1]):  # one block of each structure stays
             relative = worth[k] / mean if mean > 0 else 1.0
             keys[k] = (place + 1) / len(ranked) if share is not None or scope != "global" else relative
     return keys, sorted(range(len(blocks)), key=lambda k: (keys[k], k))
 
 
 def _thresholds(moves: Moves, cluster: NDArray[np.int64], scope: str) -> NDArray[np.float64]:
-    """The key of each channel move, in the order of `sequence`, never falling."""
+    """The key of each move of channels, in the order of `Moves.sequence`; keys never fall."""
     place = np.zeros(len(moves.clusters), dtype=np.int64)
     keys = np.zeros(len(cluster))
     for i, c in enumerate(cluster):
@@ -171,7 +171,7 @@ def _block_of(module: str, blocks: Sequence[ResidualBlock]) -> int:
 
 
 def amounts_of(targets: Sequence[Target], graph: Graph) -> list[Target]:
-    """The same targets in absolute numbers: what they are fractions of is the model before its blocks went."""
+    """The same targets as absolute amounts, since their fractions are meant of the model before its blocks went."""
     if targets[0].metric.counts:
         return list(targets)
     aim = Aim(graph, targets)

@@ -31,7 +31,7 @@ from podar.pruning.options import RECONSTRUCTION, Options
 
 FRACTIONS = (0.75, 0.5, 0.25)
 SAMPLES = 256
-"""So many samples tell how far the outputs move, where nothing else is asked for."""
+"""On so many samples outputs are compared where nothing else is asked for."""
 
 MEMORY = 2 << 30
 
@@ -60,7 +60,7 @@ class GroupCut:
 
     @property
     def error(self) -> float:
-        """The smaller of both: what this cut costs."""
+        """What this cut costs: the smaller of the two errors."""
         return self.plain if self.compensated is None else min(self.plain, self.compensated)
 
 

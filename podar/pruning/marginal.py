@@ -1,4 +1,4 @@
-"""Moves in the order of the least error for their cost, where scores are errors that add up."""
+"""Orders moves by the error that they add for each unit of cost that they save, where scores are errors that add up."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from podar.pruning.moves import Moves
 
 AT_ONCE = 32
-"""A cluster goes in at most so many strides."""
+"""The moves of a cluster are made in at most so many strides."""
 
 FREE = 1e-12
 """A stride saves at least this share of the dense cost, or it counts as one that saves nothing and goes last."""
 
 
 def by_error(moves: Moves, cost: Callable[[NDArray[np.int64]], float]) -> NDArray[np.int64]:
-    """All moves of all clusters but the last of each: that stride next which adds the least error per cost saved.
+    """All moves of all clusters but the last of each. The next stride is that with the least error per cost saved.
 
-    The cost is what it is once the moves before are made. A stride saves the less the smaller its neighbours have
-    become, so a price that was worked out earlier is a bound from below: only the cheapest is worked out anew.
+    Costs are those after all earlier moves. The smaller its neighbours have become, the less a stride saves, so a price
+    that was worked out earlier is a lower bound, and only the cheapest stride has to be priced anew.
 
     **Arguments:**
 
@@ -38,7 +38,7 @@ def by_error(moves: Moves, cost: Callable[[NDArray[np.int64]], float]) -> NDArra
         return min(max(1, int(moves.steps[k]) // AT_ONCE), int(kept[k]) - 1)
 
     def price(k: int) -> tuple[float, float, int, float]:
-        """What a stride costs and saves; those that save nothing stand behind all others, by their error."""
+        """The error that a stride adds per cost saved. Strides that save nothing come last, ordered by their error."""
         n, gone = stride(k), int(moves.steps[k] - kept[k])
         error = float(added[k][gone : gone + n].sum())
         trial = kept.copy()

@@ -1,4 +1,4 @@
-"""Targets whose prices only foretell: a plan is measured before it is taken, and made anew until they are met."""
+"""Targets whose prices are predictions: plans are measured and made anew until one meets the targets."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ROUNDS = 6
 """A plan is made anew at most so often."""
 
 WASTE = 2 * TOLERANCE
-"""An upper bound is met well where what was measured lies below it by at most this share."""
+"""An upper bound is met closely where the measurement lies below it by at most this share."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One plan, with what was foretold and measured for one target (None: it cannot be measured here)."""
+    """One plan that was tried: by metric what was predicted and measured, and how far off the targets it is."""
 
     allocation: Allocation
     found: Mapping[str, Any]
@@ -63,7 +63,7 @@ def met_when_measured(
 
     **Arguments:** `candidate(allocation)`: a smaller model, which is thrown away.
 
-    **Returns:** the allocation, and by metric what was foretold and measured.
+    **Returns:** the allocation, and by metric what was predicted and measured.
 
     **Raises:** `PodarError`: none comes within 3 % of a target; the message says the nearest.
     """
@@ -97,7 +97,7 @@ def met_when_measured(
     for place in own:
         target, goal = targets[place], aim.goals[place]
         if target.most and best.found[target.kind].reached <= goal:
-            continue  # well below the bound, and nothing nearer was found
+            continue  # the bound is kept, and no plan nearer to it was found
         raise PodarError(
             f"target {target} cannot be met within {TOLERANCE:.0%}: of {len(trials)} plans that were measured the "
             f"nearest took {target.metric.told(best.found[target.kind].reached)}, where "
@@ -107,7 +107,7 @@ def met_when_measured(
 
 
 def _off(target: Target, share: float, binding: bool) -> float:
-    """How far what was measured is from its goal, of which it is this share."""
+    """How far a measurement is from its goal, given as a share of that goal."""
     if not target.most:
         return abs(share - 1)
     if share > 1:

@@ -64,10 +64,10 @@ class Answers:
 
 
 def by_error(model: nn.Module, blocks: Sequence[ResidualBlock], answers: Answers) -> list[ResidualBlock]:
-    """Blocks in the order in which they go: that one next without which the answers change least. One of each structure
-    stays, and one that has no equal stays too.
+    """Blocks in the order in which they go. The next is the one without which the answers change least. One block of
+    each structure stays, and a block that has no equal stays too.
 
-    A block that was dear once seldom becomes cheap: only the cheapest is measured anew, without those gone before it.
+    The error of a block rarely falls when others go, so only the block with the least known error is measured anew.
     """
     left = Counter(block.kind for block in blocks)
 
@@ -91,7 +91,7 @@ def by_error(model: nn.Module, blocks: Sequence[ResidualBlock], answers: Answers
 
 
 def share_of(order: Sequence[ResidualBlock], blocks: Sequence[ResidualBlock], kept: float) -> list[ResidualBlock]:
-    """Those of the blocks in this order that go where every structure keeps a share of its blocks."""
+    """The blocks of this order that go if every structure is to keep this share of its blocks."""
     kinds, gone = Counter(b.kind for b in blocks), Counter[Any]()
     found = []
     for block in order:
@@ -107,7 +107,7 @@ def fewest_missed(
     order: Sequence[ResidualBlock],
     attempt: Callable[[Sequence[ResidualBlock]], float],
 ) -> list[ResidualBlock]:
-    """How many blocks go, so that with the channels the answers come nearest: some numbers are tried.
+    """The first blocks of an order: some numbers of them are tried, and the one with the best answers is taken.
 
     **Arguments:**
 
@@ -133,7 +133,7 @@ def fewest_missed(
 
 @contextmanager
 def _skipped(model: nn.Module, blocks: Sequence[ResidualBlock]) -> Generator[None]:
-    """The model without some blocks, for a while."""
+    """Skip some blocks of the model while the context lasts."""
     forms = {name: form for block in blocks for name, form in block.skips.items()}
     old = {name: replace(model, name, Skipped(*form)) for name, form in forms.items()}
     try:

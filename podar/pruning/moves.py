@@ -88,7 +88,7 @@ class Moves:
 
     @cached_property
     def allowed(self) -> list[NDArray[np.bool_]]:
-        """For each cluster which numbers of kept steps (0 … steps) do; all may stay, and one must."""
+        """For each cluster which numbers of kept steps (0 … steps) are allowed: never 0, always all of them."""
         own: list[list[Group]] = [[] for _ in self.clusters]
         cluster_of = {f: k for k, cluster in enumerate(self.clusters) for f in cluster.families}
         for group in self.groups:
@@ -113,7 +113,7 @@ class Moves:
         return good
 
     def exact(self) -> Moves:
-        """The same with any widths."""
+        """The same moves with any width allowed."""
         other = copy.copy(self)
         other.multiple_of = 1
         other.__dict__.pop("allowed", None)
@@ -126,7 +126,8 @@ class Moves:
         tables = []
         for allowed in self.allowed:
             options = np.flatnonzero(allowed)
-            distance = np.abs(options - np.arange(len(allowed))[:, None]) - 1e-6 * options  # the larger of two
+            # Of two numbers that are equally near, the larger one is taken.
+            distance = np.abs(options - np.arange(len(allowed))[:, None]) - 1e-6 * options
             tables.append(options[np.argmin(distance, axis=1)])
         sizes = [len(t) for t in tables]
         return np.concatenate(tables), np.cumsum([0, *sizes[:-1]])
@@ -139,11 +140,11 @@ class Moves:
         """The nearest allowed number of steps for every cluster, with what the user fixed."""
         result = np.maximum(kept, self.least)
         result[list(self.fixed)] = list(self.fixed.values())
-        if self.multiple_of == 1 or not self.clusters:  # any number but none does
+        if self.multiple_of == 1 or not self.clusters:  # any number but 0 is allowed
             return result
         table, starts = self.nearest
         rounded = table[starts + result]
-        if self.multiple_of == AUTO:  # what the user fixed is meant as it is
+        if self.multiple_of == AUTO:  # what the user fixed is not rounded
             rounded[list(self.fixed)] = list(self.fixed.values())
         return rounded
 

@@ -1,4 +1,4 @@
-"""What users name by pattern (ratios, protect, only): which families of a graph that means."""
+"""Finds the families of a graph that users mean by their patterns (ratios, protect, only)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def protected(graph: Graph, protect: tuple[str, ...]) -> dict[int, str]:
 
 
 def outside(graph: Graph, only: tuple[str, ...]) -> dict[int, str]:
-    """Families that stay since only a part may be cut.
+    """Families that stay whole because only a part of the model may be cut.
 
     Of each pattern those families may go of which every slice lies in the part. Where a pattern has none, since it
     names lone layers, their outputs may go, and what reads them follows.

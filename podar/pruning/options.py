@@ -43,7 +43,7 @@ class Option:
 
 
 def _criteria() -> Iterable[str]:
-    from podar.criteria import CRITERIA  # reads torch, which completion of other options must not wait for
+    from podar.criteria import CRITERIA  # it imports torch, for which the completion of other options must not wait
 
     return (*CRITERIA, RECONSTRUCTION)
 
@@ -116,7 +116,7 @@ class Options:
 
     @property
     def by_reconstruction(self) -> bool:
-        """Whether units are chosen by what their consumers lose: asked for, or nothing else is and there are inputs."""
+        """Whether units go by what their consumers lose: by request, or since there are inputs and no criterion."""
         return self.importance == RECONSTRUCTION or (self.importance is None and self.data is not None)
 
     @property

@@ -73,7 +73,7 @@ def cut_down(model: nn.Module, work: Work, blocks: Sequence[ResidualBlock], *, r
 
 @contextmanager
 def _without_blocks(model: nn.Module, work: Work, blocks: Sequence[ResidualBlock]) -> Generator[Work]:
-    """Take these blocks out, and put them back if what follows fails. Yields the work that is left to do."""
+    """Take these blocks out, and put them back if what follows fails. Yields the work for what is left of the model."""
     undo = Undo(model)
     try:
         fill(reshape(model, block_plan(blocks, work.graph), undo))
@@ -129,7 +129,7 @@ def _allocated(work: Work, targets: Sequence[Target]) -> Allocation:
     uneven = work.joints.uneven(work.graph, allocation)
     if not uneven:
         return allocation
-    ratios = {**(work.options.ratios or {}), **uneven}  # the targets were met in the middle of a pair
+    ratios = {**(work.options.ratios or {}), **uneven}  # the cut ended between two groups that must lose alike
     return allocate(work.graph, targets, work.scores, replace(work.options, ratios=ratios))
 
 
@@ -146,7 +146,7 @@ def _smaller_copy(model: nn.Module, work: Work, allocation: Allocation) -> nn.Mo
 
 
 def _compensated(model: nn.Module, dense: nn.Module, work: Work, refine: bool) -> Compensation:
-    """Solve what stays anew; a model that cannot be is left as it was cut, which the result says."""
+    """Solve what stays anew. A model that cannot be solved is left as it was cut, and the result says why."""
     try:
         return replace(compensate(model, dense, work.inputs, refine=refine), unmeasured=work.left)
     except PodarError as error:

@@ -35,8 +35,8 @@ class Result:
     - `rest`: the trace without those blocks, which the allocation is for; None where none went.
     - `targets`: what was asked for.
     - `prefix`: what wrappers put before the names of the model inside, as "module."; plan and graph have bare names.
-    - `compensation`: what was solved anew and what was left, and why; None where nothing was to be.
-    - `measured`: by metric, what was foretold and measured, for targets that are measured.
+    - `compensation`: what was solved anew, what was left and why; None where compensation was not asked for.
+    - `measured`: by metric, what was predicted and measured, for targets that are measured.
     """
 
     model: nn.Module
@@ -52,7 +52,7 @@ class Result:
 
     @property
     def latency(self) -> Any:
-        """What a target of latency foretold and measured (`podar.latency.Found`); None without such a target."""
+        """What was predicted and measured for a target of latency (`podar.latency.Found`), or None."""
         return self.measured.get("latency")
 
     @cached_property
@@ -66,7 +66,7 @@ class Result:
         return (self.rest or self.graph).costs.cost(self.allocation.share)
 
     def reached(self, target: Target) -> tuple[float, float]:
-        """What the model cost before and costs now, by the metric of a target."""
+        """What the model cost before the cut, and what it costs now, by the metric of a target."""
         before = target.price(self.graph, Shares(np.ones(len(self.graph.families))))
         known = self.measured.get(target.kind)
         if known is not None:
@@ -74,7 +74,7 @@ class Result:
         return before, target.price(self.rest or self.graph, Shares(self.allocation.share))
 
     def missed(self, visibly: float = 0.05) -> list[str]:
-        """A sentence for each target from which what was reached differs by more than this share of it."""
+        """A sentence for each target that was missed by more than this share of it."""
         found = []
         for target in self.targets:
             before, after = self.reached(target)

@@ -24,7 +24,7 @@ class Target:
 
     - `kind`: the name of a metric.
     - `absolute`: `value` is an amount in the metric's unit.
-    - `dense`: what the whole model costs, where the one that is cut is only a part of it.
+    - `dense`: what the model cost as it was passed in, where the graph at hand is of another one; else None.
     - `most`: what remains may be less ("macs<=0.5"), but never more.
     - `tables`: what the metric has prepared for the model.
     """
@@ -38,11 +38,11 @@ class Target:
 
     @property
     def metric(self) -> Metric:
-        """What prices it."""
+        """The metric that the target is given in."""
         return METRICS[self.kind]
 
     def price(self, graph: Graph, left: Shares) -> float:
-        """What is left of a graph costs this much."""
+        """The price of what is left of a graph."""
         return self.metric.price(graph, left, self.tables)
 
     def __str__(self) -> str:

@@ -108,7 +108,7 @@ def _place(point: CurvePoint) -> Place:
 
 
 def _own_notes(point: Planned, runs: Mapping[str, Summary]) -> list[str]:
-    """What is to be known of an untouched model, such as that its weights are random."""
+    """Notes that the reader needs on an untouched model, such as that its weights are random."""
     run = runs.get(point.name)
     return [] if run is None else [f"{point.name}: {note}" for note in run.notes]
 

@@ -65,9 +65,9 @@ class Asked(_Plain):
 class CurvePoint(_Plain):
     """One model of the curve.
 
-    - `name`: what was asked for (`macs=0.5`), or the untouched model. `series`: at which stage of its way.
+    - `name`: what was asked for (`macs=0.5`), or the untouched model. `series`: the stage at which it was measured.
     - `accuracy`: a fraction, of detectors mAP 50–95. `latency_ms`: the median, measured with all points in turn.
-    - `latency_ratio`: of the dense model's latency, of runs in turn.
+    - `latency_ratio`: its latency as a share of the dense model's, from runs in turn.
     - `folder`: the run, in the sweep's folder.
     """
 
@@ -89,7 +89,7 @@ class Died(_Plain):
 
 
 class Place(_Plain):
-    """Which point something is said of."""
+    """Names one point of the curve, and its stage."""
 
     name: Name
     series: Series

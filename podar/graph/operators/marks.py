@@ -48,7 +48,7 @@ class Mark:
     - `hollow`: it was never computed: its values mean nothing.
     - `storage`: the number of the memory that it looks at; −1 for what the run was given.
     - `makers`: parameters that make it, if multiplying them multiplies it.
-    - `needs`: all parameters, and the inputs, that it hangs on (as bits, see `Bits`).
+    - `needs`: all parameters, and the inputs, that it depends on (as bits, see `Bits`).
     - `fresh`: a parameter or buffer that no rule has looked at yet.
     - `statistic`, `normal`, `summed`: what statistics follow (podar/graph/operators/statistics.py).
     - `trace`: which trace made the mark.
@@ -137,7 +137,7 @@ class Marks:
 
 
 class Bits:
-    """Sets of parameters as bits of an int: which ones a value hangs on, directly or not."""
+    """Sets of parameters as bits of an int: which ones a value depends on, directly or not."""
 
     def __init__(self) -> None:
         self.of: dict[str, int] = {}
@@ -147,7 +147,7 @@ class Bits:
         return self.of.setdefault(name, 1 << len(self.of))
 
     def meet(self, names: Makers, needs: int) -> bool:
-        """Whether a value that hangs on `needs` hangs on any of the names."""
+        """Whether a value that depends on `needs` depends on any of the names."""
         return any(self.of[name] & needs for name in names)
 
 

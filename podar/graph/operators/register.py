@@ -78,7 +78,7 @@ class Operator:
     - `creates`: its rule labels the result by the sizes that were asked for, so the same holds.
     - `queries`: so many of its first tensors are queries and keys, of which its rule tells what makes them.
     - `unfilled`: the result holds whatever the memory held.
-    - `reads`: the result (a number, or a tensor of a size that nobody knows beforehand) hangs on values.
+    - `reads`: the result (a number, or a tensor of a size that nobody knows beforehand) depends on values.
     - `masks`: the place of an argument that may be a mask, of which as many elements are taken as it has marks.
     - `position`: the place of a whole number that says where, not how many: another one gives other values.
     - `trains`: in training it writes to its arguments 3 and 4, where argument 5 is true, which its schema hides.

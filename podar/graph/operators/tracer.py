@@ -136,7 +136,7 @@ class Tracer:
         )
 
     def is_computed_weight(self, mark: Mark) -> bool:
-        """Whether a value hangs on parameters alone, as a standardised weight does. Of a callable nothing is known."""
+        """Whether a value depends on parameters alone, as a standardised weight does."""
         return not mark.needs & self.given if self.knows_inputs else mark.storage < 0
 
     def uniform(self, tensor: Tensor, dim: int) -> bool:

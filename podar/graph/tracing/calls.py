@@ -38,7 +38,7 @@ FILLED = {"full": 1, "new_full": 2}
 is a number that the model computes with, even where it is the same size."""
 
 DIVISIONS = {"div", "div_", "true_divide", "__truediv__", "__itruediv__"}
-"""Functions that may make a mean of a sum: a sum that is divided by the size of its axis is one."""
+"""Functions that may turn a sum into a mean: a sum that is divided by the size of its axis is a mean."""
 
 TENSORS = frozenset((Tensor, nn.Parameter))
 
@@ -73,7 +73,7 @@ class Known(NamedTuple):
 class Calls(TorchFunctionMode):
     """Stands above the dispatch: shows rules the call as Python wrote it, and hands out sizes that remember.
 
-    While it does, torch.nn takes none of its fused paths (one operator for a whole encoder layer would tell nothing).
+    While it is active, torch.nn takes no fused path: one operator for a whole encoder layer would tell nothing.
     """
 
     shows_calls_to_a_trace = True
@@ -90,7 +90,7 @@ class Calls(TorchFunctionMode):
         known = self.functions.get(func) or self.known(func)
         if known.body is None:
             return self.called(func, known, args, kwargs)
-        push(self)  # what the body calls comes here again
+        push(self)  # the calls inside the body come here again
         try:
             return known.body(*args, **kwargs)
         finally:
@@ -108,7 +108,7 @@ class Calls(TorchFunctionMode):
         return found
 
     def called(self, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One call without a body of Python's; numbers that it is given are looked at for sizes."""
+        """Carry out one call that has no body in Python. Sizes among the numbers that it is given are noted."""
         tracer, name = self.tracer, known.name
         if tracer is None:
             return self.handled(func, known, args, kwargs)
@@ -136,7 +136,7 @@ class Calls(TorchFunctionMode):
         return result
 
     def asked(self, tracer: Tracer, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a tensor says of its shape."""
+        """The answer to a question about a tensor's shape, with sizes that remember where they come from."""
         value = func(*args, **kwargs)
         if name == "__get__":
             if type(value) is torch.Size:
@@ -145,7 +145,7 @@ class Calls(TorchFunctionMode):
                 return product(_sizes(tracer, args[0])) * args[0].element_size()
             return value
         sizes = _sizes(tracer, args[0])
-        if name == "__len__":  # Python makes it a plain int: as a size it would have to stay
+        if name == "__len__":  # Python makes a plain int of it, which cannot follow a cut, so the size has to stay
             if isinstance(sizes[0], Size):
                 sizes[0].forgotten()
             return value
@@ -190,7 +190,7 @@ def _in_order(
 
 
 def _indices(tracer: Tracer, x: Tensor, index: Any) -> list[Size]:
-    """Sizes in an index that no rule looks at: the rule for slices knows those of what has labels."""
+    """Sizes in an index that no rule looks at. (The rule for slices looks at indices of tensors that have labels.)"""
     mark = tracer.mark(x)
     plain = [i for i in (index if isinstance(index, tuple) else (index,)) if not isinstance(i, Tensor)]
     if mark.blocks or mark.fresh:
@@ -214,7 +214,7 @@ def _convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ..
         return None
     given: tuple[Any, ...] = (*args, *DEFAULTS[len(args) :])
     x, w, bias, stride, padding, dilation, groups = given
-    if x.dim() != w.dim() or isinstance(padding, str):  # a picture without a batch; sides that are padded apart
+    if x.dim() != w.dim() or isinstance(padding, str):  # no batch axis, or padding given by name
         return None
     stride = [stride] if isinstance(stride, int) else stride
     padding = [padding] if isinstance(padding, int) else padding

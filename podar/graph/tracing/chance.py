@@ -1,6 +1,6 @@
-"""Random numbers of a run come from generators of its own: torch's global one, which other threads use, stays alone.
+"""Random numbers of a run come from generators of its own: torch's global one, which other threads use, is not touched.
 
-Each draw starts from its own number, so that a smaller model draws the same for all that is as large as before.
+Each draw starts from a seed of its own, so that a smaller model draws the same values wherever shapes are unchanged.
 """
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 DROPPED = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"}
-"""As they come from Python, in place or not: x, p, and whether this is training."""
+"""Functions that drop values at random, by their names in Python. They take x, p, and whether this is training."""
 
 Way = Callable[..., Any]
 
@@ -63,7 +63,7 @@ class Chance:
 def is_dropping(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call of a function in `DROPPED` drops values at random: it does so in training.
 
-    The trace drops none: which ones go is no relation of any axis.
+    The trace drops no value: which values are dropped says nothing about what axes have in common.
     """
     return bool(kwargs.get("train", args[2] if len(args) > 2 else False))
 

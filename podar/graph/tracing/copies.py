@@ -27,10 +27,10 @@ ATOMIC = frozenset(
     {int, float, bool, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), type, range, slice}
     | {torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, types.ModuleType, re.Pattern}
 )
-"""Types of what cannot change: the copy holds the very same."""
+"""Types of objects that cannot change: a copy holds the same object."""
 
 LIMIT = 20_000
-"""How many objects one attribute of a module may lead to: behind more lies a trainer or a data set, which is shared."""
+"""How many objects an attribute of a module may lead to. More mean a trainer or a data set, which is not copied."""
 
 FOREIGN = sys.stdlib_module_names | {"torch", "numpy"}
 """Packages whose objects (threads, queues, loggers, C++ objects behind Python faces) are shared as they are."""
@@ -50,9 +50,10 @@ class Copies:
     """
 
     def __init__(self) -> None:
-        self.memo: dict[int, tuple[Any, Any]] = {}  # by id: the original, which so stays alive, and its copy
+        # By id: the original, which is held so that no other object gets its id, and its copy.
+        self.memo: dict[int, tuple[Any, Any]] = {}
         self.left = LIMIT
-        self.selective = False  # whether only that is copied which leads to something that was
+        self.selective = False  # whether only objects are copied that lead to something that was copied before
         self._ways: dict[type, Callable[[Any], Any]] = {}
         self._globals: dict[int, dict[str, Any]] = {}
 
@@ -65,7 +66,7 @@ class Copies:
         raise NotImplementedError
 
     def copy(self, x: Any) -> Any:
-        """The copy of anything: itself where it cannot change."""
+        """The copy of any object; an object that cannot change is its own copy."""
         kind = type(x)
         if kind in ATOMIC:
             return x
@@ -83,7 +84,7 @@ class Copies:
         return way(x)
 
     def within_limit(self, x: Any) -> Any:
-        """The copy of something that may lead anywhere: shared where it leads to too much."""
+        """The copy of an object that may lead anywhere. Where it leads to too many objects it is shared instead."""
         before, self.left = len(self.memo), LIMIT
         try:
             return self.copy(x)
@@ -131,7 +132,7 @@ class Copies:
     def _dict(self, x: dict[Any, Any]) -> Any:
         kind: Any = type(x)
         if kind is dict:
-            items = x.copy()  # in one go: another thread may be using it
+            items = x.copy()  # one call: another thread may be using the dictionary
             made = self.keep(x, items)
             if not (set(map(type, items.values())) | set(map(type, items))) <= ATOMIC:
                 for key, value in list(items.items()):
@@ -161,14 +162,14 @@ class Copies:
 
     def _tuple(self, x: tuple[Any, ...]) -> Any:
         items = [self.copy(item) for item in x]
-        known = self.memo.get(id(x))  # it may lead back to itself
+        known = self.memo.get(id(x))  # its items may lead back to it, and copied it then
         if known is not None:
             return known[1]
         if all(a is b for a, b in zip(items, x)):
             return x
         try:
             return self.keep(x, self._attributes(x, tuple.__new__(type(x), items)))
-        except TypeError:  # results of torch's own functions
+        except TypeError:  # results of torch's own functions cannot be made in this way
             return x
 
     def _set(self, x: set[Any]) -> Any:
@@ -193,7 +194,7 @@ class Copies:
     # What can be called
 
     def _function(self, x: types.FunctionType) -> Any:
-        """A function that holds things (its closure, defaults, attributes) holds their copies."""
+        """The copy of a function: its closure, defaults and attributes hold copies."""
         held: list[Any] = [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values(), *vars(x).values()]
         cells = x.__closure__ or ()
         held += [cell.cell_contents for cell in cells if _is_filled(cell)]
@@ -255,7 +256,7 @@ class Copies:
     def _instance(self, x: Any) -> Any:
         made = _blank(type(x))
         if made is None or not (getattr(x, "__dict__", None) or _slots(type(x))):
-            return x  # nothing in it could change: it may be told by what it is
+            return x  # it holds nothing that could change, and others may compare it by identity
         return self._attributes(x, self.keep(x, made))
 
     def _attributes(self, x: Any, made: Any) -> Any:
@@ -271,9 +272,9 @@ class Copies:
     # What users hand over to be called
 
     def rewired(self, x: Any) -> Any:
-        """The same callable, in which every way to what was copied before leads to the copies; all else is the same.
+        """The same callable, except that it reaches the copies wherever the original reaches what was copied before.
 
-        Containers that lead to none stay: what the callable writes down while it runs is for its author.
+        Containers that lead to no copy stay the same, so that its author finds in them what the callable wrote down.
         """
         root = x.func if isinstance(x, functools.partial) else x
         root = root.__func__ if isinstance(root, types.MethodType) else root

@@ -1,7 +1,7 @@
 """What a model reads from its activations: written down in the dense run, and told to every later one.
 
-A detector keeps the boxes that score well, a mixture of experts the tokens that chose an expert, and a branch hangs on
-a number. A pruned network has other values, so it would keep other boxes, and no shape could be compared any more.
+A detector keeps the boxes that score well, a mixture of experts the tokens that chose an expert, and a branch depends
+on a number. A pruned network has other values, so it would keep other boxes, and no shape could be compared any more.
 So later runs get what the dense one read: the numbers, the positions, the masks.
 """
 
@@ -24,7 +24,7 @@ CONVERSIONS = frozenset(("tolist", "numpy", "__array__"))
 
 
 class Told:
-    """The decisions of an earlier run, handed out in their order, each module and operator for itself."""
+    """The decisions of an earlier run. Each module and operator is given its own, in their order."""
 
     def __init__(self, decisions: Iterable[Decision]) -> None:
         self.waiting: dict[tuple[str, str], deque[Decision]] = {}
@@ -32,7 +32,7 @@ class Told:
             self.waiting.setdefault((decision.operator, decision.module), deque()).append(decision)
 
     def next(self, operator: str, module: str, shapes: tuple[tuple[int, ...], ...]) -> Decision | None:
-        """What was read at this place, if it can be read there again: positions mean nothing in another shape."""
+        """The next value read at this place; None where shapes differ, since positions would mean other things."""
         waiting = self.waiting.get((operator, module))
         if not waiting:
             return None
@@ -41,7 +41,7 @@ class Told:
 
 
 def own(value: Any) -> Any:
-    """A copy of what was read: the model may go on to write into it."""
+    """A copy of what was read, since the model may write into it afterwards."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, (list, tuple)):

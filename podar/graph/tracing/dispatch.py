@@ -29,7 +29,7 @@ no_dispatch = torch._C._DisableTorchDispatch  # pyright: ignore[reportPrivateUsa
 """Within it torch's own functions do not come back to the dispatch mode."""
 
 STRICT = "PODAR_STRICT"
-"""Set to 1 (as podar's tests do), a defect in a rule is raised; otherwise the rule is left away, with a reason."""
+"""Where it is 1 (as in podar's tests), a defect in a rule is raised; else the rule is left out, with a reason."""
 
 
 class Defect(BaseException):
@@ -64,16 +64,16 @@ class Dispatch(TorchDispatchMode):
         self.told: Told | None = None if rules else Told(record.decisions)
         self._ways = Ways(lambda: twin.borrowed)
         self._storages = 0
-        self._inside = False  # an operator that is traced as a whole
-        self._drawn = False  # whether random numbers were
-        self._unfilled: set[int] = set()  # memory that was given out as it was
-        self._seen: dict[Any, Seen] = {}  # by torch's own object, or by name
+        self._inside = False  # whether an operator that is traced as a whole is running
+        self._drawn = False  # whether random numbers were drawn
+        self._unfilled: set[int] = set()  # storages that were given out without values
+        self._seen: dict[Any, Seen] = {}  # by torch's object for the operator, or by name
         self._strict = os.environ.get(STRICT) == "1"
-        self._empty = Mark(hollow=True)  # of all that is hollow in a run without rules
+        self._empty = Mark(hollow=True)  # the mark of every hollow tensor in a run without rules
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing here is compiled: spare every operator the wrapper that keeps the compiler out."""
+        """Tells torch that nothing here is compiled, so that no operator is wrapped to keep the compiler out."""
         return False
 
     def begin(self, inputs: list[Tensor]) -> None:
@@ -214,14 +214,14 @@ class Dispatch(TorchDispatchMode):
                 return contents_of(self._filled(outs), LITERAL if seen.operator.name == "lift_fresh" else 1)
         elif False in empty and not self._drawn:
             named = self.marks.named
-            written = {id(o) for o in outs}  # it holds what came of the others now
+            written = {id(o) for o in outs}  # from now on it holds what was computed from the others
             known = [t for t, no in zip(tensors, empty) if not no and id(t) not in named and id(t) not in written]
             if known:
                 return contents_of(self._filled(known), LITERAL)
         return ()
 
     def _filled(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Without views of memory that may hold anything."""
+        """Those of the tensors whose memory was filled: other memory may hold anything."""
         return [t for t in tensors if storage(t) not in self._unfilled] if self._unfilled else tensors
 
     # What is read from activations
@@ -256,7 +256,7 @@ class Dispatch(TorchDispatchMode):
         return value
 
     def _left(self, tracer: Tracer, operator: Operator, tensors: list[Tensor]) -> None:
-        """Nobody can say what becomes of numbers that were taken out of tensors: axes that show in them stay."""
+        """Freeze the axes that show in numbers taken out of tensors: nobody can say what becomes of such numbers."""
         tracer.operator = operator
         for t in tensors:
             statistic = self.marks.of(t).statistic
@@ -280,7 +280,7 @@ class Dispatch(TorchDispatchMode):
         rule = operator.rule
         always = operator.creates or operator.counts
         if rule is not None and not always and not [m for m in inputs if m.blocks or m.fresh]:
-            return  # constants among themselves
+            return  # constants that meet constants
         why = "no rule for the operator"
         if "out" in kwargs:
             why = "written into a tensor that was given as out= by"
@@ -310,7 +310,7 @@ class Dispatch(TorchDispatchMode):
         for mark in inputs:
             needs |= mark.needs
         tracer.met |= needs
-        if tracer.operator.name in LIKE:  # it reads the shape alone
+        if tracer.operator.name in LIKE:  # the operator reads the shape alone
             needs = 0
         bases: dict[int, Mark] = {}
         for o in outs:

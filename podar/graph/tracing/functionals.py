@@ -1,4 +1,4 @@
-"""The Python bodies of torch.nn.functional in a form that hides nothing: torch's own functions stay as they are.
+"""Copies of the Python functions of torch.nn.functional whose inner calls can be seen; torch's own are not changed.
 
 Each of them begins with `if has_torch_function(…): return handle_torch_function(…)`, which hands the call as a whole to
 the function mode and lets it see nothing of what happens inside. The same code runs here with other globals, in which
@@ -18,7 +18,7 @@ from torch.nn import functional
 HIDES = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
 SIZE_CHECKS = ("_verify_batch_size", "_verify_spatial_size")
-"""One picture is too few for a training step, but enough to see which operators it has."""
+"""Checks that are left out in train mode: they refuse a single picture, which is enough to see the operators."""
 
 Bodies = dict[Any, Callable[..., Any]]
 
@@ -58,7 +58,7 @@ def _with_globals(function: types.FunctionType, names: dict[str, Any]) -> Callab
 
 
 def _with_cells(function: types.FunctionType, bodies: Bodies) -> Callable[..., Any]:
-    """One that chooses between two others, which it holds in its closure."""
+    """The same of a function that chooses between two others, which it holds in its closure."""
     held = [cell.cell_contents for cell in function.__closure__ or ()]
     cells = tuple(types.CellType(bodies.get(h, h) if isinstance(h, types.FunctionType) else h) for h in held)
     made = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
@@ -70,7 +70,7 @@ _known: dict[bool, tuple[dict[str, Any], Bodies]] = {}
 
 
 def bodies(train: bool) -> Bodies:
-    """By function of torch.nn.functional what to run instead; made anew where somebody has put others there."""
+    """By function of torch.nn.functional what to run instead. They are made anew where somebody replaced torch's."""
     names = functional.__dict__
     known = _known.get(train)
     if known is None or known[0] != names:

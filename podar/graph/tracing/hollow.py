@@ -22,7 +22,7 @@ class NeedsValues(Exception):
 
 
 def may_be_empty(first: Any, tensors: Sequence[Tensor]) -> bool:
-    """Whether an operator of these tensors may give anything. Whole numbers are computed: they may become indices.
+    """Whether an operator may run without values. Results in whole numbers are computed: they may become indices.
 
     `first` is its first argument: the functions of shapes know those that begin with a tensor or tensors.
     """

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = None) -> Record:
-    """Run the model once on `inputs` and return what its operators told.
+    """Run the model once on `inputs` and return what its operators showed.
 
     Operators are not computed where values do not matter; a model that looks at its activations is run for real.
     Parameters that only training uses (auxiliary heads) are met in a second run, in train mode, joined to the first.
@@ -61,7 +61,7 @@ def observe(model: nn.Module, inputs: ExampleInputs, members: Members | None = N
 def replay(
     model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False, change: Change | None = None
 ) -> list[Step]:
-    """The operators of one forward pass, without labels. Where it looks at values, it is told those of `like`.
+    """The operators of one forward pass, without labels. Where the model looks at values, it is given those of `like`.
 
     **Arguments:** `change`: what is done to the twin that runs, before it does.
     """
@@ -72,7 +72,7 @@ def replay(
 def replay_training(
     model: nn.Module, inputs: ExampleInputs, like: Record, real: bool = False, change: Change | None = None
 ) -> list[Step]:
-    """The same of a pass in train mode, for a record that has one."""
+    """The operators of one pass in train mode, for a record that has such a pass."""
     assert like.training is not None
     told = like.training.decisions
     members = Members(model)
@@ -96,7 +96,7 @@ def _run(
 
     def once(own: Own) -> Record:
         record = start()
-        quickly = contextlib.nullcontext() if real else collector_held_back()  # computing may take long
+        quickly = contextlib.nullcontext() if real else collector_held_back()  # a real run may take long
         with quickly, alone(), twin(members, inputs, train=train, own=own, change=change) as double:
             run = Dispatch(double, record, real, labels)
             calls = Calls(run, train)
@@ -143,9 +143,9 @@ def with_what_it_needs(run: Callable[[Own], T]) -> T:
 
 @contextlib.contextmanager
 def alone() -> Generator[None]:
-    """Nothing of what the caller has set for this thread has a part in the run."""
+    """Keep out of the run what the caller has set for this thread."""
     with (
-        torch.inference_mode(False),  # a caller's would bring other operators
+        torch.inference_mode(False),  # in inference mode other operators would arrive
         torch.no_grad(),
         outside_of_other_traces(),
     ):
@@ -154,7 +154,7 @@ def alone() -> Generator[None]:
 
 @contextlib.contextmanager
 def watching(run: Dispatch, around: Around | None = None) -> Generator[None]:
-    """All that stands ready around the run of a twin: modules by name, inputs with marks."""
+    """Prepare the run of a twin (module names, marks of its inputs), and let go of everything afterwards."""
     meta = next((n for n, t in run.tensors.items() if t.is_meta), None)
     if meta is not None:
         raise PodarError(
@@ -171,7 +171,7 @@ def watching(run: Dispatch, around: Around | None = None) -> Generator[None]:
 def _follow(run: Dispatch, around: Around | None) -> None:
     """Keep the name of the module that runs on top of a stack.
 
-    Each module is told apart: a change of `nn.Module.__call__` would empty the method caches of all its subclasses.
+    Each module is changed by itself: a change of `nn.Module.__call__` would empty the method caches of all subclasses.
     """
 
     def whole(function: Call, name: str, args: tuple[Any, ...]) -> Any:

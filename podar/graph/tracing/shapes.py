@@ -17,7 +17,7 @@ from podar.graph.sizes import Size
 
 
 class Shape(tuple[int, ...]):
-    """What `x.shape` gives: a `torch.Size` to all that ask, but its slices and its product remember, too.
+    """What `x.shape` gives: a `torch.Size` to whoever asks, except that its slices and its product remember, too.
 
     torch.Size itself cannot be derived from, and multiplies in C.
     """
@@ -48,7 +48,7 @@ class Shape(tuple[int, ...]):
         return product(self)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """numpy's product remembers; whatever else numpy makes of a shape holds plain numbers, which must stay."""
+        """numpy's product remembers. Other results of numpy are plain numbers, and the sizes in them must stay."""
         if func is np.prod and not kwargs and len(args) == 1:
             return product(self)
         plain = [tuple([int(n) for n in a]) if type(a) is Shape else a for a in args]

@@ -26,7 +26,7 @@ BACKWARD = ("_backward_hooks", "_backward_pre_hooks")
 KINDS = (nn.Parameter, type(None))
 
 plainly = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
-"""Within it torch's own functions do not come to `Calls`, as while that handles a call."""
+"""Within this context torch's own functions do not come to `Calls`, just as while `Calls` handles one."""
 
 
 def shortcut_of(kind: type[nn.Module]) -> Callable[..., Any]:
@@ -72,7 +72,7 @@ def shortcuts(calls: Calls) -> Callable[[str, nn.Module, Callable[..., Any]], Ca
 
 
 def _plain(parameters: dict[str, Any]) -> bool:
-    """Whether weight and bias are where they usually are (weight norm moves them), and of torch's own kind."""
+    """Whether weight and bias are plain parameters under their usual names (weight norm moves them)."""
     if "weight" not in parameters or "bias" not in parameters:
         return False
     return type(parameters["weight"]) in KINDS and type(parameters["bias"]) in KINDS
@@ -149,7 +149,7 @@ def layer_norm(layer: Any) -> Shortcut | None:
 @shortcut_of(nn.AdaptiveAvgPool2d)
 def adaptive_average(layer: Any) -> Shortcut | None:
     own, size = layer.__dict__, layer.output_size
-    if not isinstance(size, int) and None in size:  # as many as there were
+    if not isinstance(size, int) and None in size:  # None keeps the size of the input
         return None
     return torch._C._nn.adaptive_avg_pool2d, lambda x: (x, own["output_size"])  # pyright: ignore
 

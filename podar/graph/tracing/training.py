@@ -1,4 +1,4 @@
-"""What only training uses: met in a run in train mode, which goes on from what evaluation showed, or stops there."""
+"""Meets what only training uses in a run in train mode, which adds to what evaluation showed."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -46,7 +46,7 @@ def with_training(record: Record, run: TrainingRun) -> Record:
 
 
 def _joined(evaluation: Record, trained: Record, real: bool, broken: str | None = None) -> Record:
-    """Relations of both; operators, costs and outputs of evaluation, with the outputs of training beside them."""
+    """One record with the relations and outputs of both runs, and the operators and costs of evaluation."""
     trained.training = Training(trained.steps, trained.decisions, real, broken)
     trained.steps, trained.products, trained.decisions = evaluation.steps, evaluation.products, evaluation.decisions
     trained.outputs = evaluation.outputs + ([] if broken else trained.outputs)

@@ -81,10 +81,10 @@ class Twin(Copies):
     def __init__(self, members: Members, inputs: ExampleInputs, train: bool, own: Own = Own()) -> None:
         super().__init__()
         self.train, self.own = train, own
-        self.storages: dict[int, Any] = {}  # copies of memory, by that of the original
+        self.storages: dict[int, Any] = {}  # by storage of an original tensor: the copy of that storage
         self.aliases: list[Tensor] = []
         self.inside: list[Any] = []
-        self.shared: list[Tensor] = []  # of kinds that allow no other tensor over the same memory
+        self.shared: list[Tensor] = []  # tensors of kinds that allow no other tensor over the same memory
         self.ending: dict[type, bool] = {}  # whether modules of a type do something when they end
         self.originals = members.tensors
         self.bare = {**dict.fromkeys(HOOKS, NO_HOOKS), "training": train, "_compiled_call_impl": None}
@@ -127,7 +127,7 @@ class Twin(Copies):
         until Python's collector finds them.
         """
         for module in self.inside:
-            if self.ending[type(module)]:  # would end what the model goes on using
+            if self.ending[type(module)]:  # its __del__ would end what the model goes on using
                 object.__setattr__(module, "__class__", nn.Module)
             module.__dict__.clear()
         for held in (self.memo, self.storages, self._ways, self._globals, self.aliases, self.shared, self.inside):
@@ -157,7 +157,7 @@ class Twin(Copies):
         return made
 
     def _fill(self, module: nn.Module, made: nn.Module) -> None:
-        """Give the twin of a module its attributes. There are hundreds of modules: nothing is asked for twice."""
+        """Give the twin of a module its attributes. A model has hundreds of modules, so this is written for speed."""
         memo = self.memo
         own = module.__dict__.copy()
         for key in own.keys() - EVERY:
@@ -191,7 +191,7 @@ class Twin(Copies):
     # Tensors
 
     def _parameters(self, members: Members) -> None:
-        """The plain parameters, in a loop that asks for nothing twice: a model has hundreds."""
+        """Alias the plain parameters. A model has hundreds of them, so this loop is written for speed."""
         if self.own.storages:
             return
         memo, aliases, alias = self.memo, self.aliases, torch.Tensor._make_subclass  # pyright: ignore[reportPrivateUsage]
@@ -204,7 +204,7 @@ class Twin(Copies):
                 aliases.append(made)
 
     def _buffers(self, members: Members) -> None:
-        """Copies of the buffers: of the many small ones in one go."""
+        """Copy the buffers, the many small ones in one call."""
         buffers = members.buffers
         plain = {id(b): b for b in buffers.values() if type(b) is Tensor and _is_simple(b)}
         if len(plain) < len(buffers):

@@ -28,7 +28,7 @@ FLOATS = Places(None)
 def places_of(func: Any, where: int | None) -> Places:
     """Read from the operator's schema. Where it says Tensor, Python may have given a number.
 
-    `where`: the place of a whole number that says where, not how many.
+    `where`: the place of the argument that is a position on an axis, and no size.
     """
     schema = func._schema
     values = [a for a in schema.arguments if any(kind in str(a.type) for kind in ("number", "float", "Tensor"))]
@@ -62,7 +62,7 @@ def numbers_at(places: Places, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def contents_of(tensors: Sequence[Tensor], most: int) -> tuple[float, ...]:
-    """What small tensors hold; only those whose values are at hand."""
+    """The contents of small tensors whose values are known."""
     found: list[float] = []
     for t in tensors:
         if t.numel() <= most and t.is_cpu and t.layout is torch.strided and not t.is_quantized:

@@ -1,4 +1,4 @@
-"""How operators are run: those that draw random numbers or write to what they are given, otherwise than as they are."""
+"""How operators are run: those that draw random numbers or write to their arguments are not run as they are."""
 
 # pyright: strict, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
@@ -44,7 +44,7 @@ class Ways:
         self._known.clear()
 
     def _guarded(self, way: Way, written: list[tuple[int, str]], in_training: bool) -> Way:
-        """Write to nothing that is the user's."""
+        """Stop before an operator writes to memory that is the user's."""
 
         def guarded(*args: Any, **kwargs: Any) -> Any:
             if not in_training or args[5]:

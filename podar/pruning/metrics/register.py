@@ -28,7 +28,7 @@ _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 
 
 class Measuring(Protocol):
-    """Tables of a metric whose prices foretell what can be measured: a plan is then measured before it is taken.
+    """Tables of a metric whose prices predict what can be measured: a plan is then measured before it is taken.
 
     `widths`: the multiple of channels at which the price is lowest, for `multiple_of="auto"`.
     """
@@ -37,15 +37,15 @@ class Measuring(Protocol):
     def widths(self) -> int: ...
 
     def predicted(self, graph: Graph, left: Shares) -> float:
-        """What is left of a graph will cost this much, as well as can be said of one plan."""
+        """The predicted cost of what is left of a graph, as exactly as it can be told for one plan."""
         ...
 
     def measured(self, candidate: nn.Module) -> float | None:
-        """What a smaller model costs; None where it cannot be measured here."""
+        """The measured cost of a smaller model; None where it cannot be measured here."""
         ...
 
     def found(self, predicted: float, measured: float | None) -> Any:
-        """What the result of a cut says of both."""
+        """What the result of a cut shows of prediction and measurement."""
         ...
 
 

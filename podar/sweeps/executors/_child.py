@@ -17,7 +17,7 @@ _EVERY = 0.2  # seconds between two lines about the same stage
 
 def main() -> int:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not stand among our lines
+    os.dup2(2, 1)  # what libraries print must not mix with our lines
     signal.signal(signal.SIGTERM, _interrupt)
     request = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_watch_parent, daemon=True, name="podar-parent").start()
@@ -47,12 +47,12 @@ def main() -> int:
 
 
 def _interrupt(number: int, frame: Any) -> None:
-    signal.signal(number, signal.SIG_IGN)  # once is enough: what is under way is put in order now
+    signal.signal(number, signal.SIG_IGN)  # one signal is enough: the run is brought to an orderly end now
     raise KeyboardInterrupt
 
 
 def _watch_parent() -> None:
-    """The parent never writes again: standard input ends when it is gone, and then so must this process."""
+    """End this process when its parent is gone. The parent writes no more, so standard input ends only then."""
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -10,7 +10,7 @@ from podar.sweeps.executors.register import Outcome, Task, Told, Work, executor
 
 @executor("in-process", help="one after the other, in this process")
 def in_process(work: Work, tasks: Sequence[Task], jobs: int, told: Told) -> Generator[Outcome, None, None]:
-    """Do every task here; an interruption, also one of which a run made its own sentence, ends them all."""
+    """Do every task in this process. An interruption ends them all, also one that a run has reported as an error."""
     for task in tasks:
 
         def progress(stage: str, done: int, total: int, info: dict[str, float], task: Task = task) -> None:
