@@ -65,6 +65,25 @@ def read(data: Any, model: nn.Module, what: str, limit: int | None = None, batch
     return chain([first], (_finite(_divided(batch, takes, what), what) for batch in batches))
 
 
+def supervised(
+    data: Any, model: nn.Module, what: str, limit: int | None = None, batch_size: int = 64, *, whole: bool = False
+) -> Iterator[Batch]:
+    """Batches for a loss of the caller's own: with targets of any kind where a batch holds some, else None.
+
+    A pair is (inputs, targets). Of a longer tuple, and of a pair for a model that needs two inputs, the model's own
+    signature says what is an input, as for `read`. Of a dict, targets are what the forward has no place for, and what
+    is called `label`, `target`, …; one is given as it is, several as a dict.
+
+    **Arguments:** as of `read`. `whole`: the model computes its loss itself, so it is given everything that its forward
+    takes, targets included; of a tuple that is every part, and the last part is the targets.
+
+    **Raises:** `PodarError` where there is no batch, inputs are not finite, or it cannot be known what a part is.
+    """
+    takes = _Taken(model)
+    for batch in _checked(_raw(data, what, batch_size), what, limit):
+        yield _finite(_apart(batch, takes, what, whole), what)
+
+
 def inputs_of(data: Any, model: nn.Module, what: str, limit: int | None = None, batch_size: int = 64) -> Iterator[Any]:
     """The inputs that `read` finds, without targets."""
     return (batch.inputs for batch in read(data, model, what, limit, batch_size))
@@ -140,6 +159,14 @@ def training_part(data: Any) -> Any:
     return data if train is None or callable(train) else train
 
 
+def validation_part(data: Any) -> Any | None:
+    """The validation part of an object that has one as well as a training part, or of a dict of such parts; or None."""
+    if isinstance(data, Mapping):
+        parts = data if "train" in data and not isinstance(data["train"], Tensor) else {}
+        return next((parts[name] for name in ("validation", "val", "valid") if name in parts), None)
+    return getattr(data, "validation", None) if training_part(data) is not data else None
+
+
 def _raw(data: Any, what: str, batch_size: int) -> Iterator[Any]:
     """Batches as the data give them."""
     data = training_part(data)
@@ -191,6 +218,7 @@ class _Taken:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.tried = model, dict[str, bool]()
         self.least, self.most, self.names, self.takes_list = 0, math.inf, list[str](), False
+        self.keywords: set[str] | None = None  # any name
         try:
             parameters = list(inspect.signature(unwrapped(model).forward).parameters.values())
         except (TypeError, ValueError):  # compiled code tells nothing: it may take any number
@@ -200,6 +228,8 @@ class _Taken:
         self.least = sum(p.default is p.empty for p in places)
         if all(p.kind is not p.VAR_POSITIONAL for p in parameters):
             self.most = len(places)
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            self.keywords = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
         self.takes_list = bool(places) and _says_list(places[0].annotation)
 
     def whole(self, items: Any) -> bool:
@@ -226,6 +256,28 @@ def _says_list(annotation: Any) -> bool:
 def _spread(inputs: Any) -> bool:
     """Whether this is a tuple or list, whose items may be arguments (a packed sequence is one thing)."""
     return isinstance(inputs, (tuple, list)) and not isinstance(inputs, nn.utils.rnn.PackedSequence)
+
+
+def _apart(batch: Any, takes: _Taken, what: str, whole: bool) -> Batch:
+    """What of a batch goes into the model, and what are the targets of a loss."""
+    if isinstance(batch, Mapping):
+        rest = {name: value for name, value in batch.items() if takes.keywords and name not in takes.keywords}
+        targets = {name: value for name, value in batch.items() if name in rest or _says_target(name)}
+        inputs = {name: value for name, value in batch.items() if name not in rest}
+        if not takes.keywords or len(targets) < len(batch):
+            return Batch(inputs, next(iter(targets.values())) if len(targets) == 1 else targets or None)
+        return Batch(batch)
+    if not _spread(batch) or len(batch) < 2 or (takes.takes_list and takes.whole(batch)):
+        return _divided(batch, takes, what)
+    if whole:
+        return Batch(batch, batch[-1])
+    if len(batch) == 2 and (takes.least < 2 or isinstance(batch[0], Mapping) or _spread(batch[0])):
+        return Batch(batch[0], batch[1])
+    return _divided(batch, takes, what)
+
+
+def _says_target(name: Any) -> bool:
+    return any(word in str(name).lower() for word in TARGETS)
 
 
 def _divided(batch: Any, takes: _Taken, what: str) -> Batch:
@@ -269,7 +321,7 @@ def _pair(batch: Any, takes: _Taken, what: str) -> Batch:
     """A pair, for a model that needs one input and may take a second: targets, or what the model has a place for."""
     first, second = batch
     name = takes.names[1].lower() if len(takes.names) > 1 else ""
-    if second is None or isinstance(second, (Mapping, str, int, float)) or any(word in name for word in TARGETS):
+    if second is None or isinstance(second, (Mapping, str, int, float)) or _says_target(name):
         return Batch(first, second)
     if name == "y" or any(isinstance(item, Mapping) for item in (second if _spread(second) else ())):
         return Batch(first, second)

@@ -34,7 +34,7 @@ def main_output(outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Tensor):
         return outputs
-    found = list(named_tensors(outputs, fields=True)) or list(named_tensors(_attributes(outputs), fields=True))
+    found = named_outputs(outputs)
     floats = [(path, tensor) for path, tensor in found if tensor.is_floating_point() and tensor.dim() > 1]
     floats = [(path, tensor) for path, tensor in floats if not any(word in path.lower() for word in OTHERS)]
     for name in NAMES:
@@ -51,6 +51,11 @@ def main_output(outputs: Any) -> Tensor:
             return fitting[0][1]
     what = ", ".join(f"{path} {tuple(tensor.shape)}" for path, tensor in found) or type(outputs).__name__
     raise PodarError(f"the model returns no tensor of logits, only {what}.")
+
+
+def named_outputs(outputs: Any) -> list[tuple[str, Tensor]]:
+    """Every tensor among a model's outputs with its path, those that are attributes of a plain object too."""
+    return list(named_tensors(outputs, fields=True)) or list(named_tensors(_attributes(outputs), fields=True))
 
 
 def _attributes(outputs: Any) -> dict[str, Any]:

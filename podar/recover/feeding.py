@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from podar.data import Dataset, Split, carve
 from podar.errors import PodarError, UsageError
-from podar.model.batches import Batch, collated, labelled, read, samples_of, training_part
+from podar.model.batches import Batch, collated, samples_of, training_part, validation_part
 from podar.model.tensors import to_device
-from podar.recover.losses import check_targets
 
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 2000
 SMALLEST_CARVED = 200  # pictures of training data below which none are carved out
@@ -23,36 +21,44 @@ SMALLEST_CARVED = 200  # pictures of training data below which none are carved o
 class Feed:
     """`epoch(n)` gives the batches of epoch n for this process, on its device; `steps` is how many there are.
 
-    `highest`: the largest label, where it is known without reading everything.
+    `highest`: the largest label, where it is known without reading everything. `validation`: what metrics are measured
+    on, in the form of the data; None where they hold nothing for that.
     """
 
     steps: int
     epoch: Callable[[int], Iterator[Batch]]
-    validation: Split | None
+    validation: Any = None
     highest: int | None = None
 
 
-def feed(
-    data: Any, model: nn.Module, batch_size: int, seed: int, device: torch.device, rank: int = 0, ranks: int = 1,
-    taught: bool = False,
-) -> Feed:  # fmt: skip
+@dataclass(frozen=True)
+class Part:
+    """Which part of every batch a process takes: `batch_size / ranks` of its samples. The order hangs on `seed`."""
+
+    batch_size: int
+    seed: int
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+
+
+def feed(data: Any, read: Callable[[Any], Iterator[Batch]], part: Part, carved: bool = True) -> Feed:
     """A feed of a data set, of a training split, of samples, or of batches that can be read again and again.
 
-    Several processes share every batch: each takes `batch_size / ranks` of its pictures. `taught`: a teacher answers,
-    so batches need no labels.
+    **Arguments:** `read`: reads what is no picture set of podar's own. `carved`: some labelled pictures are kept out of
+    training, to validate.
 
-    **Raises:** `PodarError` where `data` is empty or its targets are no classes; `UsageError` where it is used up after
-    one epoch or has no length.
+    **Raises:** `PodarError` where `data` is empty or `read` refuses it; `UsageError` where it is used up after one
+    epoch or has no length.
     """
     if isinstance(data, (Dataset, Split)):
-        return _pictures(data, batch_size, seed, device, rank, ranks)
-    data = training_part(data)
+        return _pictures(data, part, carved)
+    validation, data = validation_part(data), training_part(data)
     if isinstance(data, Split):
-        return _pictures(data, batch_size, seed, device, rank, ranks)
-    what = "distillation" if taught else "training"
+        return _pictures(data, part, carved)
     samples = samples_of(data)
     if samples is not None:
-        given = _Shuffled(samples, batch_size, seed)
+        given = _Shuffled(samples, part.batch_size, part.seed)
     elif isinstance(data, Mapping):
         given = [data]
     else:
@@ -65,12 +71,21 @@ def feed(
     def epoch(number: int) -> Iterator[Batch]:
         if isinstance(given, _Shuffled):
             given.number = number
-        found = read(given, model, what) if taught else labelled(given, what)
-        for k, batch in enumerate(found):
-            if k % ranks == rank and k < max(1, len(given) // ranks) * ranks:
-                yield _fit(batch, what, device)
+        for k, batch in enumerate(read(given)):
+            if k % part.ranks == part.rank and k < max(1, len(given) // part.ranks) * part.ranks:
+                yield to_device(batch, part.device)
 
-    return Feed(max(1, len(given) // ranks), epoch, None)
+    return Feed(max(1, len(given) // part.ranks), epoch, validation)
+
+
+def validation_batches(data: Any, read: Callable[[Any], Iterator[Batch]], part: Part) -> Iterator[Batch]:
+    """All of what `Feed.validation` holds, in its order."""
+    if isinstance(data, Split):
+        for places in torch.arange(len(data)).split(part.batch_size):
+            yield Batch(*data.batch(places, device=part.device))
+        return
+    for batch in read(data):
+        yield to_device(batch, part.device)
 
 
 class _Shuffled:
@@ -88,39 +103,29 @@ class _Shuffled:
             yield collated(self.samples, order[step * self.batch_size : (step + 1) * self.batch_size].tolist())
 
 
-def _fit(batch: Batch, what: str, device: torch.device) -> Batch:
-    """The batch on the device, with targets that a cross entropy takes."""
-    inputs = to_device(batch.inputs, device)
-    if batch.targets is None:
-        return Batch(inputs)
-    check_targets(batch.targets, what)
-    targets = batch.targets if batch.targets.is_floating_point() else batch.targets.long()
-    return Batch(inputs, targets.to(device))
-
-
 def _order(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed + 7919 * number)
 
 
-def _pictures(data: Dataset | Split, batch_size: int, seed: int, device: torch.device, rank: int, ranks: int) -> Feed:
+def _pictures(data: Dataset | Split, part: Part, carved: bool) -> Feed:
     train, validation = (data, None) if isinstance(data, Split) else (data.train, data.validation)
     if not len(train):
         raise PodarError("the training data hold no pictures.")
     if not train.labelled:
         validation = None
-    elif validation is None and len(train) >= SMALLEST_CARVED:
+    elif carved and validation is None and len(train) >= SMALLEST_CARVED:
         share = min(VALIDATION_SHARE, VALIDATION_MOST / len(train))
-        train, validation = carve(train, share, seed)
-    own = max(1, batch_size // ranks)
-    whole = own * ranks
+        train, validation = carve(train, share, part.seed)
+    own = max(1, part.batch_size // part.ranks)
+    whole = own * part.ranks
     steps = max(1, len(train) // whole)  # a last, smaller batch is left out: its statistics are noise
 
     def epoch(number: int) -> Iterator[Batch]:
-        order = torch.randperm(len(train), generator=_order(seed, number))
-        drawn = torch.Generator().manual_seed(seed + 7919 * number + 104729 * (rank + 1))
+        order = torch.randperm(len(train), generator=_order(part.seed, number))
+        drawn = torch.Generator().manual_seed(part.seed + 7919 * number + 104729 * (part.rank + 1))
         for step in range(steps):
-            places = order[step * whole : (step + 1) * whole][rank * own : (rank + 1) * own]
-            images, labels = train.batch(places, generator=drawn, device=device)
+            places = order[step * whole : (step + 1) * whole][part.rank * own : (part.rank + 1) * own]
+            images, labels = train.batch(places, generator=drawn, device=part.device)
             yield Batch(images, labels if train.labelled else None)
 
     return Feed(steps, epoch, validation, int(train.labels.max()) if train.labelled else None)

@@ -11,7 +11,8 @@ class History:
     """One training.
 
     - `epochs`: for each finished epoch `epoch` (from 1), `loss` (mean over its steps), `val_accuracy` (a fraction, on
-      pictures that were carved out of the training data; absent where there are none), `lr` (at its end), `seconds`.
+      pictures that were carved out of the training data; absent where there are none, and where no classifier is
+      trained), `lr` (at its end), `seconds`; then each metric under its name, and what `evaluate` said.
     - `precision`: what it was computed in: "fp32" or "bf16", with "channels_last" where that was faster.
     - `stopped`: why it ended before its last epoch, in one sentence; None where it did not.
     """

@@ -14,6 +14,10 @@ TEMPERATURE = 4.0
 TEACHER_SHARE = 0.7
 """How much of the loss is the teacher's, the labels have the rest."""
 
+OTHER_TASKS = (
+    'for another task than classes give loss=, a function of (outputs, targets), or "model" for its own .loss.'
+)
+
 
 def classifier_loss(logits: Tensor, labels: Tensor | None, smoothing: float, taught: Tensor | None) -> Tensor:
     """Mean loss of a batch.
@@ -85,7 +89,7 @@ def check_outputs(logits: Tensor, targets: Tensor | None, highest: int | None = 
 def _refuse(what: str, found: str) -> None:
     raise PodarError(
         f"{what} needs targets that are classes (whole numbers [N] from 0, or shares of each class [N, classes]), and "
-        f"the data hold {found}: podar trains classifiers, and other tasks with their own trainers."
+        f"the data hold {found}" + (f": {OTHER_TASKS}" if what == "training" else ".")
     )
 
 

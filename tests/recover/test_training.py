@@ -124,17 +124,16 @@ class Diverging(nn.Module):
         return self.inner(x) * (1.0 if self.left > 0 else float("nan"))
 
 
-def test_a_loss_that_is_not_finite_leaves_the_last_good_epoch(model: nn.Module, data: Dataset) -> None:
-    one = copy.deepcopy(model)
-    saved: list[dict[str, Tensor]] = []
+def test_a_loss_that_is_not_finite_leaves_the_last_good_step(model: nn.Module, data: Dataset) -> None:
+    weights: list[Tensor] = []
 
     def after(done: int, total: int) -> None:
-        if done == total // 2:
-            saved.append(state(one))
+        weights.append(state(model)["fc.weight"])
 
-    with pytest.raises(PodarError, match=r"diverged in epoch 2: the loss is nan; lower the learning rate"):
-        podar.finetune(Diverging(one, 10), data, epochs=2, after_step=after, **PLAIN)
-    assert_same(saved[0], state(one))
+    said = r"diverged in epoch 2: the loss is nan; lower .* as it was before step 9, its last good one\."
+    with pytest.raises(PodarError, match=said):
+        podar.finetune(Diverging(model, 10), data, epochs=2, after_step=after, **PLAIN)
+    assert len(weights) == 9 and torch.equal(weights[7], state(model)["fc.weight"]), "those of the last finite loss"
 
 
 def test_a_loss_that_is_never_finite_leaves_the_model_as_it_came(model: nn.Module, data: Dataset) -> None:
@@ -233,9 +232,8 @@ def test_more_classes_than_outputs_is_said(data: Dataset) -> None:
 def test_targets_that_are_no_classes_are_refused_and_the_model_is_left(targets: Any, outputs: int) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for train in (podar.finetune, lambda model, data, **options: podar.distill(model, small(), data, **options)):
-        with pytest.raises(PodarError, match="needs targets that are classes"):
-            train(model, [(torch.rand(8, 1, 8, 8), targets)], epochs=1, **PLAIN)
+    with pytest.raises(PodarError, match="needs targets that are classes.*give loss="):
+        podar.finetune(model, [(torch.rand(8, 1, 8, 8), targets)], epochs=1, **PLAIN)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
