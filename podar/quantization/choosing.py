@@ -55,6 +55,7 @@ class _Bench:
     floating: Answers
     names: tuple[str, ...]
     as_float: Judged
+    evaluate: Callable[[Path], float] | None
     built: dict[str, _Built] = field(default_factory=dict)
     count: int = 0
 
@@ -74,6 +75,7 @@ def quantize(
     threads: int = 1,
     seconds: float = 0.5,
     beside: Mapping[str, Path] | None = None,
+    evaluate: Callable[[Path], float] | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
     """Write a model in whole numbers of 8 bits, in the encoding that is fastest here among those that keep a budget.
@@ -95,6 +97,7 @@ def quantize(
     - `out`: the file to write; None: the model's name with `.int8` before the ending.
     - `threads`, `seconds`: the runtime's threads, and how long each encoding is timed.
     - `beside`: other files of the same inputs, timed in the same turns.
+    - `evaluate`: file → its accuracy, where labels do not tell it, such as a detector's mean average precision.
     - `progress`: called as `progress(what, done, total, info)`.
 
     **Returns:** `Quantized`, with `.path`, `.encoding` and `.table`.
@@ -121,10 +124,13 @@ def quantize(
         calibration, samples, notes = _read(learned, tested, taking, session, called)
         floating = judging.answers(session, samples)
         names = tuple(port.name for port in session.outputs)
-        asked, as_float, remarks = _judged_by(asked, floating, names, samples)
+        as_float = judging.judge(floating, floating, names, samples.labels)
+        if evaluate is not None:
+            as_float = replace(as_float, accuracy=evaluate(file))
+        asked, remarks = _judged_by(asked, as_float, samples.labels is None)
         _tell(progress, 0, 1)
         prepared = backend.prepare(file, calibration, folder)
-        bench = _Bench(backend, folder, asked, threads, samples, floating, names, as_float)
+        bench = _Bench(backend, folder, asked, threads, samples, floating, names, as_float, evaluate)
         row = Row(FLOAT, file_bytes(file), as_float.accuracy, as_float.agreement, as_float.error, keeps=True)
         bench.built[FLOAT] = _Built(row, file, session)
         for at, encoding in enumerate(prepared.encodings):
@@ -202,32 +208,32 @@ def _read(
     return found, samples, [*dict.fromkeys([*notes, *more]), *few]
 
 
-def _judged_by(
-    asked: Budget, floating: Answers, names: Sequence[str], samples: Samples
-) -> tuple[Budget, Judged, list[str]]:
+def _judged_by(asked: Budget, as_float: Judged, unlabelled: bool) -> tuple[Budget, list[str]]:
     """The budget as it can be judged on these data, and what is to be said where that is another one.
 
     **Raises:** `UsageError` where answers have no top, and so only the error can be bounded.
     """
-    as_float = judging.judge(floating, floating, names, samples.labels)
     if as_float.error is None:
         raise PodarError("the float model's outputs are not finite or all zero, so nothing can be compared with them.")
-    if asked.kind == "error":
-        return asked, as_float, []
+    if asked.kind == "error" or (asked.kind == "accuracy" and as_float.accuracy):
+        return asked, []
     if as_float.agreement is None:
         raise UsageError(
             f"the budget {asked} needs a classifier, and the model gives no output (samples, classes): bound the error "
             "of its outputs instead, such as error<=0.1."
         )
-    if asked.kind == "agreement" or as_float.accuracy:
-        return asked, as_float, []
-    why = "the data have no labels" if samples.labels is None else "the float model names none of the labels"
+    if asked.kind == "agreement":
+        return asked, []
+    why = "the data have no labels" if unlabelled else "the float model names none of the labels"
     judged = replace(asked, kind="agreement")
-    return judged, as_float, [f"{why}, so {judged} was judged in place of {asked}"]
+    return judged, [f"{why}, so {judged} was judged in place of {asked}"]
 
 
-def _build(bench: _Bench, encoding: Encoding, name: str, left_out: tuple[str, ...]) -> _Built:
-    """Write, open and judge one encoding; of what cannot be built the row tells the reason."""
+def _build(bench: _Bench, encoding: Encoding, name: str, left_out: tuple[str, ...], evaluated: bool = True) -> _Built:
+    """Write, open and judge one encoding; of what cannot be built the row tells the reason.
+
+    `evaluated`: whether its accuracy is to be known, where that takes an evaluation of its own.
+    """
     bench.count += 1
     path = bench.folder / f"{bench.count}{bench.backend.suffix}"
     row = Row(name, left_out=left_out)
@@ -240,6 +246,8 @@ def _build(bench: _Bench, encoding: Encoding, name: str, left_out: tuple[str, ..
     except Exception as error:  # quantizers raise whatever their helpers do
         return _Built(replace(row, reason=first_line(error).replace(str(path), "the file")))
     judged = judging.judge(found, bench.floating, bench.names, bench.samples.labels)
+    if bench.evaluate is not None:
+        judged = replace(judged, accuracy=bench.evaluate(path) if evaluated else None)
     keeps = bench.budget.kept(judged, bench.as_float)
     row = replace(row, bytes=file_bytes(path), keeps=keeps, **vars(judged))
     return _Built(row, path, session)
@@ -279,8 +287,8 @@ def _repair(bench: _Bench, prepared: Prepared, progress: Progress | None) -> Non
         encoding = by_name[row.encoding]
         name = f"{encoding.name}, some layers float"
 
-        def judged(left_out: Sequence[str], encoding: Encoding = encoding, name: str = name) -> Row:
-            found = _build(bench, encoding, name, tuple(left_out))
+        def judged(left_out: Sequence[str], ranking: bool, encoding: Encoding = encoding, name: str = name) -> Row:
+            found = _build(bench, encoding, name, tuple(left_out), evaluated=not ranking)
             if found.row.keeps:
                 bench.built[name] = found
             elif found.file is not None:

@@ -93,6 +93,8 @@ def _simplified(onnx: Any, file: Path, ready: Path) -> Any:
         raise PodarError(f"ONNX Runtime cannot prepare {file.name} for quantization: {_said(failed)}.") from failed
     model = onnx.load(str(ready))
     onnx_graph.name_nodes(model)
+    told = {entry.key: entry.value for entry in onnx.load(str(file), load_external_data=False).metadata_props}
+    onnx.helper.set_model_props(model, told | {entry.key: entry.value for entry in model.metadata_props})
     onnx.save(model, str(ready))
     return load_model_with_shape_infer(ready)
 
@@ -129,6 +131,8 @@ def _writer(how: _Static, model: Any, ranges: Any, held: Collection[str]) -> Any
                 ranges, [], [*held, *left_out], list(how.kinds), {},
             )  # fmt: skip
             quantizer.quantize_model()
+            del quantizer.model.model.metadata_props[:]
+            quantizer.model.model.metadata_props.extend(model.metadata_props)
             quantizer.model.save_model_to_file(str(path), False)
 
     return write

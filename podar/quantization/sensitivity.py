@@ -10,14 +10,15 @@ _MOST = 64  # layers that are tried one by one; of longer networks, ever so many
 
 
 def left_out_until(
-    layers: Sequence[str], judged: Callable[[Sequence[str]], Row], told: Callable[[int, int], None]
+    layers: Sequence[str], judged: Callable[[Sequence[str], bool], Row], told: Callable[[int, int], None]
 ) -> tuple[str, ...] | None:
     """Find layers whose return to float lets an encoding keep the budget.
 
     Each layer alone is put back first; those whose return leaves the smallest error then go back together, the best
     first, one more each time.
 
-    **Arguments:** `judged(left_out)`: builds the encoding without these layers. `told(done, total)`: progress.
+    **Arguments:** `judged(left_out, ranking)`: builds the encoding without these layers; while layers are ranked their
+    error is all that must be known. `told(done, total)`: progress.
 
     **Returns:** the layers, or None where nothing helps before all are float.
     """
@@ -25,16 +26,16 @@ def left_out_until(
     errors: list[float] = []
     for at, piece in enumerate(pieces):
         told(at, len(pieces))
-        row = judged(piece)
+        row = judged(piece, True)
         if row.keeps:
             return tuple(piece)
         errors.append(float("inf") if row.error is None else row.error)
     ranked = [pieces[at] for at in sorted(range(len(pieces)), key=errors.__getitem__)]
-    gone: list[str] = list(ranked[0]) if ranked else []
-    for at, piece in enumerate(ranked[1:-1]):
+    gone: list[str] = []
+    for at, piece in enumerate(ranked[:-1]):
         told(at, len(ranked))
         gone += piece
-        if judged(gone).keeps:
+        if judged(gone, False).keeps:
             return tuple(gone)
     return None
 

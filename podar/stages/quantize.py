@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from podar.reports.record import RunRecord
 
 _DENSE = "dense fp32"
+_QUALITY = ("map50_95", "accuracy")  # the one figure of a library's own evaluation
 
 
 def _runtimes() -> Iterable[str]:
@@ -83,6 +84,10 @@ def quantize(job: Job, options: Quantize) -> Finding:
             where = {"folder": Path(folder) / stem, "stem": stem, "format": backend.format}
             return job.workshop.export(model, inputs, **where).path
 
+        def evaluate(file: Path) -> float:
+            quality = job.workshop.evaluate_file(job.model, file)
+            return next((quality[key] for key in _QUALITY if key in quality), 0.0)
+
         found = podar.quantize(
             written(job.model, "float"),
             data,
@@ -91,12 +96,13 @@ def quantize(job: Job, options: Quantize) -> Finding:
             job.files / f"model.int8{backend.suffix}",
             threads=threads,
             beside={} if job.untouched else {_DENSE: written(job.dense, "dense")},
+            evaluate=evaluate if job.source.data is None else None,
             progress=job.progress,
         )
-    return _finding(job, found, backend.runtime)
+    return _finding(job, found)
 
 
-def _finding(job: Job, found: Quantized, runtime: str) -> Finding:
+def _finding(job: Job, found: Quantized) -> Finding:
     """What the summary holds of it; where nothing else was measured, the halves are those of the files."""
     floating, chosen = found.table[0], found.row
     facts: dict[str, Any] = {**found.to_json(), "path": found.path.name}
@@ -110,17 +116,7 @@ def _finding(job: Job, found: Quantized, runtime: str) -> Finding:
     before, after = ({"bytes": row.bytes, "latency_ms": {"p50": row.p50_ms, **told}} for row in (floating, chosen))
     return Finding(
         before=before,
-        after={**after, **_quality(job, found, runtime)},
+        after={**after, **job.workshop.evaluate_file(job.model, found.path)},
         notes=(found.verdict, *found.notes),
         facts={"quantize": facts, "latency_ratio": 1 / (chosen.ratio or 1)},
     )
-
-
-def _quality(job: Job, found: Quantized, runtime: str) -> dict[str, float]:
-    """The quality of the file on all test data, by the same measure as that of the dense model."""
-    from podar.quantization.samples import FileModel
-    from podar.runtimes import RUNTIMES
-
-    if job.source.data is None:  # the library evaluates models of its own alone
-        return {}
-    return job.workshop.evaluate(FileModel(RUNTIMES[runtime].open(found.path, found.threads)))

@@ -129,6 +129,10 @@ class Workshop(Protocol):
         """Quality on the test data, under podar's names: `accuracy`, `map50`, …"""
         ...
 
+    def evaluate_file(self, model: nn.Module, file: Path) -> dict[str, float]:
+        """The same of a file that was written of the model; nothing where such files cannot be evaluated."""
+        ...
+
     def pictures(self, dense: nn.Module, model: nn.Module, folder: Path) -> dict[str, list[dict[str, Any]]]:
         """Write test pictures into `folder/pictures`, and say how both models answer: what the report shows of them."""
         ...

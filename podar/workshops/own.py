@@ -20,7 +20,9 @@ from podar.model.inputs import ExampleInputs
 from podar.pruning.options import Options
 from podar.pruning.pipeline import prune_by
 from podar.pruning.result import Result
+from podar.quantization.samples import FileModel
 from podar.recover import History, accuracy, finetune, recalibrate
+from podar.runtimes import open_file
 from podar.workshops.answers import likeness, pictures
 from podar.workshops.contract import Loss, Source, TrainingOptions, needed
 from podar.workshops.fitting import check_classes, fitting_data
@@ -131,6 +133,9 @@ class PodarWorkshop:
         if data.labelled or self.dense is None:
             return {"accuracy": accuracy(model, data.test)}
         return likeness(self.dense, model, data.test)
+
+    def evaluate_file(self, model: nn.Module, file: Path) -> dict[str, float]:
+        return self.evaluate(FileModel(open_file(file, torch.get_num_threads())))
 
     def pictures(self, dense: nn.Module, model: nn.Module, folder: Path) -> dict[str, list[dict[str, Any]]]:
         return {"pictures": [] if self.data is None else pictures(dense, model, self.data, folder)}

@@ -17,7 +17,7 @@ def test_as_few_as_the_order_allows(costs: list[int], share: float) -> None:
     budget = share * sum(costs)
     built: list[tuple[str, ...]] = []
 
-    def judged(left_out: Sequence[str]) -> Row:
+    def judged(left_out: Sequence[str], ranking: bool) -> Row:
         built.append(tuple(left_out))
         error = sum(cost for name, cost in errors.items() if name not in left_out)
         return Row("x", error=error, keeps=error <= budget, left_out=tuple(left_out))
@@ -34,7 +34,7 @@ def test_as_few_as_the_order_allows(costs: list[int], share: float) -> None:
 
 
 def test_broken_rows_come_last() -> None:
-    def judged(left_out: Sequence[str]) -> Row:
+    def judged(left_out: Sequence[str], ranking: bool) -> Row:
         error = None if "b" in left_out else 1.0 / (1 + len(left_out))
         return Row("x", error=error, keeps=set(left_out) == {"a", "c"})
 

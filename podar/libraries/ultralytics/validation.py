@@ -34,12 +34,24 @@ def evaluate(model: Any, spec: str, side: int) -> dict[str, float]:
     from ultralytics import YOLO
 
     with tempfile.TemporaryDirectory(prefix="podar-val-") as folder:
-        yolo = YOLO(str(write_checkpoint(model, Path(folder) / "model.pt")))
-        options = {"data": str(Path(spec).resolve()), "imgsz": side, "project": folder, "name": "val"}
-        try:
-            result = yolo.val(**options, plots=False, verbose=False, workers=0)
-        except Exception as error:
-            raise PodarError(f"Ultralytics could not validate on {spec}: {said(error)}") from error
+        return _validated(YOLO(str(write_checkpoint(model, Path(folder) / "model.pt"))), folder, spec, side)
+
+
+def evaluate_file(file: Path, task: str, spec: str, side: int) -> dict[str, float]:
+    """The same of an exported file, picture by picture: such a file takes one at a time."""
+    make_ready()
+    from ultralytics import YOLO
+
+    with tempfile.TemporaryDirectory(prefix="podar-val-") as folder:
+        return _validated(YOLO(str(file), task=task, verbose=False), folder, spec, side, batch=1, rect=False)
+
+
+def _validated(yolo: Any, folder: str, spec: str, side: int, **settings: Any) -> dict[str, float]:
+    options = {"data": str(Path(spec).resolve()), "imgsz": side, "project": folder, "name": "val", **settings}
+    try:
+        result = yolo.val(**options, plots=False, verbose=False, workers=0)
+    except Exception as error:
+        raise PodarError(f"Ultralytics could not validate on {spec}: {said(error)}") from error
     values = result.results_dict
     return {ours: float(values[theirs]) for theirs, ours in _METRICS.items() if theirs in values}
 

@@ -150,6 +150,12 @@ class YoloWorkshop(_OfUltralytics):
         data = needed(self.data)
         return validation.evaluate(model, data.spec, data.side)
 
+    def evaluate_file(self, model: nn.Module, file: Path) -> dict[str, float]:
+        data = needed(self.data)
+        if file.suffix != ".onnx":  # Ultralytics opens the others by the names of their folders
+            return {}
+        return validation.evaluate_file(file, str(getattr(model, "task", "detect")), data.spec, data.side)
+
     def pictures(self, dense: nn.Module, model: nn.Module, folder: Path) -> dict[str, list[dict[str, Any]]]:
         if self.data is None:
             return {"pictures": []}
