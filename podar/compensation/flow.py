@@ -32,7 +32,7 @@ Back = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Norm:
+class NormBehind:
     """A batch norm in evaluation: outputs times a scale, plus an offset.
 
     **Attributes:**
@@ -75,7 +75,7 @@ class After:
 
     made: int
     bias: str | None = None
-    norm: Norm | None = None
+    norm: NormBehind | None = None
     other: int | None = None
     chain: tuple[Back, ...] = ()
     rectified: bool = False
@@ -209,7 +209,7 @@ class _Tracker:
         if not isinstance(mean, Tensor) or not isinstance(variance, Tensor):
             return None
         eps = next(a for a in reversed(args) if isinstance(a, float))
-        norm = Norm(self.buffers.get(mean.data_ptr(), ""), args[1], args[2], mean, variance, eps)
+        norm = NormBehind(self.buffers.get(mean.data_ptr(), ""), args[1], args[2], mean, variance, eps)
         after = self.flow.after[branch.key]
         if not branch.chain and norm.mean:
             after.norm = norm

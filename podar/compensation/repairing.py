@@ -21,7 +21,7 @@ from podar.compensation.pair import Pair
 from podar.compensation.readings import Key, Parameters, Reading
 from podar.compensation.refining import refine as moved_together
 from podar.compensation.report import Compensation, Consumer
-from podar.compensation.solving import Cutoff, Solution, solve
+from podar.compensation.solving import Cutoff, SolvedWeights, solve
 from podar.compensation.statistics import checksum
 from podar.compensation.walking import Walk
 from podar.model.batches import run
@@ -255,7 +255,7 @@ class _Repair:
         self._put(reading, after, solution)
         return Consumer(reading.name, solution.before, solution.after, few=few)
 
-    def _put(self, reading: Reading, after: After, solution: Solution) -> None:
+    def _put(self, reading: Reading, after: After, solution: SolvedWeights) -> None:
         """Write the solution into the model: weights, and the shift into the bias or into the norm's mean."""
         members = self.pair.of_pruned.members
         self._replace(reading.weight, reading.form.weight(solution.matrix, reading.weight))

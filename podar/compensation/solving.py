@@ -52,7 +52,7 @@ class Cutoff:
 
 
 @dataclass(frozen=True)
-class Solution:
+class SolvedWeights:
     """New weights of one linear map, and how far off its outputs were and are on the rows held back.
 
     **Attributes:**
@@ -81,7 +81,7 @@ def solve(
     weights: Tensor | None = None,
     shifts: bool = True,
     cutoff: Cutoff | None = None,
-) -> Solution:
+) -> SolvedWeights:
     """Minimise |rows · Wᵀ + shift − wanted|² + λ |W − old|² over W and the shift.
 
     **Arguments:**
@@ -105,7 +105,7 @@ def solve(
     judge = _Judge(rows[:, held], wanted[:, held], weights[held], None if cutoff is None else cutoff.at(held))
     problem = _Problem(rows[:, ~held], wanted[:, ~held], weights[~held], old, old_shift, shifts)
     before = judge.error(old, old_shift)
-    best = Solution(old, old_shift, before, before, None)
+    best = SolvedWeights(old, old_shift, before, before, None)
     for ridge in RIDGES:
         factor = problem.factor(ridge)
         if factor is None:
@@ -113,14 +113,14 @@ def solve(
         matrix, shift = problem.towards(problem.wanted, factor)
         after = judge.error(matrix, shift)
         if after < best.after:
-            best = Solution(matrix, shift, before, after, ridge)
+            best = SolvedWeights(matrix, shift, before, after, ridge)
     if cutoff is None or best.ridge is None:
         return best
     factor = problem.factor(best.ridge)
     assert factor is not None  # the same ridge gave one a moment ago
     matrix, shift = problem.behind(cutoff.at(~held), best.matrix, best.shift, factor)
     after = judge.error(matrix, shift)
-    return Solution(matrix, shift, before, after, best.ridge) if after < best.after else best
+    return SolvedWeights(matrix, shift, before, after, best.ridge) if after < best.after else best
 
 
 class _Judge:

@@ -17,7 +17,7 @@ from podar.model.members import Named
 from podar.plans.plan import Rescale
 
 
-class Place(NamedTuple):
+class MultipliedSlice(NamedTuple):
     """Where on a parameter the indices of a width are."""
 
     name: str
@@ -29,7 +29,7 @@ class Scaling(NamedTuple):
     """One attention: its width, and what makes its queries and its keys, where nothing else reads them."""
 
     inner: Ids
-    sides: tuple[tuple[Place, ...], ...]
+    sides: tuple[tuple[MultipliedSlice, ...], ...]
 
 
 def scalings(record: Record, families: Families) -> tuple[list[Scaling], dict[int, str]]:
@@ -48,7 +48,7 @@ def scalings(record: Record, families: Families) -> tuple[list[Scaling], dict[in
     return found, reason
 
 
-def _side(record: Record, families: Families, names: Makers, units: Ids) -> tuple[Place, ...]:
+def _side(record: Record, families: Families, names: Makers, units: Ids) -> tuple[MultipliedSlice, ...]:
     """Places of what makes q or k; none where these indices of it are read by something else too."""
     for other, blocks in record.spilled:
         if not set(names).isdisjoint(other) and any(np.isin(families.units(ids), units).any() for _, ids in blocks):
@@ -56,13 +56,13 @@ def _side(record: Record, families: Families, names: Makers, units: Ids) -> tupl
     return tuple(place for name in names if (place := _place(record, families, name, units)))
 
 
-def _place(record: Record, families: Families, name: str, units: Ids) -> Place | None:
+def _place(record: Record, families: Families, name: str, units: Ids) -> MultipliedSlice | None:
     """The first axis of a parameter that has some of the units."""
     for dim, ids in record.layouts.get(name, {}).items():
         if ids.ndim == 1:
             where = np.flatnonzero(np.isin(families.units(ids), units).any(axis=-1))
             if len(where):
-                return Place(name, dim, where)
+                return MultipliedSlice(name, dim, where)
     return None
 
 

@@ -117,7 +117,7 @@ def _sizes(numbers: Iterable[int]) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class PlacedLayer:
     """Where a layer stands in the model: by which products its widths are known, and the layer at its dense widths."""
 
     product: int
@@ -139,7 +139,7 @@ class Layers:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         record = graph.record
-        self.places: list[Place] = []
+        self.places: list[PlacedLayer] = []
         taken: set[int] = set()
         readers = _readers(record.steps)
         axes = graph.costs.arrays
@@ -150,7 +150,7 @@ class Layers:
             tail, steps = _tail(record.steps, readers, product.step)
             taken.update((product.step, *steps))
             into, out_of = (_axis(axes, ids) for ids in (product.form.into, product.form.out_of))
-            self.places.append(Place(number, product.module, replace(layer, tail=tail), into, out_of))
+            self.places.append(PlacedLayer(number, product.module, replace(layer, tail=tail), into, out_of))
         self._rest = self._moved(record.steps, taken)
         self._into = np.array([p.into for p in self.places], dtype=np.int64)
         self._out_of = np.array([p.out_of for p in self.places], dtype=np.int64)

@@ -14,7 +14,7 @@ from podar.errors import PodarError
 from podar.graph.cost import Shares
 from podar.graph.graph import Graph
 from podar.latency.found import Found
-from podar.latency.layers import Layer, Layers, Place
+from podar.latency.layers import Layer, Layers, PlacedLayer
 from podar.latency.serving import TINY, Serving, checked_runtime, serving
 from podar.latency.table import Table, check_table, kept_table, read_table
 from podar.latency.timing import Lap
@@ -49,7 +49,7 @@ SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Grid:
+class WidthGrid:
     """Milliseconds of the layers of a model at some widths: (layers, widths in, widths out)."""
 
     into: NDArray[np.float64]
@@ -121,7 +121,7 @@ class Prices:
         self.widths = liked(table.runtime.partition(" ")[0], here=serving is not None)
         self.example_inputs = example_inputs
         self._layers: dict[int, tuple[Graph, Layers]] = {}
-        self._grids: dict[int, Grid] = {}
+        self._grids: dict[int, WidthGrid] = {}
         self._dense: Lap | None = None
         first = self.layers(graph)
         self._whole = whole_name(first)
@@ -187,7 +187,7 @@ class Prices:
         rest = self.rest_ms * layers.rest(left) / self._rest_dense if self._rest_dense else self.rest_ms
         return rest + self.fixed_ms
 
-    def _grid(self, layers: Layers) -> Grid:
+    def _grid(self, layers: Layers) -> WidthGrid:
         """The layers of a model at the widths of the grid."""
         shares = FINE if self.serving is None else SHARES
         points = [grid_widths(p, shares) for p in layers.places]
@@ -205,7 +205,7 @@ class Prices:
             )
             for side in (0, 1)
         ]
-        return Grid(sides[0].reshape(len(points), size), sides[1].reshape(len(points), size), took)
+        return WidthGrid(sides[0].reshape(len(points), size), sides[1].reshape(len(points), size), took)
 
     def own(self, layers: Sequence[Layer]) -> list[float]:
         """Milliseconds of layers in the middle of a model: without what it takes to enter and leave the runtime.
@@ -243,7 +243,7 @@ def liked(runtime: str, here: bool) -> int:
     return 16 if widths == 8 and here and "avx512f" in processor().instruction_sets else widths
 
 
-def grid_widths(place: Place, shares: Sequence[float]) -> tuple[list[int], list[int]]:
+def grid_widths(place: PlacedLayer, shares: Sequence[float]) -> tuple[list[int], list[int]]:
     """The rising widths at which each side of a layer is measured; only its own where that side cannot be cut."""
     layer, into, out_of = place.layer, place.into >= 0, place.out_of >= 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from podar.errors import PodarError
 from podar.reports.summary import Summary, read
 from podar.sweeps.fronts import KNEE_RULE, front, knee
-from podar.sweeps.summary import COSTS, Asked, CurvePoint, Died, Place, Planned, Series, SweepSummary
+from podar.sweeps.summary import COSTS, Asked, CurvePoint, Died, Planned, PointKey, Series, SweepSummary
 from podar.trust import programs
 
 _KINDS: dict[str, tuple[Series, ...]] = {
@@ -83,9 +83,9 @@ def points_of(point: Planned, run: Summary) -> list[CurvePoint]:
     ]
 
 
-def fronts_of(points: Sequence[CurvePoint]) -> dict[str, dict[str, tuple[Place, ...]]]:
+def fronts_of(points: Sequence[CurvePoint]) -> dict[str, dict[str, tuple[PointKey, ...]]]:
     """By cost and kind the points that none of that kind beats."""
-    found: dict[str, dict[str, tuple[Place, ...]]] = {}
+    found: dict[str, dict[str, tuple[PointKey, ...]]] = {}
     for cost in COSTS:
         for kind, series in _KINDS.items():
             own = [p for p in points if p.series in series and getattr(p, cost) is not None]
@@ -95,7 +95,7 @@ def fronts_of(points: Sequence[CurvePoint]) -> dict[str, dict[str, tuple[Place, 
     return found
 
 
-def knee_of(points: Sequence[CurvePoint], cost: str) -> Place | None:
+def knee_of(points: Sequence[CurvePoint], cost: str) -> PointKey | None:
     """The knee of the pruned points and the dense one: of the trained ones where there are any."""
     series: Series = "trained" if any(p.series == "trained" for p in points) else "cut"
     own = [p for p in points if p.series in ("dense", series) and getattr(p, cost) is not None]
@@ -103,8 +103,8 @@ def knee_of(points: Sequence[CurvePoint], cost: str) -> Place | None:
     return None if at is None else _place(own[at])
 
 
-def _place(point: CurvePoint) -> Place:
-    return Place(name=point.name, series=point.series)
+def _place(point: CurvePoint) -> PointKey:
+    return PointKey(name=point.name, series=point.series)
 
 
 def _own_notes(point: Planned, runs: Mapping[str, Summary]) -> list[str]:

@@ -10,11 +10,11 @@ KNEE_RULE = (
     "to the best of them, with cost and quality each scaled to their span on the front"
 )
 
-Place = tuple[float, float]
+CostAndQuality = tuple[float, float]
 """(cost, quality): less of the first and more of the second is better."""
 
 
-def front(places: Sequence[Place]) -> list[int]:
+def front(places: Sequence[CostAndQuality]) -> list[int]:
     """The points that no other beats in both, cheapest first; of equal ones the first stands for all.
 
     ```python
@@ -31,7 +31,7 @@ def front(places: Sequence[Place]) -> list[int]:
     return found
 
 
-def knee(places: Sequence[Place]) -> int | None:
+def knee(places: Sequence[CostAndQuality]) -> int | None:
     """Where the front bends most, by `KNEE_RULE` (as Kneedle does, Satopaa et al. 2011); None where it does not.
 
     ```python

@@ -20,7 +20,7 @@ _TEXT: Mapping[str, Callable[[float], str]] = {"macs": numbers.count, "latency_m
 
 
 @dataclass(frozen=True)
-class Mark:
+class PlottedPoint:
     """One point in a plot: its place in percent from the left and from the bottom. `index`: in the summary's list."""
 
     x: float
@@ -43,7 +43,7 @@ class Plot:
     y_title: str
     x_ticks: tuple[charts.Tick, ...]
     y_ticks: tuple[charts.Tick, ...]
-    marks: tuple[Mark, ...]
+    marks: tuple[PlottedPoint, ...]
     lines: Mapping[str, str]
     summary: str
     near: bool
@@ -110,7 +110,9 @@ def plotted(found: SweepSummary, cost: str, near: bool = False) -> Plot | None:
     knee = found.knees.get(cost)
     at_knee = None if knee is None else found.point(knee)
     marks = tuple(
-        Mark(100 * x / right, 100 * (p.accuracy - low) / (high - low), at, p, p.series in (main, "dense"), p is at_knee)
+        PlottedPoint(
+            100 * x / right, 100 * (p.accuracy - low) / (high - low), at, p, p.series in (main, "dense"), p is at_knee
+        )
         for at, p, x in own
     )
     placed = {(mark.point.name, mark.point.series): (mark.x, 100 - mark.y) for mark in marks}

@@ -88,7 +88,7 @@ class Died(_Plain):
     reason: Text
 
 
-class Place(_Plain):
+class PointKey(_Plain):
     """Names one point of the curve, and its stage."""
 
     name: Name
@@ -109,8 +109,8 @@ class SweepSummary(_Plain):
     title: Text
     quality: Text
     points: tuple[CurvePoint, ...] = Many
-    fronts: dict[str, dict[str, tuple[Place, ...]]] = {}
-    knees: dict[str, Place | None] = {}
+    fronts: dict[str, dict[str, tuple[PointKey, ...]]] = {}
+    knees: dict[str, PointKey | None] = {}
     knee_rule: Text = ""
     failed: tuple[Died, ...] = Many
     latency: dict[str, Any] = {}
@@ -120,7 +120,7 @@ class SweepSummary(_Plain):
     versions: dict[str, Text] = {}
     seconds: Number = 0
 
-    def point(self, place: Place) -> CurvePoint:
+    def point(self, place: PointKey) -> CurvePoint:
         """The point of that name and stage."""
         return next(p for p in self.points if (p.name, p.series) == (place.name, place.series))
 

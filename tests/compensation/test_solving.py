@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from podar.compensation.solving import Cutoff, Solution, solve
+from podar.compensation.solving import Cutoff, SolvedWeights, solve
 
 
 def held(rows: int) -> Tensor:
     return torch.arange(rows) % 10 == 9
 
 
-def solved(rows: Tensor, wanted: Tensor, outputs: int, **options: object) -> Solution:
+def solved(rows: Tensor, wanted: Tensor, outputs: int, **options: object) -> SolvedWeights:
     groups, columns = rows.shape[0], rows.shape[2]
     old, shift = torch.zeros(groups, outputs, columns), torch.zeros(groups, outputs)
     return solve(rows, wanted, old, shift, held(rows.shape[1]), **options)  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ def test_what_a_relu_cuts_off_does_not_count() -> None:
     cutoff = Cutoff(torch.zeros_like(wanted), torch.ones(1, 1, 6))
     behind, plain = solved(rows, wanted, 6, cutoff=cutoff), solved(rows, wanted, 6)
 
-    def error(found: Solution) -> float:
+    def error(found: SolvedWeights) -> float:
         outputs = rows.double() @ found.matrix.mT + found.shift.unsqueeze(1)
         return float((outputs.relu() - wanted.double().relu()).square().mean())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from podar.sweeps.collecting import fronts_of, knee_of
 from podar.sweeps.page import plotted, render, write
-from podar.sweeps.summary import COSTS, CurvePoint, Died, Place, Series, SweepSummary
+from podar.sweeps.summary import COSTS, CurvePoint, Died, PointKey, Series, SweepSummary
 
 
 def point(name: str, series: Series, accuracy: float, macs: int, latency: float | None = None) -> CurvePoint:
@@ -52,7 +52,7 @@ def test_fronts_by_kind_with_the_dense_model_in_each() -> None:
         "trained": [("macs=0.25", "trained"), ("macs=0.5", "trained"), ("dense", "dense")],
         "untouched": [("16 px", "size"), ("dense", "dense")],
     }
-    assert summary().knees["macs"] == Place(name="macs=0.5", series="trained")
+    assert summary().knees["macs"] == PointKey(name="macs=0.5", series="trained")
 
 
 def test_every_figure_stands_on_the_page(tmp_path: Path) -> None:
