@@ -31,7 +31,7 @@ def require(module: str, extra: str) -> ModuleType:
     - `module`: the import name, e.g. `"onnxruntime"`.
     - `extra`: podar's extra that brings it, e.g. `"onnx"`.
 
-    **Returns:** the module.
+    **Returns:** The module.
 
     **Raises:** `PodarError` when the package is missing, or installed and broken.
 

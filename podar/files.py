@@ -30,7 +30,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     **Arguments:** `path`: the file to write.
 
-    **Returns:** a context manager that yields the temporary path; the block makes the file.
+    **Returns:** A context manager that yields the temporary path; the block makes the file.
 
     **Raises:** `PodarError` when the folder cannot be written to or the disk is full. Any other error of the
     block passes through; in every case, Ctrl-C too, `path` keeps what it held.
@@ -168,7 +168,7 @@ def _compact(header: Any) -> bytes:
 def lock(folder: Path) -> int | None:
     """Keep other processes out of a folder until the descriptor that comes back is closed, or the process ends.
 
-    **Returns:** a descriptor; None where this system, or the folder's file system, knows no locks.
+    **Returns:** A descriptor; None where this system, or the folder's file system, knows no locks.
 
     **Raises:** `BlockingIOError` where another process holds the folder; `FileNotFoundError` where it is gone.
     """

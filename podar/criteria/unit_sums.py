@@ -34,7 +34,7 @@ def scored_units(
     - `importance`, `data`, `loss`: as of `podar.criteria.score`.
     - `changed`: what becomes of elementwise scores before they are summed.
 
-    **Raises:** as `podar.criteria.score` and `unit_scores`.
+    **Raises:** As `podar.criteria.score` and `unit_scores`.
     """
     chosen = named(importance)
     if chosen.scores == "elements":

@@ -100,7 +100,7 @@ def cache() -> Path:
 def download(address: str = ADDRESS) -> Path:
     """Fetch the four files (30 MB) into the cache; those that are there stay. Each is checked before it takes its name.
 
-    **Returns:** their folder.
+    **Returns:** Their folder.
 
     **Raises:** `PodarError` where the address does not answer or a file is not the published one.
     """

@@ -67,7 +67,7 @@ def compose(
       of scenes with one photograph each).
     - `classes`: which of Fashion-MNIST's ten. `photographs`: "fashion-mnist" or the packaged "fashion-mnist-demo".
 
-    **Returns:** the path to give as `data`: data.yaml, for classify the folder.
+    **Returns:** The path to give as `data`: data.yaml, for classify the folder.
 
     **Raises:** `UsageError` for an unknown task or class; `PodarError` where the photographs are not at hand.
 

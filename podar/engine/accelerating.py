@@ -185,7 +185,7 @@ def accelerate(
     - `tune`: search each layer's variant inside the network (False: by rules of thumb). What was found is remembered
       under `PODAR_CACHE`, or the user's cache folder.
 
-    **Returns:** a module with the model's outputs (within 1e-4 relative) and a `report`, printable. A file's takes and
+    **Returns:** A module with the model's outputs (within 1e-4 relative) and a `report`, printable. A file's takes and
     returns tensors or arrays, and runs wholly in ONNX Runtime where nothing is gained.
 
     **Raises:** `PodarError` where torch.export cannot follow the model, the file is no ONNX model, podar-native is

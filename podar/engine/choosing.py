@@ -88,7 +88,7 @@ def _search(
 ) -> tuple[dict[str, Choice], int, dict[str, float | None]]:
     """Every variant is given to all layers at once; each layer keeps the one that was fastest where it stands.
 
-    **Returns:** the choices, the strip length, and each layer's crossover.
+    **Returns:** The choices, the strip length, and each layer's crossover.
     """
     best: dict[str, tuple[float, Choice]] = {}
     sparse: dict[str, float] = {}

@@ -134,7 +134,7 @@ def _first_that_agrees(
 ) -> tuple[Written, str, float]:
     """Try the format's ways to write the file, best first, until one agrees with the model.
 
-    **Returns:** how it was written, the runtime that opened it, and the largest difference.
+    **Returns:** How it was written, the runtime that opened it, and the largest difference.
     """
     failures: list[PodarError] = []
     for attempt in chosen.attempts(flat, path, options):

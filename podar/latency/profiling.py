@@ -43,7 +43,7 @@ def profile(
     - `graph`: the trace of the model.
     - `progress(done, total)`: called while layers are measured.
 
-    **Returns:** the table: `table.save(path)`, then `podar.prune(..., table=path)` anywhere.
+    **Returns:** The table: `table.save(path)`, then `podar.prune(..., table=path)` anywhere.
 
     **Raises:** `UsageError`: no such runtime; `PodarError`: it is not installed, or the model cannot be exported.
 
@@ -76,7 +76,7 @@ def pack(
 
     **Arguments:** as of `profile`; `folder`: where the files go, which must not be there yet.
 
-    **Returns:** the script: `python FOLDER/profile.py --out table.json` on the device writes the table.
+    **Returns:** The script: `python FOLDER/profile.py --out table.json` on the device writes the table.
 
     **Raises:** `UsageError`: a runtime that the script does not know; `PodarError`: a folder that is there already, a
     model that cannot be exported.

@@ -59,7 +59,7 @@ def rounds(laps: Mapping[str, Lap], threads: int, seconds: float = 0.0) -> dict[
       where the runtime waits for another device, that of the clock.
     - `seconds`: how long at least; never less than eleven rounds.
 
-    **Returns:** milliseconds of each round.
+    **Returns:** Milliseconds of each round.
     """
     found: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in laps}
     for run in laps.values():

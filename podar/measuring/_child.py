@@ -19,6 +19,7 @@ _RUNS = 5  # runtimes enlarge their memory in the first two or three runs
 
 
 def main() -> int:
+    """Answer the request on standard input. Returns the exit status: 0, or 1 where the model could not be run."""
     request: dict[str, Any] = json.load(sys.stdin)
     if request["runtime"] not in RUNTIMES:
         importlib.import_module(request["home"])  # a runtime of the user's own registers itself there

@@ -51,7 +51,7 @@ def side_by_side(
     - `runtimes`: only these (None: all).
     - the others as for `podar.measure`.
 
-    **Returns:** a line for each model and runtime that reads it, in that order. A runtime that is not installed or
+    **Returns:** A line for each model and runtime that reads it, in that order. A runtime that is not installed or
     cannot run the model has a line with the reason.
 
     **Raises:** `UsageError` for an unknown runtime or one that reads none of the models; `PodarError` where no

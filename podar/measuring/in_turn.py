@@ -94,9 +94,9 @@ def compare(
     - `seconds`: for each of the models.
     - `counts`: also count parameters and MACs, for which a torch module is traced; False leaves both None.
 
-    **Returns:** a dict of the same names → `Measured`. `podar.measuring.latency_ratio` divides two of them.
+    **Returns:** A dict of the same names → `Measured`. `podar.measuring.latency_ratio` divides two of them.
 
-    **Raises:** as `podar.measure`.
+    **Raises:** As `podar.measure`.
 
     ```python
     both = podar.measuring.compare({"before": "dense.onnx", "after": "pruned.onnx"}, images)

@@ -20,7 +20,7 @@ def call_builder(builder: Callable[..., Any], model_args: dict[str, Any], of: st
     **Arguments:** `builder`: called as `builder(**model_args)`; `model_args`: what the user gave; `of`: the MODEL
     string, for messages.
 
-    **Returns:** the model, in eval mode.
+    **Returns:** The model, in eval mode.
 
     **Raises:** `PodarError` when the arguments do not fit, the builder fails, what it returns is no model, or the
     model would be larger than this machine's memory.

@@ -44,7 +44,7 @@ def import_torchvision() -> ModuleType:
 
     Call it before any import of torchvision, timm or ultralytics. Later calls cost nothing.
 
-    **Returns:** the module `torchvision`, with `torchvision.ops.nms` working.
+    **Returns:** The module `torchvision`, with `torchvision.ops.nms` working.
 
     **Raises:** `PodarError` when torchvision is not installed, or broken in another way.
     """

@@ -38,7 +38,7 @@ def prepared(
 ) -> tuple[Target, ...]:
     """The targets with the tables that their metrics need for this model.
 
-    **Raises:** as the metrics.
+    **Raises:** As the metrics.
     """
     return tuple(
         target
@@ -63,7 +63,7 @@ def met_when_measured(
 
     **Arguments:** `candidate(allocation)`: a smaller model, which is thrown away.
 
-    **Returns:** the allocation, and by metric what was predicted and measured.
+    **Returns:** The allocation, and by metric what was predicted and measured.
 
     **Raises:** `PodarError`: none comes within 3 % of a target; the message says the nearest.
     """

@@ -191,9 +191,9 @@ def prune_by(
     - `joints`: where the library of the model has its own say.
     - `graph`: the trace of the model as it is now; None: it is traced here.
 
-    **Returns:** as `prune`.
+    **Returns:** As `prune`.
 
-    **Raises:** as `prune`.
+    **Raises:** As `prune`.
     """
     targets = () if target is None else parse_targets(target)
     if options.depth and not targets:

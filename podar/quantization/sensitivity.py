@@ -20,7 +20,7 @@ def left_out_until(
     **Arguments:** `judged(left_out, ranking)`: builds the encoding without these layers; while layers are ranked their
     error is all that must be known. `told(done, total)`: progress.
 
-    **Returns:** the layers, or None where nothing helps before all are float.
+    **Returns:** The layers, or None where nothing helps before all are float.
     """
     pieces = _pieces(layers)
     errors: list[float] = []

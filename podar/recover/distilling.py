@@ -42,7 +42,7 @@ def distill(
 
     **Returns:** History; its `loss` is the relative error (0: the same answers; 1: no better than a constant).
 
-    **Raises:** as `finetune`; `UsageError` where the student is the teacher; `PodarError` where the outputs of both are
+    **Raises:** As `finetune`; `UsageError` where the student is the teacher; `PodarError` where the outputs of both are
     not of the same form.
 
     ```python

@@ -26,7 +26,7 @@ def recalibrate(model: nn.Module, data: Any, *, batches: int = 16, batch_size: i
     `batches`: how many are read, of `batch_size` each
     where `data` hold single samples.
 
-    **Returns:** the number of norms whose statistics were replaced; 0 where the model has none. Norms that no picture
+    **Returns:** The number of norms whose statistics were replaced; 0 where the model has none. Norms that no picture
     reaches in evaluation (a head that only training uses) keep what they had.
     """
     norms = [

@@ -26,7 +26,7 @@ def anatomy(
     - `model`: what it is called. `notes`: what else its reader should know, one sentence each.
     - `numbered`: the modules that the model's library numbers, by their paths, and what it calls each; may be empty.
 
-    **Returns:** plain data. `params` and `macs` of a group are what would go if all of it went. `blocks`: what lies in
+    **Returns:** Plain data. `params` and `macs` of a group are what would go if all of it went. `blocks`: what lies in
     each numbered module; a group is of the `block` that makes it.
 
     ```python

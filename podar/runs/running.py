@@ -53,7 +53,7 @@ def start(
     - `replace`: a run of a recipe of the same name in `out` gives way, once the new one is complete.
     - `progress`: called as `progress(step, done, total, info)`.
 
-    **Returns:** the object that summary.json holds.
+    **Returns:** The object that summary.json holds.
 
     **Raises:** `PodarError`: the folder is taken, or any step failed or was interrupted. Finished training is kept for
     `resume`; otherwise the folder is left as it was.

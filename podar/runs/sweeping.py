@@ -58,7 +58,7 @@ def start(
     - `jobs`, `executor`: how many points at a time, and by whom they are carried out.
     - the others as of `podar.runs.running.start`.
 
-    **Returns:** the summary, whose `failed` names the points that died, and the folder.
+    **Returns:** The summary, whose `failed` names the points that died, and the folder.
 
     **Raises:** `UsageError`: a recipe makes no sense. `PodarError`: model or data cannot be opened, the folder holds
     something else, another process is at work in it, or the sweep was interrupted.

@@ -31,7 +31,7 @@ def open_file(file: Path, threads: int = 1, *, runtime: str | None = None) -> Se
 def open_in(name: str | None, model: str | Path | nn.Module, example_inputs: Any, threads: int) -> Ready:
     """Open a model in the runtime of that name (None: the first that reads it), and run it once.
 
-    **Raises:** as `open_file`; `PodarError` for inputs that do not fit.
+    **Raises:** As `open_file`; `PodarError` for inputs that do not fit.
     """
     if not isinstance(model, (str, Path)):
         chosen = _chosen(name, model)

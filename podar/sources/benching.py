@@ -45,7 +45,7 @@ def bench_models(
     - `batch_size`: how often inputs whose shape was not asked for are repeated along axis 0.
     - `shapes`: input name → shape, in place of the example's; "" names the only input.
 
-    **Returns:** one mapping a model and runtime: `model`, `inputs` (shapes by name), `runtime`, and what
+    **Returns:** One mapping a model and runtime: `model`, `inputs` (shapes by name), `runtime`, and what
     `podar.measure` finds, or the `reason` why it found nothing.
 
     **Raises:** `UsageError` for a shape of an input that none of the models has, or of another number of axes.

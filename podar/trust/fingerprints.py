@@ -24,7 +24,7 @@ def fingerprints_of(paths: Iterable[str | Path], leaving_out: Path) -> dict[str,
 
     **Arguments:** `leaving_out`: a folder that does not count, wherever it lies: the run's own.
 
-    **Returns:** path → `{"files": how many, "bytes": their size, "hash": of everything}`; plain data.
+    **Returns:** Path → `{"files": how many, "bytes": their size, "hash": of everything}`; plain data.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in paths:

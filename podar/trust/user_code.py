@@ -27,7 +27,7 @@ def take(files: Iterable[str | Path]) -> list[str]:
 
     Naming a file on the command line (`--module FILE.py`) is the consent to run it; nobody else may call this.
 
-    **Returns:** their absolute paths. **Raises:** `UsageError` where a name is no .py; `PodarError` for a missing file,
+    **Returns:** Their absolute paths. **Raises:** `UsageError` where a name is no .py; `PodarError` for a missing file,
     or one that fails.
     """
     paths = [Path(file).expanduser().resolve() for file in files]

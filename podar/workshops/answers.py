@@ -27,7 +27,7 @@ def pictures(dense: nn.Module, model: nn.Module, data: Dataset, folder: Path) ->
 
     Where the data have no labels, what the dense model answers stands for them, and classes are numbers.
 
-    **Returns:** of each its `file`, its `label`, and `before` and `after` with the confidence of each; nothing where
+    **Returns:** Of each its `file`, its `label`, and `before` and `after` with the confidence of each; nothing where
     the models are no classifiers.
     """
     images, labels = data.test.batch(torch.arange(min(_SEARCHED, len(data.test))))

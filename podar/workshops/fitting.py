@@ -24,7 +24,7 @@ _SIDES = (32, 64, 128, 224)
 def fitting_data(source: Source, spec: str, image_size: int | None) -> tuple[Dataset, list[str]]:
     """Load a data set in a shape that the model takes: its own, else with other channels, else in another size.
 
-    **Returns:** the data, and what is to be said where its pictures were converted.
+    **Returns:** The data, and what is to be said where its pictures were converted.
 
     **Raises:** `PodarError` where the model takes no pictures, or none that these can be brought to.
     """

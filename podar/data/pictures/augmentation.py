@@ -16,7 +16,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, *, flip: bool = Tr
     - `generator`: a CPU generator; the same numbers are drawn on every device.
     - `flip`: mirror left and right with probability 1/2.
 
-    **Returns:** new pictures of the same shape, type and device.
+    **Returns:** New pictures of the same shape, type and device.
     """
     count, channels, height, width = images.shape
     up, side = round(height / 8), round(width / 8)

@@ -38,7 +38,7 @@ def stratified(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 def carve(split: Split, fraction: float = 0.1, seed: int = 0) -> tuple[Split, Split]:
     """Take a validation split out of a training split: disjoint, stratified by class, the same for the same seed.
 
-    **Returns:** the rest, and the part that was carved out: `fraction` of the pictures.
+    **Returns:** The rest, and the part that was carved out: `fraction` of the pictures.
 
     **Raises:** `UsageError` for a fraction that is not between 0 and 1.
     """

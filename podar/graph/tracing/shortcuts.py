@@ -127,6 +127,7 @@ shortcut_of(nn.BatchNorm3d)(_batch_norm(5))
 
 @shortcut_of(nn.Linear)
 def linear(layer: Any) -> Shortcut | None:
+    """A linear layer with plain parameters calls `linear`."""
     parameters = layer._parameters
     if not _plain(parameters) or parameters["weight"] is None:
         return None
@@ -135,6 +136,7 @@ def linear(layer: Any) -> Shortcut | None:
 
 @shortcut_of(nn.LayerNorm)
 def layer_norm(layer: Any) -> Shortcut | None:
+    """A layer norm with plain parameters calls `layer_norm`."""
     parameters, own = layer._parameters, layer.__dict__
     if not _plain(parameters):
         return None
@@ -148,6 +150,7 @@ def layer_norm(layer: Any) -> Shortcut | None:
 
 @shortcut_of(nn.AdaptiveAvgPool2d)
 def adaptive_average(layer: Any) -> Shortcut | None:
+    """An adaptive average pooling to a size that is given as a whole calls its function."""
     own, size = layer.__dict__, layer.output_size
     if not isinstance(size, int) and None in size:  # None keeps the size of the input
         return None
@@ -170,6 +173,7 @@ shortcut_of(nn.ReLU)(_activation(torch.relu, torch.relu_))
 
 @shortcut_of(nn.Sigmoid)
 def sigmoid(_: nn.Module) -> Shortcut:
+    """A sigmoid layer calls `sigmoid`."""
     return torch.sigmoid, _alone
 
 

@@ -33,7 +33,7 @@ def activation(text: object, of: str) -> nn.Module:
 def canonical(text: object, of: str) -> str:
     """The same activation as Ultralytics writes it, `nn.LeakyReLU(0.1)`: what its own parser makes of that is known.
 
-    **Raises:** as `activation`.
+    **Raises:** As `activation`.
     """
     name, args, kwargs = _parts(text, of)
     given = [repr(value) for value in args] + [f"{key}={value!r}" for key, value in kwargs.items()]

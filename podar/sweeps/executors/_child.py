@@ -16,6 +16,7 @@ _EVERY = 0.2  # seconds between two lines about the same stage
 
 
 def main() -> int:
+    """Do the task on standard input, and report on standard output. Returns the exit status: 1 where the task died."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not mix with our lines
     signal.signal(signal.SIGTERM, _interrupt)
