@@ -36,7 +36,7 @@ class Batch:
 
 
 def labelled(data: Any, what: str, limit: int | None = None, batch_size: int = 64) -> Iterator[Batch]:
-    """Batches for what computes a loss: each must be a pair, and its second part is the targets.
+    """Batches from which a loss is computed: each must be a pair, whose second part is the targets.
 
     **Arguments:** `data`: see the top of this file. `what`: who asks, for messages. `limit`: how many batches are read.
 
@@ -52,10 +52,10 @@ def labelled(data: Any, what: str, limit: int | None = None, batch_size: int = 6
 
 
 def read(data: Any, model: nn.Module, what: str, limit: int | None = None, batch_size: int = 64) -> Iterator[Batch]:
-    """Batches for what needs no targets: where a batch is a tuple, the model's own signature says what is an input.
+    """Batches whose targets are not needed. Where a batch is a tuple, the model's own signature says what is an input.
 
-    Where that leaves it open the model is tried, once: the first batch is read, and the model perhaps run, before this
-    returns, so that whoever listens to the model begins to do so afterwards.
+    Where the signature does not tell, the model is tried once. The first batch is read, and the model perhaps run,
+    before this returns, so that whoever registers hooks afterwards does not see that run.
 
     **Raises:** `PodarError` where there is no batch, inputs are not finite, or it cannot be known what a part is.
     """
@@ -128,7 +128,7 @@ def rows(batch: Any, start: int, stop: int, count: int) -> Any:
                 "and the first axis must be the batch"
             )
     if isinstance(batch, Batch) and hasattr(batch.targets, "to") and not isinstance(batch.targets, Tensor):
-        return Batch(rows(batch.inputs, start, stop, count), batch.targets[start:stop])  # an object that cuts itself
+        return Batch(rows(batch.inputs, start, stop, count), batch.targets[start:stop])  # it can slice itself
     return map_tensors(lambda tensor: tensor[start:stop] if tensor.dim() else tensor, batch)
 
 
@@ -152,7 +152,7 @@ def collated(samples: Any, places: Sequence[int]) -> Any:
 
 
 def training_part(data: Any) -> Any:
-    """The training part of an object that has one, and everything else as it is (a module's `train` is a method)."""
+    """The training part of an object that has one; any other object as it is (the `train` of a module is a method)."""
     if isinstance(data, Mapping):
         return data["train"] if "train" in data and not isinstance(data["train"], Tensor) else data
     train = getattr(data, "train", None)
@@ -208,7 +208,7 @@ def _finite(batch: Batch, what: str) -> Batch:
 
 
 def _described(batch: Any) -> str:
-    """What a batch is, for a message: a tuple by its length, everything else by its kind."""
+    """A batch as messages describe it: a tuple by its length, everything else by its kind."""
     return f"a {type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
 
 
@@ -221,7 +221,7 @@ class _Taken:
         self.keywords: set[str] | None = None  # any name
         try:
             parameters = list(inspect.signature(unwrapped(model).forward).parameters.values())
-        except (TypeError, ValueError):  # compiled code tells nothing: it may take any number
+        except (TypeError, ValueError):  # compiled code does not tell: it may take any number
             return
         places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         self.names = [p.name for p in places]
@@ -305,7 +305,7 @@ def _holds_all_inputs(batch: Any, takes: _Taken) -> bool:
 
 
 def _leading(batch: Any, takes: _Taken, what: str) -> Batch:
-    """A batch with more parts than the model needs: as many as it takes are inputs, where that number is sure."""
+    """Divide a batch with more parts than the model needs: as many as it takes are inputs, if that is certain."""
     if takes.least == takes.most or len(batch) == takes.most + 1:
         count = int(takes.most)
         inputs = batch[0] if count == 1 else batch[:count]
@@ -318,7 +318,7 @@ def _leading(batch: Any, takes: _Taken, what: str) -> Batch:
 
 
 def _pair(batch: Any, takes: _Taken, what: str) -> Batch:
-    """A pair, for a model that needs one input and may take a second: targets, or what the model has a place for."""
+    """Divide a pair for a model that needs one input and may take a second: the second part is targets or an input."""
     first, second = batch
     name = takes.names[1].lower() if len(takes.names) > 1 else ""
     if second is None or isinstance(second, (Mapping, str, int, float)) or _says_target(name):

@@ -1,4 +1,4 @@
-"""A limit on what a model takes while somebody's numbers build it: refused before the memory is there to be filled."""
+"""A limit on the memory of a model that is built from a user's numbers: refused before the memory is allocated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MODULES = 300_000  # a mixture of experts of 700 billion parameters has a fifth
 @contextmanager
 def within_memory(of: str, most: int | None = None) -> Iterator[None]:
     """Within: a tensor made from numbers alone, or all parameters and buffers together, or a count of layers that go
-    beyond this machine are refused. Other threads are let be.
+    beyond this machine are refused. Other threads are not limited.
 
     **Arguments:** `of`: the model, for messages; `most`: bytes; None: the memory that is free.
 
@@ -65,7 +65,7 @@ class _Sized(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if args and not isinstance(args[0], (Tensor, list, tuple)):  # arange, linspace, eye
+        if args and not isinstance(args[0], (Tensor, list, tuple)):  # arange, linspace and eye take counts
             count = max((abs(number) for number in args if isinstance(number, (int, float))), default=0)
             self._check((count,), kwargs)
         elif args and isinstance(args[0], (list, tuple)) and all(isinstance(size, int) for size in args[0]):

@@ -50,5 +50,5 @@ def _reason(builder: Callable[..., Any], error: Exception) -> str:
     if not isinstance(error, TypeError) or not unknown:
         return f"{message}."
     names = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    names.append("num_classes")  # which most builders take among their **kwargs
+    names.append("num_classes")  # most builders take it among their **kwargs
     return f"it knows no argument {unknown[0]!r}{did_you_mean(unknown[0], names)}"

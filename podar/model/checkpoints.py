@@ -39,13 +39,13 @@ _WRAPPERS = (
     "params",
     "weights",
 )
-_OTHERS = ("optim", "sched", "scaler", "rng", "callbacks", "loops")  # what a training keeps beside its weights
-_DEPTH = 4  # of wrappers within wrappers
+_OTHERS = ("optim", "sched", "scaler", "rng", "callbacks", "loops")  # what a training script keeps beside the weights
+_DEPTH = 4  # so many wrappers may lie within each other
 _PREFIXES = ("", "module.", "_orig_mod.", "model.")  # plain, DataParallel, torch.compile, Lightning
 _FOLDERS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 _EXTRA = "_extra_state"
 
-# Plain values that training scripts keep in a checkpoint. To make one of them runs nothing.
+# Plain values that training scripts keep in a checkpoint. Making one of them runs no code of the file's.
 _HARMLESS = [
     *(argparse.Namespace, collections.defaultdict, pathlib.PosixPath, pathlib.PurePosixPath),
     *(bool, bytes, complex, dict, float, int, list, set, str, tuple),
@@ -97,7 +97,7 @@ def parts_of_index(index: Path) -> list[Path]:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether the file begins like what `torch.save` (zip) or pickle writes; its name says nothing."""
+    """Whether the file begins like a file of `torch.save` (zip) or of pickle, whatever its name is."""
     with path.open("rb") as file:
         return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -146,18 +146,18 @@ def what_it_needs(path: Path, error: Exception) -> str:
     """The first thing besides tensors that a pickle holds, after torch refused it with `error`."""
     try:
         unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # not a zip archive, or not a pickle at all: the unpickler's own words must do
+    except Exception:  # no zip archive, or no pickle at all: the message of the unpickler is all that there is
         unsafe = []
     if unsafe:
         return unsafe[0]
-    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):  # a file of torch before 1.6
+    if named := re.search(r"GLOBAL ([\w.]+)", str(error)):  # a file that torch before 1.6 wrote
         return named[1]
     first = str(error).splitlines()[0]
-    return "torch cannot tell which" if "weights_only" in first else first  # torch goes on about its arguments
+    return "torch cannot tell which" if "weights_only" in first else first  # the rest is about torch's arguments
 
 
 def _numpy_scalars() -> Iterator[Any]:
-    """What numpy's numbers are pickled with: scripts keep the best accuracy so."""
+    """What numpy's numbers are pickled with: scripts keep the best accuracy as such a number."""
     import numpy as np
 
     make = np.float64(0).__reduce__()[0]

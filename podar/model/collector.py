@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 @contextlib.contextmanager
 def collector_held_back() -> Generator[None]:
-    """Let the collector wait until the end of the context: it would look at all young objects again and again.
+    """Let the collector wait until the end of the context, since it would look at all young objects again and again.
 
     A trace makes tens of thousands of objects within milliseconds and keeps most of them, so a tenth of its time would
     go into looking for garbage. What nobody refers to any more is still freed at once; only cycles wait. Threads may

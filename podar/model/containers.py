@@ -13,7 +13,7 @@ from typing import Any
 Place = tuple[Any, ...]
 """The keys, positions and names of fields that lead to a value: ("boxes", 0)."""
 
-_PLAIN = frozenset((int, float, bool, str, type(None)))  # no containers, and the most frequent
+_PLAIN = frozenset((int, float, bool, str, type(None)))  # these are no containers, and the most frequent values
 
 
 def leaves(value: Any, place: Place = (), *, fields: bool = False) -> list[tuple[Place, Any]]:
@@ -101,5 +101,5 @@ def _like(value: Any, items: dict[Any, Any]) -> Any:
         other.update(items)
     else:
         for name, item in items.items():
-            object.__setattr__(other, name, item)  # also of a frozen dataclass
+            object.__setattr__(other, name, item)  # this works for a frozen dataclass, too
     return other

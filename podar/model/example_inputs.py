@@ -1,4 +1,4 @@
-"""Example inputs: random images, and a search for the size that a model of unknown make eats."""
+"""Example inputs: random images, and a search for inputs that an unknown model takes."""
 
 from __future__ import annotations
 
@@ -66,4 +66,4 @@ def _candidates(model: nn.Module) -> Iterator[ExampleInputs]:
         yield torch.randn(1, width, generator=generator)
         yield torch.randn(1, 16, width, generator=generator)
         sides = [side for side in _SIDES for channels in (1, 3) if channels * side * side == width]
-        yield from (random_images(width // side**2, side, side) for side in sides)  # flattened inside the model
+        yield from (random_images(width // side**2, side, side) for side in sides)  # the model flattens its input

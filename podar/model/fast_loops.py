@@ -15,7 +15,7 @@ BLOCK = 1 << 18
 """Elements that torch works on at a time: few enough to stay in the cache from the first operation to the last."""
 
 THREADS = 2
-"""With more threads than this, torch's own reach memory faster than the one of podar-native."""
+"""With more threads than this torch is faster, since podar-native works on one thread."""
 
 
 _NUMPY = frozenset(
@@ -43,7 +43,7 @@ def _native() -> ModuleType | None:
         import podar_native
     except ImportError:
         return None
-    return podar_native if hasattr(podar_native, "square_sums") else None  # an older one only runs programs
+    return podar_native if hasattr(podar_native, "square_sums") else None  # an older version only runs programs
 
 
 def _within_reach(tensor: Tensor) -> ModuleType | None:
@@ -53,7 +53,7 @@ def _within_reach(tensor: Tensor) -> ModuleType | None:
 
 
 def squared(values: Tensor) -> Tensor:
-    """Every element times itself (torch.square goes through pow and takes a tenth longer)."""
+    """The square of every element (torch.square goes through pow and takes a tenth longer)."""
     return values * values
 
 

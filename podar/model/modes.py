@@ -1,4 +1,4 @@
-"""What a model comes back with from a run: the train or eval mode of every part, and its tensors' layout."""
+"""Puts back after a run the train or eval mode of every part of a model, and the layout of its tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def modes_put_back(model: nn.Module) -> Iterator[None]:
-    """Whatever modes the model's parts are given within, each has its own again afterwards."""
+    """The modes of a model's parts may be changed within this context: afterwards each part has its own mode again."""
     modes = {part: part.training for part in model.modules()}
     try:
         yield
@@ -26,7 +26,7 @@ def modes_put_back(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def layout_put_back(model: nn.Module) -> Iterator[None]:
-    """Whatever layout in memory the model's tensors are given within (channels last), they have their own afterwards.
+    """The memory layout of a model's tensors may be changed within this context: afterwards they have their own again.
 
     The same numbers in another layout are summed in another order, so a model would compute other last digits than the
     one that is loaded from its file.

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes  # pyright: igno
 
 @contextlib.contextmanager
 def outside_of_other_traces() -> Generator[None]:
-    """Leave the modes of a trace around this one (they belong to this thread alone), and go back to them at the end."""
+    """Leave the modes of an outer trace, which belong to this thread alone, and go back to them at the end."""
     stack: list[Any] = _get_current_function_mode_stack()
     first = next((k for k, mode in enumerate(stack) if getattr(mode, "shows_calls_to_a_trace", False)), None)
     if first is None:

@@ -12,7 +12,7 @@ from podar.model.tensors import named_tensors
 NAMES = ("logits", "out", "output", "outputs", "prediction", "predictions", "pred", "preds", "scores", "class_logits")
 """What people call the answer among other things that a model returns, the surest name first."""
 OTHERS = ("box", "feature", "embed", "hidden", "attention", "state", "loss", "mask")
-"""Parts of the names of what is no answer of a classifier."""
+"""Parts of the names of outputs that are not the answer of a classifier."""
 
 
 def main_output(outputs: Any) -> Tensor:

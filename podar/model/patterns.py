@@ -1,4 +1,4 @@
-"""What users name layers with: shell patterns over the paths of modules and parameters."""
+"""The patterns by which users name layers: shell patterns over the paths of modules and parameters."""
 
 from __future__ import annotations
 

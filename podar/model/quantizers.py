@@ -1,4 +1,4 @@
-"""What rehearses quantisation, the fake-quantisers and observers of torch.ao and torchao, and what is quantised."""
+"""Recognises modules that rehearse quantisation (fake-quantisers and observers), and weights that are quantised."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from podar.errors import PodarError
 
 OPERATORS = {"FakeQuantizeBase": "fake_quantize", "ObserverBase": "observe", "FakeQuantizerBase": "fake_quantize"}
-"""The operator that stands for each class in a trace. By name: asking for the classes would import all of torch.ao."""
+"""The operator that stands for each class in a trace. By name, since classes would import all of torch.ao."""
 
 _MODULES = ("torch.ao.", "torchao.quantization.")
 

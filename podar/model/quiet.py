@@ -1,4 +1,4 @@
-"""torch's exporters, kept from talking: they warn and log pages about what podar finds out by itself."""
+"""Silences torch's exporters, which warn and log pages about what podar finds out by itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_exporters(verbose: bool = False) -> Iterator[None]:
-    """Within: no warnings, and no log below a crash. `verbose`: let them talk."""
+    """Within this context exporters give no warnings, and log only crashes. `verbose`: they print as usual."""
     if verbose:
         yield
         return

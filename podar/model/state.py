@@ -1,4 +1,4 @@
-"""What a model comes back with from runs that it remembers: buffers, attributes, and the containers in them."""
+"""Puts back what a model remembers of its runs: buffers, attributes, and the containers in them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 MODULE = frozenset({"_parameters", "_buffers", "_modules", "training"})
-"""What a module holds beside attributes of its own."""
+"""Attributes that every module has, beside those of its own class."""
 
 
 @contextmanager
 def state_put_back(model: nn.Module) -> Iterator[set[int]]:
-    """Whatever a forward pass writes into the model within (a cache, a counter), it is as it was afterwards.
+    """Forward passes within this context may write into the model (a cache, a counter): afterwards it is as it was.
 
     Yields the ids of tensors whose new values stay: whoever changes a buffer on purpose adds it.
     """

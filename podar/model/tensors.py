@@ -32,7 +32,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """The same container on a device; what is no container, and can move itself (a packed sequence, a graph), does."""
+    """The same container on a device. Objects that can move themselves (a packed sequence, a graph) are moved, too."""
     if not isinstance(value, Tensor) and not isinstance(value, Mapping) and callable(getattr(value, "to", None)):
         return value.to(device)
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):

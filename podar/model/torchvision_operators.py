@@ -33,7 +33,7 @@ _SCHEMAS = (
     "deform_conv2d(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt stride_h, "
     "SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, "
     "SymInt offset_groups, bool use_mask) -> Tensor",
-    "box_iou_rotated(Tensor boxes1, Tensor boxes2) -> Tensor",  # for torch.jit.script; never called
+    "box_iou_rotated(Tensor boxes1, Tensor boxes2) -> Tensor",  # torch.jit.script reads this body; it is never called
 )
 
 _library: torch.library.Library | None = None  # the declarations live as long as this object does
@@ -53,7 +53,7 @@ def import_torchvision() -> ModuleType:
     try:
         return importlib.import_module("torchvision")
     except ImportError:
-        return require("torchvision", extra="torchvision")  # tells a missing package from a broken one
+        return require("torchvision", extra="torchvision")  # a missing package is told from a broken one
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise PodarError(f"torchvision is installed but cannot be imported ({error}).") from error
@@ -126,7 +126,7 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
         bottom_right = torch.minimum(corners[best, 2:], corners[rest, 2:])
         overlap = (bottom_right - top_left).clamp(min=0).prod(dim=1)
         iou = overlap / (areas[best] + areas[rest] - overlap)
-        order = rest[~(iou > iou_threshold)]  # written so that 0 / 0 keeps the box, as in torchvision
+        order = rest[~(iou > iou_threshold)]  # a comparison in which 0 / 0 keeps the box, as in torchvision
     return torch.stack(keep) if keep else order
 
 

@@ -1,5 +1,6 @@
-"""What training and compiling put around a model (DataParallel, torch.compile, moving averages): looked through, taken
-off for a cut, and told of it afterwards.
+"""Handles what training and compiling put around a model (DataParallel, torch.compile, moving averages).
+
+Wrappers are looked through, and are adapted to the new shapes after a cut.
 """
 
 from __future__ import annotations
@@ -145,9 +146,9 @@ def prefix(model: nn.Module) -> str:
 def reshaping(model: nn.Module) -> Generator[nn.Module]:
     """The bare model, whose parameters may get other shapes. What stands around it works with these afterwards.
 
-    DistributedDataParallel lays out its buckets for the shapes that it saw first, and hangs on what torch forgets when
-    shapes change: left as it is it would no longer add up gradients, in silence. It starts anew, with the options and
-    hooks that it had; like its first start that concerns all processes, which all cut the model alike.
+    DistributedDataParallel lays out its buckets for the shapes that it saw first, and depends on objects that torch
+    drops when shapes change. Left as it is it would silently no longer add up gradients. It starts anew, with the
+    options and hooks that it had; like its first start that concerns all processes, which all cut the model alike.
     """
     modules, own = _each_module(model), unwrapped(model)
     _refuse_sharded(own, modules)
@@ -168,7 +169,7 @@ def _accumulators(module: nn.Module) -> list[Any]:
 
 
 OPTIONS = ("device_ids", "output_device", "dim", "process_group", "find_unused_parameters", "gradient_as_bucket_view")
-"""What it is told when it is made, and keeps as it was told. (It works out the others from these.)"""
+"""Arguments that DistributedDataParallel keeps as attributes; it derives its others from these."""
 
 
 def _start_anew(wrapper: Any) -> None:
@@ -181,7 +182,7 @@ def _start_anew(wrapper: Any) -> None:
     training, module = wrapper.training, wrapper.module
     modes = [(m, m.training) for m in module.modules()]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch would have other words for options
+        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch call some options by other names
         DistributedDataParallel.__init__(wrapper, module, **options)
     wrapper.training = training
     for part, mode in modes:
