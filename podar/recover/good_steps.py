@@ -58,5 +58,6 @@ class GoodSteps:
         advice = f"lower the learning rate (it was {max(rates):g})"
         if not all(bool(torch.isfinite(tensor).all()) for tensor in targets):
             advice = "its targets hold NaN or infinite values: drop those samples"
-        when = "before the training" if self.step == self.first else f"before step {self.step + 1}, its last good one"
+        first = "before the training" if self.first == 0 else "in the checkpoint"
+        when = first if self.step == self.first else f"before step {self.step + 1}, its last good one"
         return f"training diverged in epoch {epoch}: {what}; {advice}. The model is as it was {when}."
