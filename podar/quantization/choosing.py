@@ -127,6 +127,11 @@ def quantize(
         as_float = judging.judge(floating, floating, names, samples.labels)
         if evaluate is not None:
             as_float = replace(as_float, accuracy=evaluate(file))
+            if asked.kind == "accuracy" and not as_float.accuracy:
+                raise PodarError(
+                    "the float model's accuracy on these data is 0, so there is none to keep: train it first, or bound "
+                    "the error of its outputs, such as error<=0.1."
+                )
         asked, remarks = _judged_by(asked, as_float, samples.labels is None)
         _tell(progress, 0, 1)
         prepared = backend.prepare(file, calibration, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +76,7 @@ def quantize(job: Job, options: Quantize) -> Finding:
     backend, inputs = known(options.runtime), job.source.inputs()
     data = job.source.data
     if data is None:  # the library reads its own data
-        data = job.workshop.samples(job.model, job.recipe.seed)[0]
+        data = _of_the_size(job.workshop.samples(job.model, job.recipe.seed)[0] or (), inputs)
     threads = next((n for found in job.recipe.stages if (n := getattr(found, "threads", None))), 1)
     with tempfile.TemporaryDirectory(dir=job.scratch, suffix=".part") as folder:
 
@@ -100,6 +100,21 @@ def quantize(job: Job, options: Quantize) -> Finding:
             progress=job.progress,
         )
     return _finding(job, found)
+
+
+def _of_the_size(batches: Iterable[tuple[Any, Any]], inputs: Any) -> Iterator[Any]:
+    """Images of the size that the file takes: a library's own loader may put a border around them."""
+    import torch
+
+    side = inputs.shape[2:] if isinstance(inputs, torch.Tensor) and inputs.dim() == 4 else None
+    for images, _ in batches:
+        if side is not None and images.shape[2:] != side:
+            border = [(have - want) // 2 for have, want in zip(images.shape[2:], side)]
+            if min(border) >= 0:
+                images = images[:, :, border[0] : border[0] + side[0], border[1] : border[1] + side[1]]
+            else:
+                images = torch.nn.functional.interpolate(images, tuple(side), mode="bilinear")
+        yield images
 
 
 def _finding(job: Job, found: Quantized) -> Finding:

@@ -206,6 +206,33 @@ def test_outputs_that_have_no_top_need_a_budget_of_the_error(tmp_path: Path) -> 
     assert found.budget == "error<=0.5"
 
 
+def test_accuracy_may_be_measured_by_somebody_else(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    seen: list[Path] = []
+
+    def precision(file: Path) -> float:
+        seen.append(file)
+        kinds = {node.op_type for node in onnx.load(str(file)).graph.node}
+        return 0.5 if "QuantizeLinear" not in kinds else 0.499
+
+    data = torch.randn(40, 3, 8, 8)
+    found = podar.quantize(model, data, out=tmp_path / "a.onnx", evaluate=precision, seconds=0.02)
+    assert found.budget == "accuracy>=0.99" and len(seen) >= len(_NAMED)
+    assert [row.accuracy for row in found.table][:2] == [0.5, 0.499]
+    with pytest.raises(PodarError, match="train it first"):
+        podar.quantize(model, data, out=tmp_path / "b.onnx", evaluate=lambda file: 0.0)
+
+
+def test_notes_of_a_file_travel_into_its_8_bits(net: nn.Module, batches: Batches, tmp_path: Path) -> None:
+    podar.export(net, tmp_path / "net.onnx", batches[0][0][:1])
+    told = onnx.load(str(tmp_path / "net.onnx"))
+    onnx.helper.set_model_props(told, {"names": "{0: 'shirt'}", "stride": "32"})
+    onnx.save(told, str(tmp_path / "net.onnx"))
+    found = podar.quantize(tmp_path / "net.onnx", batches, budget="error<=0.5", seconds=0.02)
+    props = {entry.key: entry.value for entry in onnx.load(str(found.path)).metadata_props}
+    assert props["names"] == "{0: 'shirt'}" and props["stride"] == "32"
+
+
 def test_a_missing_package_names_the_extra(net: nn.Module) -> None:
     @backend("toy", format="onnx", suffix=".xml", packages=("no_such_one",), extra="quantization", runtime="torch")
     def prepare(file: Path, samples: Any, folder: Path) -> Prepared:

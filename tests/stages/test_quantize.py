@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from podar import cli
 from podar.errors import UsageError
 from podar.runs import recipe, steps
+from podar.stages.quantize import _of_the_size
 
 NETWORK = """
 import torch
@@ -73,6 +75,15 @@ def test_unknown_names_are_refused_before_anything_is_loaded() -> None:
         asked = recipe.make({"model": "demo", "data": "digits", "stages": [{"quantize": options}]})
         with pytest.raises(UsageError, match=said):
             steps.check_options(asked)
+
+
+def test_images_lose_the_border_that_a_loader_put_around_them() -> None:
+    image = torch.randn(2, 3, 32, 48)
+    bordered = torch.nn.functional.pad(image, (16, 16, 8, 8))
+    (found,) = _of_the_size([(bordered, None)], torch.zeros(1, 3, 32, 48))
+    assert torch.equal(found, image)
+    (small,) = _of_the_size([(image[:, :, ::2], None)], torch.zeros(1, 3, 32, 48))
+    assert small.shape == image.shape
 
 
 def test_it_needs_data_and_stands_at_the_end() -> None:
