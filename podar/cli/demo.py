@@ -12,7 +12,7 @@ from podar.cli.output import run_recipe
 
 STAGES: list[dict[str, Any]] = [
     {"prune": {"target": "macs=0.5"}},
-    {"finetune": {"epochs": 8, "lr": 0.03, "batch_size": 64, "label_smoothing": 0.0, "seconds": 112}},
+    {"finetune": {"epochs": 2, "lr": 0.003, "batch_size": 64, "label_smoothing": 0.0}},
     {"export": {"formats": ["onnx"]}},
     {"measure": {}},
 ]

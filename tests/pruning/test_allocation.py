@@ -194,7 +194,7 @@ def test_a_budget_is_met_around_fixed_ratios(scope: str) -> None:
         ({"multiple_of": 0}, "at least 1"),
         ({"multiple_of": 2.5}, "whole number"),
         ({"multiple_of": True}, "whole number"),
-        ({"multiple_of": "eight"}, "or 'auto'"),
+        ({"multiple_of": "eight"}, "at least 1, or auto"),
         ({"only": ["nothing"]}, "only names 'nothing', which no layer matches"),
         ({"only": "nothing"}, "only names 'nothing', which no layer matches"),
     ],
