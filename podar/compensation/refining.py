@@ -27,6 +27,7 @@ from podar.compensation.report import Refinement
 from podar.compensation.statistics import checksum, moments
 from podar.errors import PodarError, first_line
 from podar.model.batches import rows, run, size
+from podar.model.tensors import map_tensors, tensors_in
 
 STEPS = 100
 """Steps at most; fewer where `WORK` does not allow them."""
@@ -43,7 +44,7 @@ SAMPLES = 64
 """Samples a step; fewer where the activations of so many do not fit into `ACTIVATIONS`."""
 
 ACTIVATIONS = 2 << 30
-"""Bytes that the activations of one step may take, and the dense model's outputs, which are kept where they fit."""
+"""Bytes that the activations of one step may take."""
 
 HELD = 10
 """One sample of this many is held back, to judge whether the steps were of use."""
@@ -57,6 +58,10 @@ DAMPING = 1e-2
 
 WIDEST = 4096
 """Maps with more columns have the inverse of the diagonal alone: the whole one would take longer than all steps."""
+
+MIXED = 0.5
+"""Where the same inputs come again they are mixed, each with up to this share of another one of its portion. The dense
+model tells what it gives for these, so nothing has to be known of them (Zhang et al. 2018, "mixup", without labels)."""
 
 MOMENTUM = 0.9
 
@@ -159,14 +164,13 @@ def _refined(
     if steps < FEWEST:
         return Refinement(left=f"{FEWEST} steps would take {FEWEST / allowed * WORK:.0e} multiplications")
     train += _portions(sorted(further(steps * samples - sum(map(size, train))), key=checksum), samples)
-    targets = _Targets(pair, taps, keep=need * sum(map(size, train)) <= ACTIVATIONS)
     maps = _maps(pair, batches, names, seed)
-    before = _error(pair, taps, targets, held)
+    before = _error(pair, taps, held)
     undo = [(t, t.detach().clone()) for t in _moving(pair, maps)]
     try:
         with _gradients([t for t, _ in undo]):
-            _walk(pair, taps, targets, train, maps, steps, STEP * math.sqrt(min(before, 1.0)), seed)
-        after = _error(pair, taps, targets, held)
+            _walk(pair, taps, train, maps, steps, STEP * math.sqrt(min(before, 1.0)), seed)
+        after = _error(pair, taps, held)
     except BaseException:
         _put_back(undo)
         raise
@@ -259,36 +263,25 @@ def _results(model: nn.Module, inputs: Any, calls: set[int]) -> dict[int, Tensor
     return found
 
 
-class _Targets:
-    """What the dense model gives at the taps, by portion of the inputs; kept where memory allows."""
+def _wanted(dense: nn.Module, taps: Sequence[_Tap], inputs: Any) -> dict[int, Tensor]:
+    """What the pruned model is to give at the taps, by its calls."""
+    of_call = {t.dense_call: t for t in taps}
+    found: dict[int, Tensor] = {}
 
-    def __init__(self, pair: Pair, taps: Sequence[_Tap], keep: bool) -> None:
-        self._dense, self._taps, self._keep = pair.dense, {t.dense_call: t for t in taps}, keep
-        self._known: dict[int, dict[int, Tensor]] = {}
+    def seen(call: int, tensor: Tensor) -> None:
+        tap = of_call.get(call)
+        if tap is not None:
+            found[tap.call] = tap.wanted(tensor)
 
-    def of(self, inputs: Any) -> Mapping[int, Tensor]:
-        """By call of the pruned model."""
-        known = self._known.get(id(inputs))
-        if known is not None:
-            return known
-        found: dict[int, Tensor] = {}
-
-        def seen(call: int, tensor: Tensor) -> None:
-            tap = self._taps.get(call)
-            if tap is not None:
-                found[tap.call] = tap.wanted(tensor)
-
-        with torch.no_grad(), Calls(seen):
-            run(self._dense, inputs)
-        if self._keep:
-            self._known[id(inputs)] = found  # the portions outlive this object
-        return found
+    with torch.no_grad(), Calls(seen):
+        run(dense, inputs)
+    return found
 
 
-def _loss(model: nn.Module, taps: Sequence[_Tap], targets: _Targets, inputs: Any) -> Tensor:
+def _loss(pair: Pair, taps: Sequence[_Tap], inputs: Any) -> Tensor:
     """Sum over the taps of mean squared error, as a share of the spread."""
     spreads = {t.call: t.spread for t in taps}
-    wanted = targets.of(inputs)
+    wanted = _wanted(pair.dense, taps, inputs)
     errors: list[Tensor] = []
 
     def seen(call: int, tensor: Tensor) -> None:
@@ -297,14 +290,14 @@ def _loss(model: nn.Module, taps: Sequence[_Tap], targets: _Targets, inputs: Any
             errors.append((tensor - target).square().mean() / spreads[call])
 
     with Calls(seen):
-        run(model, inputs)
+        run(pair.pruned, inputs)
     return torch.stack(errors).sum()
 
 
-def _error(pair: Pair, taps: Sequence[_Tap], targets: _Targets, held: Sequence[Any]) -> float:
+def _error(pair: Pair, taps: Sequence[_Tap], held: Sequence[Any]) -> float:
     """Mean over the taps and the samples held back."""
     with torch.no_grad():
-        each = [float(_loss(pair.pruned, taps, targets, inputs)) * size(inputs) for inputs in held]
+        each = [float(_loss(pair, taps, inputs)) * size(inputs) for inputs in held]
     return sum(each) / len(taps) / sum(size(inputs) for inputs in held)
 
 
@@ -351,7 +344,6 @@ def _gradients(tensors: Sequence[Tensor]) -> Iterator[None]:
 def _walk(
     pair: Pair,
     taps: Sequence[_Tap],
-    targets: _Targets,
     train: Sequence[Any],
     maps: Mapping[str, _Map],
     steps: int,
@@ -365,7 +357,8 @@ def _walk(
     order: list[int] = []
     for step in range(steps):
         order = order or torch.randperm(len(train), generator=generator).tolist()
-        loss = _loss(pair.pruned, taps, targets, train[order.pop()])
+        inputs = train[order.pop()]
+        loss = _loss(pair, taps, inputs if step < len(train) else _mixed(inputs, generator))
         gradients = torch.autograd.grad(loss, tensors, allow_unused=True)
         if not bool(loss.isfinite()):
             raise PodarError("the error is not finite any more")
@@ -378,6 +371,20 @@ def _walk(
                 parameter.grad = gradient
             adam.param_groups[0]["lr"] = RATE * share
             adam.step()
+
+
+def _mixed(inputs: Any, generator: torch.Generator) -> Any:
+    """Inputs between those of a portion; the portion itself where it holds anything but floating-point numbers."""
+    count = size(inputs)
+    if not all(t.is_floating_point() and t.dim() and len(t) == count for t in tensors_in(inputs)):
+        return inputs
+    others = torch.randperm(count, generator=generator)
+    share = MIXED * torch.rand(count, generator=generator)
+
+    def mixed(t: Tensor) -> Tensor:
+        return torch.lerp(t, t[others.to(t.device)], share.to(t).view(-1, *[1] * (t.dim() - 1)).expand_as(t))
+
+    return map_tensors(mixed, inputs)
 
 
 def _work(model: nn.Module, parameters: Parameters, inputs: Any) -> float:
