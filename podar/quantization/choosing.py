@@ -26,7 +26,7 @@ from podar.quantization.result import FLOAT, Quantized, Row
 from podar.quantization.samples import CALIBRATED, JUDGED, FileModel, Samples, check_telling, gather, parts
 from podar.quantization.sensitivity import left_out_until
 from podar.runtimes import RUNTIMES, Session
-from podar.runtimes.opening import file_bytes, sidecars
+from podar.runtimes.opening import check_threads, file_bytes, sidecars
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -111,6 +111,9 @@ def quantize(
     print(found.encoding, found.row.ratio)
     ```
     """
+    if not isinstance(model, (nn.Module, str, os.PathLike)):
+        raise UsageError(f"cannot quantise a {type(model).__name__}: give a torch module, or a model file.")
+    check_threads(threads)
     asked, backend = parse_budget(budget), known(runtime)
     backend.imported()
     source = model if isinstance(model, nn.Module) else _checked_file(Path(model), backend)
@@ -124,6 +127,7 @@ def quantize(
         calibration, samples, notes = _read(learned, tested, taking, session, called)
         floating = judging.answers(session, samples)
         names = tuple(port.name for port in session.outputs)
+        judging.check_labels(floating, names, samples.labels)
         as_float = judging.judge(floating, floating, names, samples.labels)
         if evaluate is not None:
             as_float = replace(as_float, accuracy=evaluate(file))

@@ -65,6 +65,19 @@ def judge(found: Answers, floating: Answers, names: Sequence[str], labels: np.nd
     return Judged(accuracy, agreement, _distance(found, floating))
 
 
+def check_labels(floating: Answers, names: Sequence[str], labels: np.ndarray | None) -> None:
+    """Refuse labels that a classifier has no output for.
+
+    **Raises:** `PodarError`.
+    """
+    place = classifier_output(floating, names)
+    if place is not None and labels is not None and int(labels.max()) >= floating[place].shape[1]:
+        raise PodarError(
+            f"the data have the label {int(labels.max())}, and the model has {floating[place].shape[1]} outputs: these "
+            "do not belong together."
+        )
+
+
 def classifier_output(found: Answers, names: Sequence[str]) -> int | None:
     """Which output holds one number a class [N, classes]; None where the model is no classifier."""
     tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in zip(names, found)}

@@ -112,5 +112,5 @@ def known(name: str) -> Backend:
 
     **Raises:** `UsageError` where there is none.
     """
-    check_known("runtime that podar quantises for,", name, BACKENDS)
+    check_known("runtime that podar quantises for,", str(name), BACKENDS)
     return BACKENDS[name]

@@ -90,6 +90,11 @@ def gather(
     for batch in read(_spread(data, limit), model, what):
         in_batch = size(batch.inputs)
         step = fixed or _AT_ONCE
+        known = _classes(batch, notes)
+        if known is not None and len(known) != in_batch:
+            raise PodarError(
+                f"a batch of the data holds {in_batch} samples and {len(known)} labels: give one each."
+            )
         for start in range(0, in_batch, step):
             if count >= limit or (fixed and start + step > in_batch):
                 break
@@ -97,14 +102,14 @@ def gather(
             part = rows(batch.inputs, start, stop, in_batch)
             feeds.append(matched(called, inputs, _by_place(part), advice="; give data of the file's shape"))
             count += stop - start
-            if (known := _classes(batch, notes)) is not None:
+            if known is not None:
                 labels.append(known[start:stop])
         if count >= limit:
             break
     if not feeds:
         raise PodarError(f"{called} takes {fixed} samples at once, and no batch of the data holds so many.")
-    known = np.concatenate(labels) if labels and sum(map(len, labels)) == count else None
-    return Samples(tuple(feeds), count, known, bool(fixed)), notes
+    every = np.concatenate(labels) if labels and sum(map(len, labels)) == count else None
+    return Samples(tuple(feeds), count, every, bool(fixed)), notes
 
 
 def check_telling(samples: Samples) -> list[str]:

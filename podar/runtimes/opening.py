@@ -21,11 +21,19 @@ def open_file(file: Path, threads: int = 1, *, runtime: str | None = None) -> Se
     **Raises:** `UsageError` for an unknown runtime, one that does not read this kind of file, threads below 1;
     `PodarError` for a missing file, a file that is no model, a package that is not installed.
     """
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise UsageError(f"threads is {threads!r}: give a whole number from 1 up.")
+    check_threads(threads)
     chosen = _chosen(runtime, file)
     chosen.imported()
     return chosen.open(file, threads)
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that cannot be.
+
+    **Raises:** `UsageError`.
+    """
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"threads is {threads!r}: give a whole number from 1 up.")
 
 
 def open_in(name: str | None, model: str | Path | nn.Module, example_inputs: Any, threads: int) -> Ready:

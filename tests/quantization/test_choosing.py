@@ -148,6 +148,10 @@ def test_slower_is_not_said_where_an_encoding_could_not_be_built(
         (torch.randn(1, 3, 12, 12).repeat(9, 1, 1, 1), "one sample 9 times"),
         (torch.randn(40, 4, 12, 12), "."),
         (torch.randn(40, 3), "."),
+        (torch.randn(40, 3, 12, 12).double(), "float64"),
+        ([torch.randn(40, 3, 12, 12), torch.randn(40, 3, 9, 9)], "does not fit the model"),
+        ([(torch.randn(40, 3, 12, 12), torch.zeros(3, dtype=torch.long))], "40 samples and 3 labels"),
+        ([(torch.randn(40, 3, 12, 12), torch.full((40,), 9))], "the label 9, and the model has 5 outputs"),
         ([], "without a single batch"),
         (None, "needs data"),
         ("no-such-data-anywhere", "no-such-data-anywhere"),
@@ -189,6 +193,13 @@ def test_what_cannot_be_is_refused_before_anything_is_read(net: nn.Module, tmp_p
         podar.quantize(net, None, runtime="onxruntime")
     with pytest.raises(UsageError, match="did you mean accuracy"):
         podar.quantize(net, None, budget="acuracy>=0.9")
+    with pytest.raises(UsageError, match="threads"):
+        podar.quantize(net, None, threads=0)
+    wrong: Any = None
+    with pytest.raises(UsageError, match="NoneType"):
+        podar.quantize(wrong, None)
+    with pytest.raises(UsageError, match="runtime"):
+        podar.quantize(net, None, runtime=wrong)
     with pytest.raises(PodarError, match="no file"):
         podar.quantize(tmp_path / "none.onnx", None)
     (tmp_path / "net.pt2").write_bytes(b"PK")
