@@ -92,9 +92,7 @@ def gather(
         step = fixed or _AT_ONCE
         known = _classes(batch, notes)
         if known is not None and len(known) != in_batch:
-            raise PodarError(
-                f"a batch of the data holds {in_batch} samples and {len(known)} labels: give one each."
-            )
+            raise PodarError(f"a batch of the data holds {in_batch} samples and {len(known)} labels: give one each.")
         for start in range(0, in_batch, step):
             if count >= limit or (fixed and start + step > in_batch):
                 break
