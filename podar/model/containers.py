@@ -94,6 +94,8 @@ def _like(value: Any, items: dict[Any, Any]) -> Any:
         return kind._make(items.values()) if hasattr(kind, "_make") else kind(list(items.values()))
     if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
         return kind(items)
+    if isinstance(value, Mapping) and dataclasses.is_dataclass(value):  # outputs of transformers, which allow no update
+        return kind(**items)
     other = copy.copy(value)
     if isinstance(value, list):
         other[:] = items.values()

@@ -79,6 +79,24 @@ def test_what_evaluate_says_stands_in_every_epoch() -> None:
         podar.finetune(linear(), [(X, Y)], evaluate=lambda model: "good", **options)  # pyright: ignore[reportArgumentType]
 
 
+def test_outputs_of_transformers_have_metrics_too() -> None:
+    from transformers.modeling_outputs import BaseModelOutput
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, x: Tensor) -> BaseModelOutput:
+            return BaseModelOutput(last_hidden_state=self.inner(x))  # pyright: ignore[reportArgumentType]
+
+    history = podar.finetune(
+        Model(), [(X, Y)], loss=lambda o, t: functional.mse_loss(o.last_hidden_state, t),
+        metrics={"mae": lambda o, t: mae(o.last_hidden_state, t)}, **PLAIN,
+    )  # fmt: skip
+    assert history.epochs[1]["mae"] < history.epochs[0]["mae"]
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
