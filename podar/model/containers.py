@@ -94,12 +94,12 @@ def _like(value: Any, items: dict[Any, Any]) -> Any:
         return kind._make(items.values()) if hasattr(kind, "_make") else kind(list(items.values()))
     if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
         return kind(items)
-    if isinstance(value, Mapping) and dataclasses.is_dataclass(value):  # outputs of transformers, which allow no update
-        return kind(**items)
     other = copy.copy(value)
     if isinstance(value, list):
         other[:] = items.values()
     elif isinstance(value, Mapping):
+        if hasattr(kind, "__dataclass_fields__"):  # outputs of transformers, which allow no update
+            return kind(**items)
         other.update(items)
     else:
         for name, item in items.items():

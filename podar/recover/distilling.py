@@ -30,7 +30,7 @@ def distill(
     axis. A bare tensor [N, C] may be a regression, and is compared by its values.
 
     Without labels both models evaluate, so that the outputs are those that count, and nothing is dropped; batch norms
-    of the student train, as in fine-tuning. The optimizer is AdamW.
+    of the student train, as in fine-tuning, unless that by itself leads away from the teacher. The optimizer is AdamW.
 
     **Arguments:**
 

@@ -14,12 +14,14 @@ from torch.nn import functional
 from podar.errors import PodarError, UsageError
 from podar.model.batches import Batch, read, run, size
 from podar.model.outputs import named_outputs
+from podar.model.state import state_put_back
 from podar.recover.losses import check_targets
 from podar.recover.objectives import outputs_of
 from podar.recover.recalibration import NORMS
 
 LOOKED_AT = 4  # batches from which the spread of the dense outputs is measured
 LOGITS = ("logits", "class_logits")
+AWAY = 1.5  # times the error: so much more makes batch norms keep their statistics
 ANSWERS = ("logits", "values")
 STILL = 1e-12  # share of its own square below which the variance of a column is noise
 
@@ -33,7 +35,8 @@ class Matching:
     unless `answers="logits"`.
 
     **Modes:** everything evaluates, so that outputs have the form in which they are used and nothing is dropped; batch
-    norms alone train, as in fine-tuning, but for batches of one sample.
+    norms alone train, as in fine-tuning, but for batches of one sample. Where that by itself leads away from the dense
+    model (whose statistics are not those of these inputs), they evaluate.
     """
 
     adaptive, classes = True, False
@@ -42,6 +45,7 @@ class Matching:
         if answers is not None and answers not in ANSWERS:
             raise UsageError(f"answers={answers!r}: give logits or values, or leave it away.")
         self.dense, self.answers, self.spreads = copy.deepcopy(dense).eval(), answers, dict[str, Tensor]()
+        self.norms_train = False
         self.facts = {"matching": answers or "outputs"}
 
     def read(self, data: Any, model: nn.Module) -> Iterator[Batch]:
@@ -53,7 +57,8 @@ class Matching:
         model.eval()
         self.dense.to(next((p.device for p in model.parameters()), torch.device("cpu")))
         every: dict[str, list[Tensor]] = {}
-        for k, batch in enumerate(islice(batches, LOOKED_AT)):
+        looked_at = list(islice(batches, LOOKED_AT))
+        for k, batch in enumerate(looked_at):
             dense = self._dense(batch)
             if k == 0:
                 found = _values(outputs_of(model, batch.inputs))
@@ -63,12 +68,14 @@ class Matching:
             for name, tensor in dense.items():
                 every.setdefault(name, []).append(tensor)
         self.spreads = {name: _spread(tensors) for name, tensors in every.items()}
+        still = self._error(model, looked_at, norms_train=False)
+        self.norms_train = self._error(model, looked_at, norms_train=True) <= AWAY * still
 
     def ready(self, model: nn.Module) -> None:
-        """Everything evaluates but batch norms."""
+        """Everything evaluates but batch norms, where these train."""
         model.eval()
         for norm in (part for part in model.modules() if isinstance(part, NORMS)):
-            norm.training = True
+            norm.training = self.norms_train
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
         """The mean over the outputs."""
@@ -82,6 +89,14 @@ class Matching:
         _same_form(found, dense)
         terms = [self._distance(name, found[name], tensor, batch.targets) for name, tensor in dense.items()]
         return torch.stack(terms).mean(), outputs
+
+    @torch.no_grad()
+    def _error(self, model: nn.Module, batches: list[Batch], *, norms_train: bool) -> float:
+        """The loss before any training, with batch norms that train or not; the model is then as it was."""
+        self.norms_train = norms_train
+        self.ready(model)
+        with state_put_back(model):
+            return sum(float(self.loss(model, batch)[0]) for batch in batches)
 
     @torch.no_grad()
     def _dense(self, batch: Batch) -> dict[str, Tensor]:

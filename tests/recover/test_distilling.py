@@ -61,9 +61,8 @@ def error(student: nn.Module, teacher: nn.Module, inputs: Tensor) -> float:
     objective = Matching(teacher, None)
     student = copy.deepcopy(student).eval()
     objective.check(student, iter([Batch(inputs)]), None)
-    objective.ready = lambda model: None
     with torch.no_grad():
-        return float(objective.loss(student, Batch(inputs))[0])
+        return float(objective.loss(student.eval(), Batch(inputs))[0])
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
@@ -105,6 +104,23 @@ def test_inputs_in_a_dict_and_batches_of_one_sample() -> None:
     first = error(student, dense, inputs)
     podar.distill(student, dense, [{"x": one[None]} for one in inputs], epochs=10, lr=0.01, **PLAIN)
     assert error(student, dense, inputs) < first
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_batch_norms_train_unless_that_leads_away(fits: bool) -> None:
+    """The dense model's statistics are those of the inputs, or others, which the student has too."""
+    inputs = 3 + 2 * torch.randn(64, 2, 6, 6)
+    dense, student = Net(16, WRAPS["a map"]), Net(16, WRAPS["a map"])
+    if fits:
+        podar.recover.recalibrate(dense, inputs)
+    student.load_state_dict(dense.state_dict())
+    with torch.no_grad():
+        student.stem.weight.mul_(0.8)
+    before = {name: tensor.clone() for name, tensor in student.norm.named_buffers()}
+    first = error(student, dense, inputs)
+    podar.distill(student, dense, inputs, epochs=3, **PLAIN)
+    assert error(student, dense, inputs) < first
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.norm.named_buffers()) != fits
 
 
 def test_columns_of_any_size_count_alike() -> None:
