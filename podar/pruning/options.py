@@ -163,7 +163,7 @@ def recipe_options() -> dict[str, RecipeOption]:
     """The options that a recipe and the command line take, by name: `pruning.Options` without what Python alone gives.
 
     ```python
-    >>> written()["depth"].default, "data" in written()
+    >>> recipe_options()["depth"].default, "data" in recipe_options()
     (False, False)
 
     ```
