@@ -88,5 +88,8 @@ def test_names_for_completion_are_those_of_the_registers() -> None:
 
 
 def test_reading_the_options_does_not_load_torch() -> None:
-    code = "import sys, podar.pruning; from podar.pruning.options import recipe_options; recipe_options(); print('torch' in sys.modules)"
+    code = (
+        "import sys, podar.pruning; from podar.pruning.options import recipe_options as options; options(); "
+        "print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
