@@ -30,6 +30,7 @@ from podar.runtimes.opening import check_threads, file_bytes, sidecars
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
+_VISIBLY = 1.1  # so many times faster than the best: then it is worth while to let layers go back to float
 _REPAIRED = 2  # encodings of which layers are let go back to float
 _FASTER = 1.02  # a file must be so many times faster before it counts: less is noise
 
@@ -147,7 +148,7 @@ def quantize(
             bench.built[encoding.name] = _build(bench, encoding, encoding.name, ())
         others = {name: RUNTIMES[backend.runtime].open(path, threads) for name, path in (beside or {}).items()}
         times = _time(bench, others, seconds)
-        if _best(bench) is None:
+        if _promising(bench):
             _repair(bench, prepared, progress)
             times = _time(bench, others, seconds)
         chosen = _best(bench) or FLOAT
@@ -287,12 +288,18 @@ def _best(bench: _Bench) -> str | None:
     return max(fit, key=lambda row: row.ratio or 0).encoding if fit else None
 
 
+def _promising(bench: _Bench) -> list[Row]:
+    """Encodings that break the budget, and are visibly faster than the best that keeps it, or than float."""
+    best = _best(bench)
+    least = _FASTER if best is None else _VISIBLY * (bench.built[best].row.ratio or 1)
+    return [row for row in bench.rows if not row.keeps and (row.ratio or 0) > least]
+
+
 def _repair(bench: _Bench, prepared: Prepared, progress: Progress | None) -> None:
     """Let layers of the encodings that are faster go back to float, until the budget holds."""
-    faster = [row for row in bench.rows if row.encoding != FLOAT and (row.ratio or 0) > _FASTER]
     by_name = {encoding.name: encoding for encoding in prepared.encodings}
     # The error says which is near to the budget; a broken one would need all of its layers back.
-    for row in sorted(faster, key=lambda row: math.inf if row.error is None else row.error)[:_REPAIRED]:
+    for row in sorted(_promising(bench), key=lambda row: math.inf if row.error is None else row.error)[:_REPAIRED]:
         encoding = by_name[row.encoding]
         name = f"{encoding.name}, some layers float"
 

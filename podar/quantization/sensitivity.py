@@ -15,7 +15,7 @@ def left_out_until(
     """Find layers whose return to float lets an encoding keep the budget.
 
     Each layer alone is put back first; those whose return leaves the smallest error then go back together, the best
-    first, one more each time.
+    first, one more each time; what turns out not to be needed returns.
 
     **Arguments:** `judged(left_out, ranking)`: builds the encoding without these layers; while layers are ranked their
     error is all that must be known. `told(done, total)`: progress.
@@ -31,13 +31,26 @@ def left_out_until(
             return tuple(piece)
         errors.append(float("inf") if row.error is None else row.error)
     ranked = [pieces[at] for at in sorted(range(len(pieces)), key=errors.__getitem__)]
-    gone: list[str] = []
+    gone: list[Sequence[str]] = []
     for at, piece in enumerate(ranked[:-1]):
         told(at, len(ranked))
-        gone += piece
-        if judged(gone, False).keeps:
-            return tuple(gone)
+        gone.append(piece)
+        if judged(_joined(gone), False).keeps:
+            return _needed(gone, judged)
     return None
+
+
+def _needed(gone: list[Sequence[str]], judged: Callable[[Sequence[str], bool], Row]) -> tuple[str, ...]:
+    """Those without which the budget breaks: one may have helped only together with another that came later."""
+    for piece in list(gone):
+        fewer = [other for other in gone if other is not piece]
+        if fewer and judged(_joined(fewer), False).keeps:
+            gone = fewer
+    return _joined(gone)
+
+
+def _joined(pieces: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(name for piece in pieces for name in piece)
 
 
 def _pieces(layers: Sequence[str]) -> list[Sequence[str]]:

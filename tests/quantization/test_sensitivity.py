@@ -33,6 +33,16 @@ def test_as_few_as_the_order_allows(costs: list[int], share: float) -> None:
         assert sum(errors[name] for name in best[len(found) - 1 :]) > budget
 
 
+def test_what_helped_only_together_with_another_is_all_that_stays() -> None:
+    def judged(left_out: Sequence[str], ranking: bool) -> Row:
+        both = {"b", "c"} <= set(left_out)
+        error = 0.0 if both else 1.0 - 0.1 * ("a" in left_out) - 0.01 * len(left_out)
+        return Row("x", error=error, keeps=both)
+
+    found = left_out_until(["a", "b", "c", "d"], judged, lambda done, total: None)
+    assert found is not None and set(found) == {"b", "c"}
+
+
 def test_broken_rows_come_last() -> None:
     def judged(left_out: Sequence[str], ranking: bool) -> Row:
         error = None if "b" in left_out else 1.0 / (1 + len(left_out))
