@@ -25,7 +25,6 @@ from podar.graph.record import Record
 from podar.graph.scaling import Scaling, scale_attributes, scalings
 from podar.graph.sizes import Grid, attributes_of
 from podar.graph.tracing.running import observe
-from podar.model.collector import collector_held_back
 from podar.model.inputs import ExampleInputs
 from podar.model.members import Members
 from podar.model.nested_traces import outside_of_other_traces
@@ -332,7 +331,6 @@ def trace(model: nn.Module, example_inputs: ExampleInputs, *, outputs: Outputs =
     return _finished(model, example_inputs, members, record, outputs)
 
 
-@collector_held_back()
 def _finished(
     model: nn.Module, example_inputs: ExampleInputs, members: Members, record: Record, outputs: Outputs
 ) -> Graph:

@@ -14,11 +14,9 @@ from podar.graph.graph import Graph
 from podar.graph.labels import Ids
 from podar.graph.scaling import rescales
 from podar.graph.sizes import Attribute
-from podar.model.collector import collector_held_back
 from podar.plans.plan import Cut, Indices, Plan
 
 
-@collector_held_back()
 def plan_for(graph: Graph, removed: NDArray[np.bool_]) -> Plan:
     """The plan that removes the marked units.
 

@@ -13,7 +13,6 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from podar.errors import PodarError
-from podar.model.collector import collector_held_back
 from podar.model.members import Members
 from podar.model.nested_traces import outside_of_other_traces
 from podar.model.quantizers import is_quantizer
@@ -190,7 +189,6 @@ class Pending(NamedTuple):
     slicer: Slicer
 
 
-@collector_held_back()
 def reshape(model: nn.Module, plan: Plan, undo: Undo) -> Pending:
     """Carry out one step of a plan but for the values of matrices, which `fill` brings; all refusals come from here.
 

@@ -55,7 +55,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     images[labels == 1, :6] += 150
     images[labels == 2, 6:] += 150
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    np.savez(tmp_path / "unlabelled.npz", images=images)
     np.savez(tmp_path / "one.npz", images=images, labels=np.zeros(60, np.int64))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -87,7 +86,6 @@ CUT = ("prune", "net.py:make", "--target", "macs=0.6", "--multiple-of", "1")
         ((*CUT, "--weights", "none.safetensors"), 1, "none.safetensors"),
         ((*CUT, "--data", "fashion-mnst"), 1, "did you mean fashion-mnist?"),
         ((*CUT, "--data", "nowhere/"), 1, "nowhere"),
-        ((*CUT, "--data", "unlabelled.npz"), 1, "labels"),
         ((*CUT, "--data", "one.npz"), 1, "one class"),
         ((*CUT, "--data", "digits"), 1, "10 classes and net.py:make has 3 outputs: add --model-arg num_classes=10"),
         (("prune", "net.py:make", "--target", "0"), 2, "macs=0.5"),

@@ -161,7 +161,7 @@ def test_only_a_run_of_the_same_recipe_is_replaced(model: str, tmp_path: Path) -
             UsageError,
             "did you mean magnitude",
         ),
-        ({"stages": [{"prune": {"target": "macs=0.5", "ratios": {"0": 1.5}}}]}, UsageError, "ratio 0=1.5"),
+        ({"stages": [{"prune": {"target": "macs=0.5", "ratios": {"0": 1.5}}}]}, UsageError, r"ratios\['0'\] is 1.5"),
         ({"stages": [{"prune": {"target": "macs=0.5", "ratios": {"gone": 0.5}}}]}, UsageError, "'gone'"),
         ({"stages": [{"prune": {"target": "macs=0.5", "protect": ["gone"]}}]}, UsageError, "'gone'"),
         ({"stages": [{"prune": {"target": "macs=0.5", "protect": ["0", "3"]}}]}, PodarError, "cannot be reached"),

@@ -22,7 +22,6 @@ from podar.graph.tracing.dispatch import Dispatch
 from podar.graph.tracing.shortcuts import plainly, shortcuts
 from podar.graph.tracing.training import with_training
 from podar.graph.tracing.twins import Again, Own, twin
-from podar.model.collector import collector_held_back
 from podar.model.inputs import ExampleInputs, call, example_tensors, named_tensors
 from podar.model.members import Members
 from podar.model.nested_traces import outside_of_other_traces
@@ -96,8 +95,7 @@ def _run(
 
     def once(own: Own) -> Record:
         record = start()
-        quickly = contextlib.nullcontext() if real else collector_held_back()  # a real run may take long
-        with quickly, alone(), twin(members, inputs, train=train, own=own, change=change) as double:
+        with alone(), twin(members, inputs, train=train, own=own, change=change) as double:
             run = Dispatch(double, record, real, labels)
             calls = Calls(run, train)
             with watching(run, None if train else shortcuts(calls)):
