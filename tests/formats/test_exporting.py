@@ -142,7 +142,7 @@ class TestRefused:
         [
             ("m.onx", None, r"cannot tell the format of .*m\.onx"),
             ("m.onnx", "onxn", "did you mean onnx"),
-            ("m.onnx", "coffee", "there are onnx"),
+            ("m.onnx", "coffee", "known: onnx"),
         ],
     )
     def test_unknown_formats(self, tmp_path, name: str, format: str | None, message: str) -> None:
