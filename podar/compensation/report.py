@@ -90,7 +90,8 @@ class Compensation:
         plain = f"; {len(self.unmeasured)} groups were chosen by plain scores" if self.unmeasured else ""
         few = sum(c.few for c in self.consumers)
         scarce = f"; for {few} maps the inputs gave fewer rows than they have inputs: give more data" if few else ""
-        return f"{self.headline}, from inputs without labels{plain}{scarce}"
+        together = f"; {self.refined}" if self.refined is not None and self.refined.left is None else ""
+        return f"{self.headline}, from inputs without labels{together}{plain}{scarce}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for a run's summary."""

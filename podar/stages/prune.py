@@ -137,6 +137,11 @@ def _widths(record: RunRecord) -> str:
     )
 
 
+def _taken_over(record: RunRecord) -> str:
+    """What compensation did to every linear map."""
+    return fill_template(Path(__file__).with_name("compensation.html.jinja"), found=record.own.get("compensation"))
+
+
 @stage(
     "prune",
     options=Prune,
@@ -144,7 +149,7 @@ def _widths(record: RunRecord) -> str:
     fact="target",
     command="Prune a model, recover its accuracy, export it, measure it before and after, and report.",
     then=("finetune", "export", "measure", "quantize"),
-    sections=(Section(50, _widths),),
+    sections=(Section(50, _widths), Section(52, _taken_over)),
 )
 def prune(job: Job, options: _Target) -> Finding:
     """Cut the model to the target, to widths that the runtimes like which are to serve it."""
