@@ -11,39 +11,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from podar import cli
 
-NETWORK = """
-import torch
-from torch import nn
-
-def make(classes=3):
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes),
-    )
-
-def example_inputs():
-    return torch.zeros(1, 1, 12, 12)
-"""
 PARETO = ["pareto", "net.py:make", "--data", "data.npz", "--out", "runs/x", "--multiple-of", "1"]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder with a network and labelled pictures; podar stands in it."""
-    (tmp_path / "net.py").write_text(NETWORK)
-    labels = np.arange(60) % 3
-    images = np.random.default_rng(0).integers(0, 60, (60, 12, 12), dtype=np.uint8)
-    images[labels == 1, :6] += 150
-    images[labels == 2, 6:] += 150
-    np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(user_folder: Path) -> Path:
+    """Where podar stands."""
+    return user_folder
 
 
 def podar(*args: str, code: int = 0) -> None:

@@ -25,39 +25,11 @@ from podar.sweeps.executors.register import Told, Work, unregister
 from podar.sweeps.points import pareto_points
 from podar.sweeps.summary import SweepSummary, read_summary
 
-NETWORK = """
-import torch
-from torch import nn
-
-def make(classes=3):
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes),
-    )
-
-def small():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-
-def seven():
-    return make(7)
-
-def example_inputs():
-    return torch.zeros(1, 1, 12, 12)
-"""
-
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder with networks and labelled pictures; podar stands in it."""
-    (tmp_path / "net.py").write_text(NETWORK)
-    labels = np.arange(60) % 3
-    images = np.random.default_rng(0).integers(0, 60, (60, 12, 12), dtype=np.uint8)
-    images[labels == 1, :6] += 150
-    images[labels == 2, 6:] += 150
-    np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(user_folder: Path) -> Path:
+    """Where podar stands."""
+    return user_folder
 
 
 class Pickled:
@@ -238,7 +210,7 @@ def test_interrupted_it_goes_on_with_the_others(folder: Path, monkeypatch: pytes
 def test_a_changed_model_makes_no_point_of_the_same_curve(folder: Path, nobody: str) -> None:
     sweep("macs=0.6", executor=nobody)
     time.sleep(0.02)
-    (folder / "net.py").write_text(NETWORK + "\n# another\n")
+    (folder / "net.py").write_text((folder / "net.py").read_text() + "\n# another\n")
     with pytest.raises(PodarError, match=r"net.py .* since the sweep in x began: .*--despite-changes"):
         sweep("macs=0.6")
     found = sweeping.resume(Path("x"), executor="in-process", trust=True, despite_changes=True)

@@ -15,31 +15,15 @@ from podar.errors import UsageError
 from podar.runs import recipe, steps
 from podar.stages.quantize import _of_the_size
 
-NETWORK = """
-import torch
-from torch import nn
-
-def make():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
-    )
-
-def example_inputs():
-    return torch.zeros(1, 1, 12, 12)
-"""
-
 
 @pytest.fixture
-def given(tmp_path: Path) -> list[str]:
+def given(network: Path, tmp_path: Path) -> list[str]:
     """MODEL and DATA on a command line."""
-    (tmp_path / "net.py").write_text(NETWORK)
     random = np.random.default_rng(0)
     labels = np.arange(90) % 3
     images = random.integers(0, 120, (90, 12, 12), dtype=np.uint8) + 60 * labels[:, None, None].astype(np.uint8)
     np.savez(tmp_path / "data.npz", images=images, labels=labels)
-    return [f"{tmp_path / 'net.py'}:make", "--data", str(tmp_path / "data.npz")]
+    return [f"{network}:make", "--data", str(tmp_path / "data.npz")]
 
 
 def test_the_command_writes_a_run(given: list[str], tmp_path: Path) -> None:

@@ -19,20 +19,6 @@ from podar.reports.sections import Section
 from podar.runs import recipe, running
 from podar.stages import Finding, Flag, Job, RecipeLike, StageOptions, stage, stages, unregister
 
-NETWORK = """
-import torch
-from torch import nn
-
-def make():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
-    )
-
-def example_inputs():
-    return torch.zeros(1, 1, 12, 12)
-"""
 TOY = "brighten"
 CUT = {"prune": {"target": "macs=0.6", "multiple_of": 1}}
 
@@ -87,8 +73,7 @@ def toy() -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "net.py").write_text(NETWORK)
+def folder(network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
