@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from podar.compensation.elimination import SMALLEST, Share, eliminate
 from podar.compensation.flow import Flow, follow
 from podar.compensation.forms import Convolution, Form
 from podar.compensation.inputs import first_batches, ready, running
-from podar.compensation.readings import Parameters, Watch
+from podar.compensation.passes import bytes_of, parts
+from podar.compensation.readings import Parameters
 from podar.compensation.statistics import Moments, moments
 from podar.errors import UsageError
 from podar.graph.graph import Graph
@@ -84,13 +85,12 @@ def worth(
         errors[family.units] = own / max(float(own.sum()), SMALLEST)
     with ready(model), running(), torch.no_grad():
         parameters = Parameters(model)
-        flow, forms = follow(model, lambda m: run(m, batches[0]), parameters), _forms(model, batches[0], parameters)
-        readers, reasons = _readers(graph, forms, flow.computed)
-        for family, why in _too_large(readers, forms, parameters, memory).items():
+        flow = follow(model, lambda m: run(m, batches[0]), parameters)
+        readers, reasons = _readers(graph, flow)
+        for family, why in _too_large(readers, flow.forms, parameters, memory).items():
             reasons[family] = why
             readers.pop(family)
-        for part in _passes(readers, forms, parameters, memory):
-            names = {name for family in part for name in readers[family]}
+        for part, names in parts(readers, flow.forms, parameters, memory):
             found = moments(model, batches, parameters, names, seed)
             for family in part:
                 units = graph.families[family].units
@@ -116,24 +116,14 @@ def _rising(added: NDArray[np.float64]) -> NDArray[np.float64]:
     return rising * (1 + 1e-9 * np.arange(len(rising))) + 1e-15 * np.arange(len(rising))
 
 
-def _forms(model: nn.Module, batch: Any, parameters: Parameters) -> dict[str, Form]:
-    """How each parameter is read, by its name."""
-    found: dict[str, Form] = {}
-    with Watch(parameters, lambda reading: found.setdefault(reading.name, reading.form)):  # pyright: ignore[reportArgumentType]
-        run(model, batch)
-    return found
-
-
-def _readers(
-    graph: Graph, forms: Mapping[str, Form], computed: Container[str]
-) -> tuple[dict[int, list[str]], dict[int, str]]:
+def _readers(graph: Graph, flow: Flow) -> tuple[dict[int, list[str]], dict[int, str]]:
     """For each family the linear maps that read its units, and the reasons why other families cannot be measured."""
     found: dict[int, list[str]] = {}
     reasons: dict[int, str] = {}
     for name, dims in graph.record.layouts.items():
-        if len(graph.shapes[name]) < 2 or not (name in forms or name in computed):
+        if len(graph.shapes[name]) < 2 or not (name in flow.forms or name in flow.computed):
             continue  # parameters that are only looked up, added or multiplied read no units
-        form = forms.get(name)
+        form = flow.forms.get(name)
         axis = 1 if form is None else form.input_dim
         if axis not in dims:
             continue
@@ -153,34 +143,13 @@ def _readers(
     return found, reasons
 
 
-def _bytes(name: str, forms: Mapping[str, Form], parameters: Parameters) -> int:
-    """How many bytes the second moments of a map take, with their inverse and one copy."""
-    matrix = forms[name].matrix(parameters.members.tensors[name])
-    return matrix.shape[0] * matrix.shape[-1] ** 2 * 8 * 3
-
-
 def _too_large(readers: Readers, forms: Mapping[str, Form], parameters: Parameters, memory: int) -> dict[int, str]:
     found = {}
     for family, names in readers.items():
-        need = sum(_bytes(n, forms, parameters) for n in names)
+        need = bytes_of(names, forms, parameters)
         if need > memory:
             found[family] = f"its second moments take {need:,} bytes, and memory allows {memory:,}"
     return found
-
-
-def _passes(readers: Readers, forms: Mapping[str, Form], parameters: Parameters, memory: int) -> Iterator[list[int]]:
-    """The families in parts whose second moments fit into memory together: one pass over the inputs measures a part."""
-    part: list[int] = []
-    held: set[str] = set()
-    for family, names in readers.items():
-        both = held | set(names)
-        if part and sum(_bytes(n, forms, parameters) for n in both) > memory:
-            yield part
-            part, both = [], set(names)
-        part.append(family)
-        held = both
-    if part:
-        yield part
 
 
 def _shares(graph: Graph, family: int, name: str, parameters: Parameters, stats: Moments, flow: Flow) -> list[Share]:

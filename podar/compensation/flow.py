@@ -156,7 +156,7 @@ class _Tracker:
 
     def met(self, reading: Reading) -> None:
         self.flow.order.append(reading.key)
-        self.flow.forms[reading.name] = reading.form
+        self.flow.forms.setdefault(reading.name, reading.form)
 
     def done(self, func: Any, args: tuple[Any, ...], out: Any, reading: Reading | None) -> None:
         number, self.count = self.count, self.count + 1

@@ -18,6 +18,8 @@ from podar.model.tensors import tensors_in
 SAMPLES = 512
 """So many samples are read, since the activations of all of them are in memory at once."""
 
+HELD = 10
+"""One sample of this many is held back: nothing is solved from it, it judges what was solved."""
 
 FURTHER_BYTES = 512 << 20
 """Bytes that inputs beyond the first samples may take."""

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from podar.compensation.flow import Flow, follow
-from podar.compensation.forms import Form
 from podar.compensation.inputs import ready, running
-from podar.compensation.readings import Parameters, Watch
+from podar.compensation.passes import bytes_of, parts
+from podar.compensation.readings import Parameters
 from podar.compensation.statistics import Moments, moments
 from podar.model.batches import run
 from podar.plans.plan import Plan
@@ -34,48 +34,38 @@ class Readers:
     def __init__(self, model: nn.Module, batches: Sequence[Any], *, memory: int, seed: int = 0) -> None:
         self.model, self.batches, self.memory, self.seed = model, batches, memory, seed
         self.parameters = Parameters(model)
-        self.forms: dict[str, Form] = {}
         with ready(model), running(), torch.no_grad():
-            with Watch(self.parameters, lambda reading: self.forms.setdefault(reading.name, reading.form)):  # pyright: ignore[reportArgumentType]
-                run(model, batches[0])
             self.flow: Flow = follow(model, lambda m: run(m, batches[0]), self.parameters)
 
     def solvable(self, plan: Plan) -> tuple[list[str], str]:
         """The maps whose inputs a plan cuts, and why they cannot all be solved ("" where they can)."""
         found = []
         for name, cuts in plan.cuts.items():
-            form = self.forms.get(name)
+            form = self.flow.forms.get(name)
             if form is None or form.groups > 1:
                 continue
             if any(cut.dim == form.input_dim for cut in cuts):
                 found.append(name)
         if not found:
             return [], "no convolution or product reads it as a whole"
-        need = sum(map(self._bytes, found))
+        need = bytes_of(found, self.flow.forms, self.parameters)
         if need > self.memory:
             return [], f"the second moments of its readers take {need:,} bytes, and memory allows {self.memory:,}"
         return found, ""
 
     def passes(self, wanted: Mapping[int, Iterable[str]]) -> Iterator[tuple[list[int], dict[str, Moments]]]:
         """Second moments of the wanted maps, in parts as large as memory allows: one pass over the inputs a part."""
-        part: list[int] = []
-        held: set[str] = set()
-        for key, names in wanted.items():
-            both = held | set(names)
-            if part and sum(map(self._bytes, both)) > self.memory:
-                yield part, self._moments(held)
-                part, both = [], set(names)
-            part.append(key)
-            held = both
-        if part:
-            yield part, self._moments(held)
+        for part, names in parts(wanted, self.flow.forms, self.parameters, self.memory):
+            with ready(self.model), running():
+                found = moments(self.model, self.batches, self.parameters, names, self.seed)
+            yield part, found
 
     def repair(self, cut: nn.Module, plan: Plan, names: Iterable[str], found: Mapping[str, Moments]) -> None:
         """Solve the readers of a model that was cut by this plan alone, in place."""
         members = Parameters(cut).members
         with torch.no_grad():
             for name in names:
-                own, form = found[name], self.forms[name]
+                own, form = found[name], self.flow.forms[name]
                 weight = self.parameters.members.tensors[name].detach()
                 dims = {c.dim: c.array for c in plan.cuts[name]}
                 after = self.flow.after.get((name, 0))
@@ -93,14 +83,6 @@ class Readers:
                 elif after.norm is not None:
                     mean = members.buffers[after.norm.mean]
                     mean -= shift.reshape(mean.shape).to(mean)
-
-    def _moments(self, names: set[str]) -> dict[str, Moments]:
-        with ready(self.model), running():
-            return moments(self.model, self.batches, self.parameters, names, self.seed)
-
-    def _bytes(self, name: str) -> int:
-        matrix = self.forms[name].matrix(self.parameters.members.tensors[name])
-        return matrix.shape[-1] ** 2 * 8 * 3
 
 
 def _solved(own: Moments, weight: Tensor, removed: np.ndarray, shifts: bool) -> tuple[Tensor, Tensor]:

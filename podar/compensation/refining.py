@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from podar.compensation.calls import Calls, calls_that_return
 from podar.compensation.flow import Flow
 from podar.compensation.forms import Convolution, Form
+from podar.compensation.inputs import HELD
 from podar.compensation.pair import Pair
 from podar.compensation.readings import Parameters, Reading, Watch
 from podar.compensation.report import Refinement
@@ -45,9 +46,6 @@ SAMPLES = 64
 
 ACTIVATIONS = 2 << 30
 """Bytes that the activations of one step may take."""
-
-HELD = 10
-"""One sample of this many is held back, to judge whether the steps were of use."""
 
 STEP = 0.1
 """A step changes a map's outputs by this share of the root of the relative error at most, so that it is the smaller the
@@ -88,7 +86,7 @@ class _Tap:
 
     def wanted(self, dense: Tensor) -> Tensor:
         """What of the dense model's tensor the pruned one is to give; a copy that nobody writes into."""
-        return dense.detach().clone() if self.kept is None else dense.detach().index_select(self.axis, self.kept)
+        return dense.clone() if self.kept is None else dense.index_select(self.axis, self.kept)
 
 
 @dataclass
@@ -128,48 +126,68 @@ def refine(
     - `names`: the maps that may move.
     - `seed`: of the order of the steps, and of the rows of the second moments.
     """
-    still = [n for n in names if pair.of_pruned.members.tensors[n].dtype not in (torch.float32, torch.float64)]
-    names = [n for n in names if n not in still]
-    if not names:
-        return Refinement(left="no map has weights in single or double precision" if still else "no map was solved")
     try:
-        return _refined(pair, flow, dense_flow, batches, further, names, seed)
+        maps = _movable(pair, names)
+        taps, train, held, steps = _prepared(pair, flow, dense_flow, batches, further)
+        return _moved(pair, taps, _maps(pair, batches, maps, seed), train, held, steps, seed)
     except PodarError as error:
         return Refinement(left=str(error))
     except (RuntimeError, NotImplementedError) as error:
         return Refinement(left=f"no gradient passes through the model ({first_line(error)})")
 
 
-def _refined(
-    pair: Pair,
-    flow: Flow,
-    dense_flow: Flow,
-    batches: Sequence[Any],
-    further: Callable[[int], Sequence[Any]],
-    names: Sequence[str],
-    seed: int,
-) -> Refinement:
+def _movable(pair: Pair, names: Sequence[str]) -> list[str]:
+    """The maps whose weights are precise enough for small steps.
+
+    **Raises:** `PodarError`: there is none.
+    """
+    tensors = pair.of_pruned.members.tensors
+    found = [name for name in names if tensors[name].dtype in (torch.float32, torch.float64)]
+    if not found:
+        raise PodarError("no map has weights in single or double precision" if names else "no map was solved")
+    return found
+
+
+def _prepared(
+    pair: Pair, flow: Flow, dense_flow: Flow, batches: Sequence[Any], further: Callable[[int], Sequence[Any]]
+) -> tuple[list[_Tap], list[Any], list[Any], int]:
+    """What is compared, the inputs of the steps in portions, those held back, and how many steps are taken.
+
+    **Raises:** `PodarError` with the reason why no step can be taken.
+    """
     few = rows(batches[0], 0, min(8, size(batches[0])), size(batches[0]))
     taps, need = _taps(pair, flow, dense_flow, few)
     if not taps:
-        return Refinement(left="no tensor on the way can be compared with the dense model's")
+        raise PodarError("no tensor on the way can be compared with the dense model's")
     samples = max(4, min(SAMPLES, int(ACTIVATIONS / need)))
     train, held = _divided(batches, samples)
     if not train or not held:
-        return Refinement(left="too few inputs")
+        raise PodarError("too few inputs")
     each = 3 * _work(pair.pruned, pair.of_pruned, few) + _work(pair.dense, pair.of_dense, few)
     device = next(iter(pair.of_pruned.members.tensors.values())).device
     allowed = WORK * (1 if device.type == "cpu" else FASTER) / (each / size(few) * samples)
     steps = int(min(STEPS, allowed))
     if steps < FEWEST:
-        return Refinement(left=f"{FEWEST} steps would take {FEWEST / allowed * WORK:.0e} multiplications")
+        raise PodarError(f"{FEWEST} steps would take {FEWEST / allowed * WORK:.0e} multiplications")
     train += _portions(sorted(further(steps * samples - sum(map(size, train))), key=checksum), samples)
-    maps = _maps(pair, batches, names, seed)
+    return taps, train, held, steps
+
+
+def _moved(
+    pair: Pair,
+    taps: Sequence[_Tap],
+    maps: Sequence[_Map],
+    train: Sequence[Any],
+    held: Sequence[Any],
+    steps: int,
+    seed: int,
+) -> Refinement:
     before = _error(pair, taps, held)
-    undo = [(t, t.detach().clone()) for t in _moving(pair, maps)]
+    tensors = _moving(pair, maps)
+    undo = [(t, t.detach().clone()) for t in tensors]
     try:
-        with _gradients([t for t, _ in undo]):
-            _walk(pair, taps, train, maps, steps, STEP * math.sqrt(min(before, 1.0)), seed)
+        with _gradients(tensors):
+            _walk(pair, taps, train, maps, tensors, steps, STEP * math.sqrt(min(before, 1.0)), seed)
         after = _error(pair, taps, held)
     except BaseException:
         _put_back(undo)
@@ -215,8 +233,8 @@ def _taps(pair: Pair, flow: Flow, dense_flow: Flow, few: Any) -> tuple[list[_Tap
     dense_calls = calls_that_return(
         pair.dense, lambda m: run(m, few), pair.of_dense, {dense_flow.ends[key] for key in ends}
     )
-    got = _results(pair.pruned, few, set(calls.values()))
-    wanted = _results(pair.dense, few, set(dense_calls.values()))
+    got = _results(pair.pruned, few, dict.fromkeys(calls.values(), Tensor.clone))
+    wanted = _results(pair.dense, few, dict.fromkeys(dense_calls.values(), Tensor.clone))
     found: dict[int, _Tap] = {}
     for key, end in ends.items():
         call, dense_call = calls.get(end), dense_calls.get(dense_flow.ends[key])
@@ -251,43 +269,29 @@ def _tap(pair: Pair, name: str, flow: Flow, call: int, dense_call: int, got: Ten
     return _Tap(call, dense_call, axis, tap.kept, spread)
 
 
-def _results(model: nn.Module, inputs: Any, calls: set[int]) -> dict[int, Tensor]:
+def _results(model: nn.Module, inputs: Any, read: Mapping[int, Callable[[Tensor], Tensor]]) -> dict[int, Tensor]:
+    """What `read` makes of the tensors that some calls return, by the calls; the model runs without gradients."""
     found: dict[int, Tensor] = {}
 
     def seen(call: int, tensor: Tensor) -> None:
-        if call in calls:
-            found[call] = tensor.detach().clone()
+        if call in read:
+            found[call] = read[call](tensor.detach())
 
     with torch.no_grad(), Calls(seen):
         run(model, inputs)
     return found
 
 
-def _wanted(dense: nn.Module, taps: Sequence[_Tap], inputs: Any) -> dict[int, Tensor]:
-    """What the pruned model is to give at the taps, by its calls."""
-    of_call = {t.dense_call: t for t in taps}
-    found: dict[int, Tensor] = {}
-
-    def seen(call: int, tensor: Tensor) -> None:
-        tap = of_call.get(call)
-        if tap is not None:
-            found[tap.call] = tap.wanted(tensor)
-
-    with torch.no_grad(), Calls(seen):
-        run(dense, inputs)
-    return found
-
-
 def _loss(pair: Pair, taps: Sequence[_Tap], inputs: Any) -> Tensor:
     """Sum over the taps of mean squared error, as a share of the spread."""
-    spreads = {t.call: t.spread for t in taps}
-    wanted = _wanted(pair.dense, taps, inputs)
+    by_call = {t.call: t for t in taps}
+    wanted = _results(pair.dense, inputs, {t.dense_call: t.wanted for t in taps})
     errors: list[Tensor] = []
 
     def seen(call: int, tensor: Tensor) -> None:
-        target = wanted.get(call)
-        if target is not None:
-            errors.append((tensor - target).square().mean() / spreads[call])
+        tap = by_call.get(call)
+        if tap is not None and tap.dense_call in wanted:
+            errors.append((tensor - wanted[tap.dense_call]).square().mean() / tap.spread)
 
     with Calls(seen):
         run(pair.pruned, inputs)
@@ -301,8 +305,8 @@ def _error(pair: Pair, taps: Sequence[_Tap], held: Sequence[Any]) -> float:
     return sum(each) / len(taps) / sum(size(inputs) for inputs in held)
 
 
-def _maps(pair: Pair, batches: Sequence[Any], names: Sequence[str], seed: int) -> dict[str, _Map]:
-    found = {}
+def _maps(pair: Pair, batches: Sequence[Any], names: Sequence[str], seed: int) -> list[_Map]:
+    found = []
     for name, stats in moments(pair.pruned, batches, pair.of_pruned, set(names), seed).items():
         weight = pair.of_pruned.members.tensors[name]
         products = (stats.products / stats.count).float()
@@ -316,15 +320,15 @@ def _maps(pair: Pair, batches: Sequence[Any], names: Sequence[str], seed: int) -
             inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         length = float(((matrix @ products) * matrix).sum().clamp_min(0).sqrt())
         inverse = inverse.to(weight.device)
-        found[name] = _Map(weight, stats.form, inverse, length, torch.zeros_like(matrix).to(weight.device))
+        found.append(_Map(weight, stats.form, inverse, length, torch.zeros_like(matrix).to(weight.device)))
     return found
 
 
-def _moving(pair: Pair, maps: Mapping[str, _Map]) -> list[Tensor]:
+def _moving(pair: Pair, maps: Sequence[_Map]) -> list[Tensor]:
     """The maps' parameters, then biases and the norms' scales and offsets."""
-    own = {id(m.weight) for m in maps.values()}
+    own = {id(m.weight) for m in maps}
     rest = [p for p in pair.of_pruned.members.parameters.values() if p.dim() == 1 and p.dtype == torch.float32]
-    return [m.weight for m in maps.values()] + list({id(p): p for p in rest if id(p) not in own}.values())
+    return [m.weight for m in maps] + list({id(p): p for p in rest if id(p) not in own}.values())
 
 
 @contextmanager
@@ -345,12 +349,13 @@ def _walk(
     pair: Pair,
     taps: Sequence[_Tap],
     train: Sequence[Any],
-    maps: Mapping[str, _Map],
+    maps: Sequence[_Map],
+    tensors: Sequence[Tensor],
     steps: int,
     largest: float,
     seed: int,
 ) -> None:
-    tensors = _moving(pair, maps)
+    """Take the steps. `tensors`: the maps' parameters, then the others that move."""
     rest = [nn.Parameter(t.data) for t in tensors[len(maps) :]]  # the same memory, with gradients of their own
     adam = torch.optim.Adam(rest or [torch.zeros(1)], lr=RATE)
     generator = torch.Generator().manual_seed(seed)
@@ -364,7 +369,7 @@ def _walk(
             raise PodarError("the error is not finite any more")
         share = min(1.0, 10 * (step + 1) / steps) * (1 + math.cos(math.pi * step / steps)) / 2
         with torch.no_grad():
-            for map_, gradient in zip(maps.values(), gradients):
+            for map_, gradient in zip(maps, gradients):
                 if gradient is not None:
                     map_.move(gradient, largest * share)
             for parameter, gradient in zip(rest, gradients[len(maps) :]):

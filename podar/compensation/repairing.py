@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from podar.compensation.flow import After, follow
 from podar.compensation.forms import Convolution
-from podar.compensation.inputs import Read, first_batches, monotonous, ready, running
+from podar.compensation.inputs import HELD, Read, first_batches, monotonous, ready, running
 from podar.compensation.pair import Pair
 from podar.compensation.readings import Key, Parameters, Reading
 from podar.compensation.refining import refine as moved_together
@@ -30,9 +30,6 @@ ROWS_PER_COLUMN = 8
 """So many rows are drawn for each unknown of an output, where the inputs give as many. More change nothing."""
 
 FEWEST_ROWS = 4096
-
-HELD = 10
-"""One sample of this many is held back, to choose the ridge and to judge whether a solution is better."""
 
 SPARSE = 0.1
 """A weight with this share of zeros was sparsified: solving it would fill them."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from podar.errors import PodarError
+from podar.trust.models import validated
 from podar.trust.plain import Unreadable, read_json
 
 SUMMARY = "summary.json"
@@ -154,11 +155,9 @@ def parse(data: Any, of: str) -> Summary:
     **Raises:** `PodarError` that names the first thing that is wrong.
     """
     try:
-        return Summary.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part)[:60] for part in first["loc"]) or "the whole"
-        raise PodarError(f"{of} is damaged ({place}: {first['msg'][:100]}): run the recipe again.") from error
+        return validated(Summary, data)
+    except Unreadable as error:
+        raise PodarError(f"{of} is damaged ({error}): run the recipe again.") from error
 
 
 def read(folder: str | Path) -> Summary:

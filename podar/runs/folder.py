@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from podar.errors import PodarError
 from podar.files import lock, write_atomic
 from podar.reports.summary import SUMMARY
 from podar.stages import stages
+from podar.trust.models import validated
 from podar.trust.plain import Unreadable, read_json
 
 WORK, STATE, FILES = ".work", "state.json", "files"
@@ -109,17 +110,11 @@ def read_run_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / WORK / STATE
     try:
-        return {"files": [], **_State.model_validate(read_json(path, nan=True)).model_dump(exclude_unset=True)}
+        return {"files": [], **validated(_State, read_json(path, nan=True)).model_dump(exclude_unset=True)}
     except FileNotFoundError as error:
         raise PodarError(f"{path} is missing.") from error
     except Unreadable as error:
         raise PodarError(f"{path} is damaged ({error}): remove {path.parent} and run again.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part)[:60] for part in first["loc"]) or "the whole"
-        raise PodarError(
-            f"{path} is damaged ({place}: {first['msg'][:100]}): remove {path.parent} and run again."
-        ) from error
 
 
 def files_in(folder: Path) -> list[str]:

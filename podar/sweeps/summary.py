@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from podar.errors import PodarError
 from podar.reports.summary import SUMMARY, Count, Number, Text
+from podar.trust.models import Checked, validated
 from podar.trust.plain import Unreadable, read_json
 
 SWEEP = "sweep.json"
@@ -136,7 +137,7 @@ def read_asked(folder: Path) -> Asked:
     **Raises:** `PodarError` where it is missing or damaged.
     """
     path = folder / SWEEP
-    return _validated(Asked, path, f"remove {path} and start the sweep again")
+    return _read(Asked, path, f"remove {path} and start the sweep again")
 
 
 def read_summary(folder: str | Path) -> SweepSummary:
@@ -145,17 +146,13 @@ def read_summary(folder: str | Path) -> SweepSummary:
     **Raises:** `PodarError` where there is none yet, or it is damaged.
     """
     path = Path(folder) / SUMMARY
-    return _validated(SweepSummary, path, f"podar resume {folder} writes it again")
+    return _read(SweepSummary, path, f"podar resume {folder} writes it again")
 
 
-def _validated(kind: Any, path: Path, cure: str) -> Any:
+def _read(kind: type[Checked], path: Path, cure: str) -> Checked:
     try:
-        return kind.model_validate(read_json(path))
+        return validated(kind, read_json(path))
     except FileNotFoundError as error:
         raise PodarError(f"there is no {path}: {cure}.") from error
     except Unreadable as error:
         raise PodarError(f"{path} is damaged ({error}): {cure}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part)[:60] for part in first["loc"]) or "the whole"
-        raise PodarError(f"{path} is damaged ({place}: {first['msg'][:100]}): {cure}.") from error
